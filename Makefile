@@ -1,0 +1,70 @@
+# make demo | test | install | lint | notebooks | clean
+#
+# Uses the active virtual or conda environment; where none is active, makes `.venv` with python3 and uses that.
+# Works with the make of macOS (3.81) and of Linux.
+
+SHELL := /bin/bash
+PYTHON3 ?= python3
+
+ifneq ($(strip $(VIRTUAL_ENV)),)
+ENV := $(VIRTUAL_ENV)
+else ifneq ($(strip $(CONDA_PREFIX)),)
+ENV := $(CONDA_PREFIX)
+else
+ENV := $(CURDIR)/.venv
+endif
+PYTHON := $(ENV)/bin/python
+
+# An environment can serve several clones, so a stamp lies in the environment and names the clone.
+CLONE := $(shell printf '%s' '$(CURDIR)' | cksum | cut -d' ' -f1)
+CORE := $(ENV)/.dealkit-core-$(CLONE)
+ALL := $(ENV)/.dealkit-all-$(CLONE)
+
+# $(call step,what,command): says what it does, does it, says how long it took; a failing command stops make.
+step = @echo "==> $(1)"; start=$$(date +%s); set -o pipefail; $(2) && echo "==> done in $$(( $$(date +%s) - start )) s: $(1)"
+
+# Of what pip says: the downloads of 10 MB and more as they start, and the end. Errors and warnings come whole.
+brief = awk '/Downloading .*([0-9][0-9][.][0-9] MB|GB)|^Installing|^Successfully/ { print substr($$0, 1, 100); fflush() }'
+
+# FiftyOne sends usage statistics unless told not to; tests and notebooks of ours do not.
+export FIFTYONE_DO_NOT_TRACK := true
+
+.PHONY: demo test install lint notebooks clean
+
+demo: $(CORE)
+	$(call step,demo: click one object and get all of its kind,"$(PYTHON)" -m dealkit demo)
+
+test: $(ALL)
+	$(call step,FiftyOne's database: set it up where its own download is blocked,"$(PYTHON)" -m dealkit.mongod)
+	$(call step,lint,"$(PYTHON)" -m ruff check . && "$(PYTHON)" -m ruff format --check .)
+	$(call step,unit tests and docstring examples,"$(PYTHON)" -m pytest tests dealkit)
+	$(call step,notebooks,"$(PYTHON)" -m pytest --nbval-lax --nbval-current-env notebooks)
+
+install: $(ALL)
+
+lint: $(ALL)
+	$(call step,lint,"$(PYTHON)" -m ruff check . && "$(PYTHON)" -m ruff format --check .)
+
+notebooks: $(ALL)
+	$(call step,run every notebook from top to bottom and keep its outputs,\
+	  "$(PYTHON)" -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/[0-9]*.ipynb)
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find dealkit tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+$(PYTHON):
+	@"$(PYTHON3)" -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else \
+	  "dealkit needs Python 3.10 or newer, $(PYTHON3) is " + sys.version.split()[0] + "; try: make PYTHON3=python3.12")'
+	$(call step,make the virtual environment .venv,"$(PYTHON3)" -m venv "$(ENV)")
+
+# torch and torchvision are resolved together by one pip command. The interpreter is only ordered before, not newer.
+$(CORE): pyproject.toml | $(PYTHON)
+	$(call step,install what the demo needs (PyTorch: up to 3 GB to download and 5 GB on disk; once),\
+	  "$(PYTHON)" -m pip install -e . | $(brief))
+	@touch "$@"
+
+$(ALL): pyproject.toml | $(PYTHON)
+	$(call step,install everything (PyTorch; Jupyter; FiftyOne: up to 4 GB to download and 7 GB on disk; once),\
+	  "$(PYTHON)" -m pip install -e '.[all]' | $(brief))
+	@touch "$(CORE)" "$@"

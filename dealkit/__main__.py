@@ -1,0 +1,263 @@
+"""`python -m dealkit COMMAND`: names mapped to library functions, help taken from their docstrings. `--help` after any command."""
+
+import glob
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from dealkit.config import MODELS, PROJECT_ROOT, DataConfig, LossConfig, RunConfig, TrainConfig, load_config
+
+Flat = tyro.conf.OmitArgPrefixes
+NANO = PROJECT_ROOT / "data" / "checkpoints" / "nano.safetensors"
+
+
+def demo(out: Path = PROJECT_ROOT / "data" / "runs" / "demo", checkpoint: Path = NANO) -> None:
+    """Click one coin of a photograph and get all coins; then the galaxies of the Hubble deep field.
+
+    Args:
+        out: folder of the pictures.
+        checkpoint: model to show.
+    """
+    from dealkit.report import demo as run_demo
+
+    run_demo(out, checkpoint)
+
+
+def data_check(file: tyro.conf.Positional[Path], images: Path) -> None:
+    """List everything that is wrong with a COCO file and its images; exit code 1 if there is anything.
+
+    Args:
+        file: COCO JSON.
+        images: folder that its file names are relative to.
+    """
+    from dealkit.data.coco import check_report
+
+    text, code = check_report(file, images)
+    print(text)
+    sys.exit(code)
+
+
+def data_synth(out: Path, count: int = 500, size: int = 256, seed: int | None = None) -> None:
+    """Write procedural scenes as PNG images and `annotations.json` (COCO).
+
+    Args:
+        out: folder to write.
+        count: number of scenes.
+        size: width and height in pixels.
+        seed: family of scenes; the default is the one kept for evaluation, never trained on.
+    """
+    from dealkit.data.synthetic import EVAL_SEED, write_coco
+
+    print(write_coco(out, count, size=size, seed=EVAL_SEED if seed is None else seed))
+
+
+def train(
+    out: Path,
+    model: Literal["nano", "small"] = "nano",
+    data: Flat[DataConfig] = DataConfig(),  # noqa: B008 (frozen)
+    schedule: Flat[TrainConfig] = TrainConfig(),  # noqa: B008
+    loss: Flat[LossConfig] = LossConfig(),  # noqa: B008
+    config: Path | None = None,
+    resume: bool = False,
+    init: Path | None = None,
+) -> None:
+    """Train a DEAL on procedural scenes and COCO folders.
+
+    Args:
+        out: folder of the run: config, log, state to resume, model.
+        model: published configuration of the network.
+        config: JSON of a whole run (as `config.json` of another), instead of the options above.
+        resume: continue the run in `out` with its own config.
+        init: checkpoint to start the weights from.
+    """
+    from dealkit.report import validate_on_scenes
+    from dealkit.train import fit
+
+    if resume:
+        config = out / "config.json"
+    run = load_config(config) if config else RunConfig(model=MODELS[model], data=data, train=schedule, loss=loss)
+    fit(run, out, resume=resume, init=init, validate=validate_on_scenes)
+
+
+def clicks(
+    coco: tyro.conf.Positional[Path],
+    out: Path,
+    setting: Literal["1/category", "3/category", "5/category", "1/instance"] = "1/category",
+    seed: int = 0,
+    kind: Literal["centre", "jitter"] = "centre",
+) -> None:
+    """Draw a click list for a COCO file and write it; prints its hash.
+
+    Args:
+        coco: COCO JSON.
+        out: click list to write.
+        setting: clicks per category of an image, or one on every instance.
+        seed: which instances are clicked.
+        kind: at the box centre, or anywhere in the middle half of the box.
+    """
+    from dealkit.prompts import clicks_hash, make_clicks, save_clicks
+
+    made = make_clicks(coco, setting=setting, seed=seed, kind=kind)
+    save_clicks(made, out)
+    print(f"{out}: {len(made['prompts'])} prompts, {setting}, {kind}, seed {seed}, hash {clicks_hash(made)}")
+
+
+def predict(
+    image: tyro.conf.Positional[Path | None] = None,
+    checkpoint: Path = NANO,
+    point: Annotated[list[tuple[float, float]], tyro.conf.arg(metavar="X Y"), tyro.conf.UseAppendAction] = [],  # noqa: B006
+    not_point: Annotated[list[tuple[float, float]], tyro.conf.arg(metavar="X Y"), tyro.conf.UseAppendAction] = [],  # noqa: B006
+    threshold: float | None = None,
+    coco: Path | None = None,
+    images: Path | None = None,
+    clicks: Path | None = None,
+    out: Path | None = None,
+    figure: Path | None = None,
+) -> None:
+    """Detect everything of the clicked kind: in IMAGE at each --point, or in a COCO data set from a click list.
+
+    Args:
+        image: one image file.
+        checkpoint: model weights.
+        point: pixel of an object; repeat for several objects of one kind.
+        not_point: pixel of something that is not meant; repeatable.
+        threshold: lowest score written for one image; the model's default if not given.
+        coco: COCO JSON of a data set.
+        images: folder of its images.
+        clicks: click list of `python -m dealkit clicks`.
+        out: JSON to write: boxes and scores of one image, or COCO results of a data set.
+        figure: picture to write, for one image.
+    """
+    from dealkit.data.coco import CocoFolder
+    from dealkit.predict import DEFAULT_THRESHOLD, Predictor, predict_coco
+    from dealkit.prompts import load_clicks
+    from dealkit.train import load_model, write_json
+
+    if (image is None) == (coco is None):
+        raise ValueError("predict: expected either IMAGE with --point X Y, or --coco, --images and --clicks")
+    if coco is not None:
+        if images is None or clicks is None or out is None:
+            raise ValueError("predict --coco: expected --images, --clicks and --out, too")
+        found = predict_coco(load_model(checkpoint), CocoFolder(coco, images), [load_clicks(clicks, coco)])[0]
+        write_json(out, found)
+        print(f"{out}: {len(found)} detections")
+        return
+    if not point:
+        raise ValueError("predict IMAGE: expected at least one --point X Y")
+    predictor = Predictor(checkpoint, threshold=DEFAULT_THRESHOLD if threshold is None else threshold)
+    predictor.set_image(image)
+    detections = predictor.predict(point + not_point, [1] * len(point) + [0] * len(not_point))
+    print(f"{len(detections)} objects")
+    if out is not None:
+        write_json(out, detections.to_dict())
+    if figure is not None:
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        detections.save_figure(figure)
+
+
+def evaluate(coco: Path, predictions: Path, out: Path, clicks: Path | None = None, class_agnostic: bool = False, max_dets: int = 1500) -> None:
+    """Score predictions: AP, size bins, recall, hit, count error; all objects, and with the clicked ones ignored.
+
+    Args:
+        coco: COCO JSON of the ground truth.
+        predictions: standard COCO results.
+        out: JSON of results to write.
+        clicks: the click list the predictions were made from.
+        class_agnostic: one foreground class, as in the paper's table.
+        max_dets: most detections per image and category.
+    """
+    from dealkit.evaluate import evaluate as score
+    from dealkit.evaluate import summary_line
+    from dealkit.prompts import load_clicks
+    from dealkit.train import write_json
+
+    click_list = load_clicks(clicks, coco) if clicks else None
+    results = score(coco, predictions, click_list, max_dets=max_dets, class_agnostic=class_agnostic)
+    write_json(out, results)
+    print(summary_line(results))
+
+
+def benchmark(
+    coco: list[str],
+    out: Path,
+    checkpoint: Path = NANO,
+    settings: list[str] = ["1/category"],  # noqa: B006
+    kinds: list[str] = ["centre"],  # noqa: B006
+    seeds: int = 5,
+    clicks: Path | None = None,
+) -> None:
+    """Predict and evaluate a checkpoint on several COCO sources, settings, kinds and seeds; one JSON with mean and spread.
+
+    Args:
+        coco: COCO files, glob patterns allowed; images in `images` beside each.
+        out: JSON of results.
+        checkpoint: model weights.
+        settings: click settings.
+        kinds: click kinds.
+        seeds: click lists per setting and kind.
+        clicks: folder to write the click lists to.
+    """
+    from dealkit.report import benchmark as run_benchmark
+
+    files = [Path(f) for pattern in coco for f in sorted(glob.glob(pattern))]
+    if not files:
+        raise ValueError(f"benchmark --coco: no file matches {', '.join(coco)}")
+    run_benchmark(checkpoint, files, out, settings=settings, kinds=kinds, seeds=seeds, clicks_folder=clicks)
+
+
+def run(notebook: tyro.conf.Positional[str], f: Annotated[Path | None, tyro.conf.arg(name="f", aliases=["--params"])] = None, force: bool = False) -> None:
+    """Execute a notebook with papermill; the executed copy goes to `data/runs/`.
+
+    Args:
+        notebook: its name, as `02_train_deal`.
+        f: YAML file of parameters; one that the notebook does not have is an error.
+        force: run it again although this run is finished.
+    """
+    from dealkit.notebooks import run_notebook
+
+    print(run_notebook(notebook, f, force=force))
+
+
+def bench(json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None, checkpoint: Path = NANO, size: int = 512) -> None:
+    """Speed of encode, click, training and evaluation, as ratios to RT-DETRv2-R18 in the same process.
+
+    Args:
+        json_file: write the figures to this file.
+        checkpoint: model to time.
+        size: side of the timed image.
+    """
+    from dealkit.bench import run_bench
+
+    figures = run_bench(checkpoint, size=size)
+    text = json.dumps(figures, indent=1)
+    print(text)
+    if json_file is not None:
+        json_file.write_text(text + "\n")
+
+
+def main() -> None:
+    app = tyro.extras.SubcommandApp()
+    for function in (demo, train, clicks, predict, evaluate, benchmark, run, bench):
+        app.command(function)
+    data = tyro.extras.SubcommandApp()
+    data.command(data_check, name="check")
+    data.command(data_synth, name="synth")
+    started = time.monotonic()
+    try:
+        if sys.argv[1:2] == ["data"]:
+            data.cli(prog="python -m dealkit data", description="Check, make and build data.", args=sys.argv[2:])
+        else:
+            app.cli(prog="python -m dealkit", description=f"{__doc__} Also: `data check`, `data synth`.")
+    except (ValueError, FloatingPointError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if time.monotonic() - started > 5:
+        print(f"done in {time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

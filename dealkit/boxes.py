@@ -1,0 +1,89 @@
+"""Box formats, overlaps, size bins and clipping.
+
+`N`, `M` boxes. A format is always named: `xyxy` corners, `cxcywh` centre and size, `xywh` corner and size.
+torchvision's `box_convert`, `box_iou` and `clip_boxes_to_image` are the vocabulary; here is what they lack.
+"""
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert
+
+SIZE_BINS: dict[str, tuple[float, float]] = {
+    "vt": (0.0, 8.0**2),
+    "t": (8.0**2, 16.0**2),
+    "s": (16.0**2, 32.0**2),
+    "m": (32.0**2, 1e5**2),
+}
+"""Very tiny, tiny, small, medium: area in square pixels of the original image, both ends inclusive.
+
+Source: AI-TOD's evaluation code, which has no upper end at 64 px although the paper names one.
+"""
+
+
+def check_xyxy(boxes: Tensor, name: str = "boxes") -> Tensor:
+    """Return `boxes` unchanged if they are (N, 4) xyxy with positive width and height.
+
+    Raises:
+        ValueError: wrong shape, a value that is not finite, or x2 <= x1 or y2 <= y1; names the first bad row.
+
+    >>> check_xyxy(torch.tensor([[0.0, 0.0, 2.0, 3.0]])).shape
+    torch.Size([1, 4])
+    """
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{name}: expected shape (N, 4), got {tuple(boxes.shape)}")
+    bad = ~torch.isfinite(boxes).all(1) | (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
+    if bad.any():
+        i = int(bad.nonzero()[0])
+        raise ValueError(f"{name}[{i}]: not xyxy: {boxes[i].tolist()}")
+    return boxes
+
+
+def paired_iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and generalised IoU of row i of `a` with row i of `b`.
+
+    Args:
+        a, b: (N, 4) xyxy, same frame.
+
+    Returns:
+        iou (N,), giou (N,). A box without area gives iou 0, never NaN.
+
+    Source: GIoU, arXiv 1902.09630.
+
+    >>> iou, giou = paired_iou(torch.tensor([[0., 0., 2., 2.]]), torch.tensor([[1., 0., 3., 2.]]))
+    >>> round(iou.item(), 4), round(giou.item(), 4)  # intersection 2, union 6, hull 6
+    (0.3333, 0.3333)
+    """
+    area_a = (a[:, 2] - a[:, 0]).clamp(min=0) * (a[:, 3] - a[:, 1]).clamp(min=0)
+    area_b = (b[:, 2] - b[:, 0]).clamp(min=0) * (b[:, 3] - b[:, 1]).clamp(min=0)
+    inter = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
+    union = (area_a + area_b - inter).clamp(min=1e-6)
+    hull = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).prod(1).clamp(min=1e-6)
+    iou = inter / union
+    return iou, iou - (hull - union) / hull
+
+
+def to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
+    """cxcywh -> xyxy, any leading shape, same frame and unit.
+
+    >>> to_xyxy(torch.tensor([5.0, 5.0, 4.0, 2.0]))
+    tensor([3., 4., 7., 6.])
+    """
+    return box_convert(boxes_cxcywh, "cxcywh", "xyxy")
+
+
+def to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
+    """xyxy -> cxcywh, any leading shape, same frame and unit.
+
+    >>> to_cxcywh(torch.tensor([3.0, 4.0, 7.0, 6.0]))
+    tensor([5., 5., 4., 2.])
+    """
+    return box_convert(boxes_xyxy, "xyxy", "cxcywh")
+
+
+def size_bin(area: Tensor) -> list[str]:
+    """Name of the first bin of `SIZE_BINS` that holds each area; a border belongs to both, so to the smaller here.
+
+    >>> size_bin(torch.tensor([64.0, 65.0, 2000.0]))
+    ['vt', 't', 'm']
+    """
+    return [next(k for k, (low, high) in SIZE_BINS.items() if low <= a <= high) for a in area.tolist()]

@@ -1,0 +1,205 @@
+"""Settings of the model, the data, the training and the evaluation: frozen dataclasses, one default in one place, JSON both ways."""
+
+import dataclasses
+import json
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+"""Folder that holds `notebooks/`, `data/` and `figures/`; every relative path of a notebook starts here."""
+
+BACKBONES = ("nano", "resnet18", "resnet50", "swin_t", "convnext_tiny")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    backbone: str = "nano"
+    """One of `nano`, `resnet18`, `resnet50`, `swin_t`, `convnext_tiny`; all but `nano` come from torchvision."""
+    pretrained: bool = False
+    """Start a torchvision backbone from its ImageNet weights (downloaded by torchvision, or from its cache)."""
+    hidden_dim: int = 128
+    """Width of every query, prompt and coarse token; a multiple of 4 x `num_heads`."""
+    fine_dim: int = 64
+    """Width of the stride-4 map, where tiny objects are found."""
+    num_heads: int = 4
+    """Attention heads everywhere."""
+    context_layers: int = 2
+    """Global attention layers on the stride-32 map."""
+    num_kernels: int = 16
+    """Kernels that one prompt generates for the density activation."""
+    decoder_layers: int = 3
+    """Decoder layers, each refining the boxes once."""
+    sampling_points: int = 4
+    """Points per head and level of the deformable attention."""
+    queries_per_object: float = 1.3
+    """Queries allocated per object that the density counts."""
+    extra_queries: int = 16
+    """Queries added to that, so that a low count can still be corrected."""
+    min_queries: int = 24
+    """Fewest queries of a prompt set."""
+    max_queries: int = 1500
+    """Most queries of a prompt set, and so the most boxes of one category in one image or tile."""
+
+    def __post_init__(self) -> None:
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"ModelConfig.backbone: expected one of {', '.join(BACKBONES)}, got {self.backbone!r}")
+        if self.hidden_dim % (4 * self.num_heads):
+            raise ValueError(
+                f"ModelConfig.hidden_dim: expected a multiple of 4 x num_heads = {4 * self.num_heads}, got {self.hidden_dim}"
+            )
+        for name in ("fine_dim", "num_kernels", "decoder_layers", "sampling_points", "min_queries"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"ModelConfig.{name}: expected at least 1, got {getattr(self, name)}")
+        if self.max_queries < self.min_queries:
+            raise ValueError(
+                f"ModelConfig.max_queries: expected at least min_queries = {self.min_queries}, got {self.max_queries}"
+            )
+
+
+MODELS: dict[str, ModelConfig] = {
+    "nano": ModelConfig(),
+    "small": ModelConfig(backbone="resnet18", hidden_dim=192, fine_dim=96, num_heads=6, decoder_layers=4),
+}
+"""The two published configurations: `nano` for a laptop, `small` on a torchvision ResNet-18."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    coco: tuple[str, ...] = ()
+    """COCO files to train on, each `annotations.json:image_folder`; glob patterns allowed in the first part, and then
+    `images` beside each file is the folder. Each file is one source."""
+    synthetic: float = 0.35
+    """Share of training images that are procedural scenes; 1 when `coco` is empty."""
+    size: int = 256
+    """Side of a training crop in pixels."""
+    min_scale: float = 0.6
+    """Smallest zoom of a training crop, relative to the stored image."""
+    max_scale: float = 1.6
+    """Largest zoom of a training crop."""
+    sets_per_image: int = 2
+    """Most categories prompted per training image."""
+    max_clicks: int = 3
+    """Most clicks in a training prompt; one click is drawn in two cases of three."""
+    workers: int = 1
+    """Processes that prepare data; 0 does it in the training process."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.synthetic <= 1:
+            raise ValueError(f"DataConfig.synthetic: expected a share from 0 to 1, got {self.synthetic}")
+        if self.size < 64 or self.size % 32:
+            raise ValueError(f"DataConfig.size: expected a multiple of 32, at least 64, got {self.size}")
+        if not 0 < self.min_scale <= self.max_scale:
+            raise ValueError(f"DataConfig.min_scale: expected 0 < min_scale <= max_scale, got {self.min_scale}, {self.max_scale}")
+        if self.sets_per_image < 1 or self.max_clicks < 1:
+            raise ValueError("DataConfig.sets_per_image and max_clicks: expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    steps: int = 10_000
+    """Optimizer steps of the whole schedule."""
+    max_minutes: float = 0.0
+    """Time budget over all runs of this training; the schedule ends when steps or minutes are used up, whichever is first. 0: none."""
+    batch_size: int = 8
+    """Images per step."""
+    lr: float = 5e-4
+    """Peak learning rate of AdamW."""
+    weight_decay: float = 1e-2
+    """Weight decay of matrices and kernels; biases and norms have none."""
+    warmup: int = 300
+    """Steps of linear warm-up before the cosine."""
+    clip: float = 5.0
+    """Largest gradient norm."""
+    ema_decay: float = 0.9995
+    """Decay of the averaged weights that are evaluated and saved; shorter early on."""
+    bf16: bool = True
+    """bfloat16 autocast where the machine computes faster in it (detected); losses are float32 always."""
+    seed: int = 0
+    """Seeds weights, data order, augmentation and clicks."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    evaluate_every: int = 0
+    """Steps between evaluations on procedural scenes; 0: only at the end."""
+    log_every: int = 20
+    """Steps between log lines."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"TrainConfig.{name}: expected at least 1, got {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"TrainConfig.ema_decay: expected 0 <= decay < 1, got {self.ema_decay}")
+        if self.lr <= 0:
+            raise ValueError(f"TrainConfig.lr: expected a positive number, got {self.lr}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    score: float = 1.0
+    """Weight of the varifocal score loss of every decoder layer."""
+    bbox: float = 1.0
+    """Weight of the size-relative L1 loss."""
+    giou: float = 2.0
+    """Weight of the GIoU loss."""
+    peak: float = 1.0
+    """Weight of the focal loss on the activation's peaks."""
+    density: float = 0.2
+    """Weight of the Poisson loss whose integral is the count."""
+    dense_box: float = 1.0
+    """Weight of the box loss of the dense head, where queries start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that a training run depends on; saved beside its checkpoint."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain dict of a config, for JSON.
+
+    >>> to_dict(DataConfig())["size"]
+    256
+    """
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
+    """A config of type `cls` from a plain dict, nested configs included.
+
+    Raises:
+        ValueError: a key that `cls` does not have, or a value that its checks refuse; names file or place and field.
+
+    >>> from_dict(DataConfig, {"size": 320}).size
+    320
+    """
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(f"{where}: {cls.__name__} has no field {unknown[0]!r}; it has {', '.join(sorted(hints))}")
+    converted = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            value = from_dict(hints[name], value, f"{where}.{name}")
+        elif isinstance(value, list):
+            value = tuple(value)
+        converted[name] = value
+    return cls(**converted)
+
+
+def load_config(path: Path, cls: type[T] = RunConfig) -> T:
+    """The config in a JSON file; errors name the file and the field."""
+    try:
+        values = json.loads(Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    return from_dict(cls, values, str(path))

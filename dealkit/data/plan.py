@@ -1,0 +1,154 @@
+"""What a synthetic scene shall hold, before anything of it is drawn: overrides, chance, categories and counts."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dealkit.data.canvas import LAYOUTS
+from dealkit.data.sprites import Category, draw_category, vary_category
+
+MAX_COVER = 0.45
+"""Most of the image that objects may fill, as the sum of their box areas; counts are lowered to respect it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneControls:
+    """Overrides for controlled experiments: None leaves a factor to chance; setting one leaves the draws of the others alone."""
+
+    num_objects: int | None = None
+    """Objects to place, at least 1; fewer are placed where no more fit."""
+    num_categories: int | None = None
+    """Categories, at least 1 and at most the number of objects."""
+    object_size: float | None = None
+    """Square root of every object's box area before the image border and other objects cut it, pixels, right within a tenth or
+    half a pixel; from 2 to half the image's shorter side. A blurred object cannot be smaller than its blur."""
+    contrast: float | None = None
+    """Mean distance of each category's main colour from the mean background, 0..1."""
+    blur: float | None = None
+    """Standard deviation of the optics, pixels, 0 or more."""
+    clutter: float | None = None
+    """Strength of the background's irregular texture, 0..1."""
+    grey: bool | None = None
+    """One channel, repeated to three."""
+
+    def __post_init__(self) -> None:
+        lows = {"num_objects": 1, "num_categories": 1, "object_size": 2, "contrast": 0, "blur": 0, "clutter": 0}
+        highs = {"contrast": 1, "clutter": 1}
+        for name, low in lows.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= highs.get(name, np.inf):
+                raise ValueError(f"{name}: expected {low} to {highs.get(name, 'any')}, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenePlan:
+    """What a scene shall be, before anything is drawn."""
+
+    grey: bool
+    """One channel."""
+    clutter: float
+    """Strength of the background's texture, 0..1."""
+    blur: float
+    """Standard deviation of the optics, pixels."""
+    num_objects: int
+    """Objects wanted."""
+    num_categories: int
+    """Categories wanted."""
+    scale: float
+    """Typical object size of the scene, pixels."""
+    box_size: float | None
+    """Size of every object's box, pixels, where it is prescribed."""
+    max_overlap: float
+    """Largest share of an object's support that may lie on others when it is placed."""
+    shadow: tuple[float, float]
+    """Direction in radians and strength of the shadows."""
+    light: float
+    """Where the light on shaded bodies comes from, radians."""
+    chroma: float
+    """How colourful the objects are, 0..1."""
+    shared_layout: bool
+    """Whether all categories take their places from one layout, such as one car park."""
+    layouts: tuple[str, ...]
+    """Layout of each category, or of all of them in its first place."""
+    split: tuple[float, ...]
+    """Shares of the categories in the number of objects."""
+
+
+def draw_plan(rng: np.random.Generator, size_hw: tuple[int, int], controls: SceneControls) -> ScenePlan:
+    """Draw a plan. Every value is drawn, then overridden, so that an override moves no other draw.
+
+    >>> draw_plan(np.random.default_rng(0), (64, 64), SceneControls(num_objects=5, blur=1)).num_objects
+    5
+    """
+    clutter = float(rng.choice([0.15, 0.4, 0.7, 1.0], p=[0.25, 0.35, 0.25, 0.15]))
+    blur = float(rng.choice([0.25, 0.45, rng.uniform(0.5, 1.4)], p=[0.25, 0.4, 0.35]))
+    grey = bool(rng.uniform() < 0.35)
+    num_objects = int(np.exp(rng.uniform(0, np.log(300))) + 0.5)
+    num_categories = 1 + int(rng.choice(6, p=[0.25, 0.25, 0.2, 0.15, 0.1, 0.05]))
+    num_objects = controls.num_objects or num_objects
+    return ScenePlan(
+        grey=grey if controls.grey is None else controls.grey,
+        clutter=clutter if controls.clutter is None else float(controls.clutter),
+        blur=blur if controls.blur is None else float(controls.blur),
+        num_objects=num_objects,
+        num_categories=min(controls.num_categories or num_categories, num_objects),
+        scale=min(float(np.exp(rng.uniform(np.log(2.5), np.log(45)))), 0.25 * min(size_hw)),
+        box_size=None if controls.object_size is None else float(controls.object_size),
+        max_overlap=float(rng.choice([0.0, 0.12, 0.35], p=[0.5, 0.3, 0.2])),
+        shadow=(float(rng.uniform(0, 6.28)), float(rng.uniform(0.2, 0.6)) * float(rng.uniform() < 0.25)),
+        light=float(rng.uniform(0, 6.28)),
+        chroma=float(rng.uniform() ** 1.5),
+        shared_layout=bool(rng.uniform() < 0.5),
+        layouts=tuple(str(x) for x in rng.choice(LAYOUTS, 6, p=[0.3, 0.15, 0.15, 0.1, 0.12, 0.18])),
+        split=tuple(rng.dirichlet(np.full(6, 0.8)).tolist()),
+    )
+
+
+def scene_categories(
+    rngs: list[np.random.Generator], plan: ScenePlan, controls: SceneControls, mean: NDArray[np.float32], spread: float
+) -> list[Category]:
+    """One category per random source; each can be told from those before it, or is left out.
+
+    Args:
+        mean: (C,) mean colour of the background.
+        spread: its standard deviation; busier backgrounds get stronger contrasts.
+    """
+    found: list[Category] = []
+    for rng in rngs:
+        for _ in range(6):
+            size = float(np.clip(plan.scale * np.exp(rng.normal(0, 0.45)), 2, 48 if rng.uniform() > 0.04 else 96))
+            low = max(min(0.9 * spread, 0.3), 0.08 if size > 12 else 0.14 if size > 5 else 0.22)
+            contrast = float(np.clip(low * np.exp(rng.exponential(0.8)), low, 0.85))
+            contrast = contrast if controls.contrast is None else controls.contrast
+            c = draw_category(rng, size=size, background=mean, contrast=contrast, chroma=plan.chroma)
+            if found and rng.uniform() < 0.35:
+                c = vary_category(found[int(rng.integers(len(found)))], c, rng)
+            if controls.object_size is not None:
+                c = replace(c, size=float(controls.object_size), size_jitter=0.0)
+            if controls.contrast is not None:
+                c = replace(c, colour_jitter=0.0)
+            if all(_distinct(c, other) for other in found):
+                found.append(c)
+                break
+    return found
+
+
+def _distinct(a: Category, b: Category) -> bool:
+    """Whether a viewer could tell two categories apart at their size; a few pixels show only colour and size."""
+    ratio = max(a.size, b.size) / min(a.size, b.size)
+    if ratio > 1.7 and max(a.size_jitter, b.size_jitter) <= 0.2:
+        return True
+    if float(np.abs(np.subtract(a.colour, b.colour)).max()) > 0.2 + 2 * max(a.colour_jitter, b.colour_jitter):
+        return True
+    small = min(a.size, b.size)
+    return (small >= 9 and a.family != b.family) or (small >= 13 and (a.pattern, a.outline > 0) != (b.pattern, b.outline > 0))
+
+
+def object_counts(plan: ScenePlan, categories: list[Category], size_hw: tuple[int, int], *, exact: bool) -> list[int]:
+    """Objects per category, at least one each; unless `exact`, so few that they fill no more than `MAX_COVER` of the image."""
+    split = np.resize(plan.split, len(categories)) + 0.03
+    counts = 1 + ((plan.num_objects - len(categories)) * split / split.sum()).astype(int)
+    counts[split.argmax()] += plan.num_objects - counts.sum()
+    cover = sum(n * c.size**2 for n, c in zip(counts, categories, strict=True)) / (size_hw[0] * size_hw[1])
+    return (counts if exact else np.maximum(1, (counts / max(1.0, cover / MAX_COVER)).astype(int))).tolist()

@@ -1,0 +1,155 @@
+"""The criterion: one small function per term, all in float32, boxes in cxcywh pixels.
+
+`N` prompt sets, `K` queries, `T` objects of a set, `h, w` size of the stride-4 map.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dealkit.boxes import paired_iou, to_xyxy
+from dealkit.config import LossConfig
+from dealkit.matcher import match, relative_l1
+from dealkit.model.deal import Output
+from dealkit.model.encoder import STRIDES, cell_centres
+
+
+FARTHEST = 4.0
+"""Relative L1 beyond which a pair of boxes has no box gradient."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What one prompt set should find."""
+
+    boxes: Tensor
+    """(T, 4) cxcywh pixels of the network input; T may be 0."""
+    crowd: Tensor
+    """(R, 4) cxcywh pixels of regions that are neither found nor missed."""
+    clicked: Tensor
+    """(P,) int64: the object that each click was made on, -1 for padding and negative clicks."""
+
+
+def varifocal(logits: Tensor, quality: Tensor, weight: Tensor, *, alpha: float = 0.75, gamma: float = 2.0) -> Tensor:
+    """Varifocal loss, elementwise: positives (quality > 0) learn their IoU, negatives count by how confident they are.
+
+    Source: arXiv 2008.13367, equation 2.
+
+    >>> varifocal(torch.zeros(1), torch.zeros(1), torch.ones(1)).item()  # 0.75 x 0.5^2 x ln 2
+    0.12996...
+    """
+    p = logits.sigmoid().detach()
+    factor = torch.where(quality > 0, quality, alpha * p**gamma)
+    return weight * factor * F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
+
+
+def peak_target(boxes: Tensor, h: int, w: int) -> Tensor:
+    """(h, w) Gaussian bumps of height 1 at the cells of the objects' centres; sigma is a sixth of the object, at least 0.4 cells.
+
+    Source: CenterNet, arXiv 1904.07850. Choice: a smaller sigma, elongated with its object, so that touching objects keep two peaks.
+    """
+    if not len(boxes):
+        return boxes.new_zeros(h, w)
+    stride = STRIDES[0]
+    cell = (boxes[:, :2] / stride).floor()
+    sigma = (boxes[:, 2:] / stride / 6).clamp(min=0.4)
+    x = torch.arange(w, device=boxes.device) - cell[:, :1]
+    y = torch.arange(h, device=boxes.device) - cell[:, 1:]
+    bump_x = torch.exp(-0.5 * (x / sigma[:, :1]) ** 2)  # (T, w)
+    bump_y = torch.exp(-0.5 * (y / sigma[:, 1:]) ** 2)
+    return (bump_y[:, :, None] * bump_x[:, None, :]).amax(0)
+
+
+def focal_heatmap(logits: Tensor, target: Tensor, keep: Tensor) -> Tensor:
+    """Penalty-reduced focal loss of one set's peak map, summed over cells.
+
+    Source: CornerNet/CenterNet, alpha 2, beta 4.
+    """
+    p = logits.sigmoid()
+    positive = target > 0.999
+    found = (1 - p) ** 2 * F.softplus(-logits) * positive
+    false = p**2 * (1 - target) ** 4 * F.softplus(logits) * ~positive
+    return ((found + false) * keep).sum()
+
+
+def poisson_density(density: Tensor, boxes: Tensor, keep: Tensor) -> Tensor:
+    """Negative log-likelihood of the objects' centres under a Poisson process whose intensity is the density.
+
+    Integral of the intensity minus the sum of its logs at the centres: where it is least, the density sums to the count.
+
+    Choice: one term that both places and counts, without a kernel width to choose.
+    """
+    h, w = density.shape
+    cell = (boxes[:, :2] / STRIDES[0]).long()
+    at = density[cell[:, 1].clamp(0, h - 1), cell[:, 0].clamp(0, w - 1)]
+    return (density * keep).sum() - at.clamp(min=1e-8).log().sum()
+
+
+def box_losses(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(relative L1 (T,), 1 - GIoU (T,), IoU (T,)) of row-wise pairs of cxcywh boxes.
+
+    Choice: the L1 ends at `FARTHEST`. A pair farther apart is an object that no query started near; no box refinement can reach it, and its
+    distance, large in units of a tiny object, would drown the gradients of all the others.
+    """
+    iou, giou = paired_iou(to_xyxy(pred), to_xyxy(target))
+    return relative_l1(pred, target).clamp(max=FARTHEST), 1 - giou, iou
+
+
+def dense_box(boxes: Tensor, target: Tensor) -> Tensor:
+    """Box loss of the dense head at nine cells in the middle of every object, mean over the nine, summed over objects.
+
+    Choice: cells off the centre learn the same box, so that a click that is off the centre still starts from a good one.
+    """
+    h, w = boxes.shape[:2]
+    step = torch.tensor([[dx, dy] for dy in (-0.25, 0.0, 0.25) for dx in (-0.25, 0.0, 0.25)], device=target.device)
+    spots = target[:, None, :2] + step * target[:, None, 2:]  # (T, 9, 2)
+    cell = (spots / STRIDES[0]).long()
+    pred = boxes[cell[..., 1].clamp(0, h - 1), cell[..., 0].clamp(0, w - 1)].flatten(0, 1)
+    l1, giou, _ = box_losses(pred, target[:, None].expand(-1, 9, -1).flatten(0, 1))
+    return (l1 + giou).sum() / 9
+
+
+def in_regions(points_xy: Tensor, regions: Tensor) -> Tensor:
+    """(...,) bool: points (..., 2) inside any of the regions (R, 4) cxcywh."""
+    if not len(regions):
+        return torch.zeros(points_xy.shape[:-1], dtype=torch.bool, device=points_xy.device)
+    offset = (points_xy[..., None, :] - regions[:, :2]).abs()
+    return (offset <= regions[:, 2:] / 2).all(-1).any(-1)
+
+
+def criterion(output: Output, targets: list[Target], weights: LossConfig) -> dict[str, Tensor]:
+    """Weighted loss terms of N prompt sets; their sum is the loss.
+
+    A set with T objects weighs 1 / sqrt(T) per object. Choice: between equal objects (dense images drown the rest) and equal sets (a single
+    object decides a step).
+
+    Returns:
+        `loss_score`, `loss_bbox`, `loss_giou` (all decoder layers), `loss_peak`, `loss_density`, `loss_dense_box`: float32 scalars.
+    """
+    lit = output.activation
+    h, w = lit.peak_logits.shape[-2:]
+    centres = cell_centres(h, w, STRIDES[0], lit.peak_logits.device)
+    layers = [(b.unbind(0), s.unbind(0)) for b, s in [*output.aux_outputs, (output.pred_boxes, output.pred_logits)]]
+    peaks, densities, dense = lit.peak_logits.unbind(0), lit.density.unbind(0), lit.boxes.unbind(0)
+    sums = {name: lit.density.sum() * 0.0 for name in ("score", "bbox", "giou", "peak", "density", "dense_box")}
+    share = [max(len(t.boxes), 1) ** -0.5 for t in targets]
+    total = sum(s * max(len(t.boxes), 1) for s, t in zip(share, targets, strict=True))
+    for n, (target, s) in enumerate(zip(targets, share, strict=True)):
+        keep = ~in_regions(centres, target.crowd)
+        sums["peak"] = sums["peak"] + s * focal_heatmap(peaks[n], peak_target(target.boxes, h, w), keep)
+        sums["density"] = sums["density"] + s * poisson_density(densities[n], target.boxes, keep)
+        sums["dense_box"] = sums["dense_box"] + s * dense_box(dense[n], target.boxes)
+        for boxes, logits in layers:
+            rows, columns = match(boxes[n], logits[n], output.valid[n], target.boxes, target.clicked)
+            l1, giou, iou = box_losses(boxes[n][rows], target.boxes[columns])
+            quality = torch.zeros_like(logits[n])
+            quality[rows] = iou.detach().clamp(min=0.01)
+            # a confident query on an ignored region is not wrong
+            weight = (output.valid[n] & ~in_regions(boxes[n][:, :2].detach(), target.crowd)).float()
+            weight[rows] = 1.0
+            sums["score"] = sums["score"] + s * varifocal(logits[n], quality, weight).sum()
+            sums["bbox"] = sums["bbox"] + s * l1.sum()
+            sums["giou"] = sums["giou"] + s * giou.sum()
+    return {f"loss_{name}": getattr(weights, name) * value / total for name, value in sums.items()}

@@ -1,0 +1,191 @@
+"""DEAL: `encode` an image once, `detect` for every prompt.
+
+`B` images, `N` prompt sets, `P` points, `K` queries, `D` width. All boxes are cxcywh pixels of the network input.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dealkit.config import ModelConfig
+from dealkit.model.decoder import Decoder
+from dealkit.model.encoder import STRIDES, Backbone, HybridFeatureEnhancement, cell_centres
+from dealkit.model.queries import Activation, DensityActivation, PointEmbedding, allocate_queries, of_image
+from dealkit.prompts import PointPrompts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What `DEAL.encode` computes once per image; every click reads it."""
+
+    maps: list[Tensor]
+    """Four maps (B, ., H/s, W/s) for s in `STRIDES`."""
+    values: list[Tensor]
+    """The same four, (B, D, ., .) float32, as the decoder samples them."""
+    keep: list[Tensor]
+    """(B, H/4, W/4) and (B, H/32, W/32) bool: False where a cell's centre lies on padding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Raw detections of N prompt sets, before any threshold."""
+
+    pred_logits: Tensor
+    """(N, K) float32; the sigmoid estimates the IoU with an object of the prompted kind. -20 for padding."""
+    pred_boxes: Tensor
+    """(N, K, 4) float32 cxcywh pixels."""
+    valid: Tensor
+    """(N, K) bool: queries that are not padding. The first P are the clicks' own."""
+    activation: Activation
+    """Peaks, density and dense boxes on the stride-4 map."""
+    aux_outputs: list[tuple[Tensor, Tensor]]
+    """(boxes, logits) of the decoder's earlier layers."""
+    reference_points: Tensor
+    """(N, K, 4) boxes where the queries started."""
+    count: Tensor
+    """(N,) objects that the density sums to."""
+
+
+class ValueProjection(nn.Module):
+    """A 1 x 1 convolution that writes planes, (B, D, h, w) contiguous: the order in which `grid_sample` reads."""
+
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.empty(c_out, c_in)), nn.Parameter(torch.zeros(c_out))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        cells = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, hw, C)
+        planes = self.weight @ cells.transpose(1, 2) + self.bias[:, None].to(cells.dtype)
+        return planes.unflatten(-1, x.shape[-2:])
+
+
+class DEAL(nn.Module):
+    """Point-prompted small object detector.
+
+    >>> model = DEAL(ModelConfig(hidden_dim=32, fine_dim=16)).eval()
+    >>> prompts = PointPrompts(points=torch.tensor([[[20.0, 30.0]]]), labels=torch.tensor([[1]]), image_index=torch.tensor([0]))
+    >>> features = model.encode(torch.zeros(1, 3, 64, 96))
+    >>> model.detect(features, prompts).pred_boxes.shape  # 30 queries and the click's own
+    torch.Size([1, 31, 4])
+
+    Source: arXiv 2604.02773, DEAL.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        dim, fine = config.hidden_dim, config.fine_dim
+        self.backbone = Backbone(config.backbone, config.pretrained)
+        self.enhance = HybridFeatureEnhancement(self.backbone.channels, config)
+        self.to_values = nn.ModuleList(ValueProjection(c, dim) for c in (fine, dim, dim, dim))
+        self.embed_points = PointEmbedding(config)
+        self.activate = DensityActivation(config)
+        self.decoder = Decoder(config)
+
+    def encode(self, images: Tensor, sizes_hw: list[tuple[int, int]] | None = None) -> Features:
+        """Features of normalised images (B, 3, H, W), H and W multiples of 32; `sizes_hw` are sizes before padding."""
+        b, _, height, width = images.shape
+        if height % 32 or width % 32:
+            raise ValueError(f"images: expected height and width to be multiples of 32, got {height} x {width}; use pad_to")
+        extent = torch.tensor(sizes_hw or [(height, width)] * b, device=images.device)
+        keep = []
+        for stride in (STRIDES[0], STRIDES[-1]):
+            centres = cell_centres(height // stride, width // stride, stride, images.device)
+            inside = centres < extent.flip(1)[:, None, None]
+            # a strip narrower than half a cell would leave an image without any coarse token
+            inside[:, 0, 0] = True
+            keep.append(inside.all(-1))
+        maps = self.enhance(self.backbone(images.contiguous(memory_format=torch.channels_last)), keep[1])
+        values = [to_value(m).float() for to_value, m in zip(self.to_values, maps, strict=True)]
+        return Features(maps=maps, values=values, keep=keep)
+
+    def embed(self, features: Features, prompts: PointPrompts) -> Tensor:
+        """Prompt embeddings (N, 2, D) float32: of what is meant and of what is not (zero without negative clicks)."""
+        return self.embed_points(features.maps, features.keep[1].flatten(1), prompts)
+
+    def detect(self, features: Features, prompts: PointPrompts, at_least: Tensor | None = None) -> Output:
+        """Detections for every prompt set.
+
+        Args:
+            features: of `encode`. prompts: N sets; `image_index` says which image each belongs to.
+            at_least: (N,) known counts, in training, so that no object lacks a query while the density is still wrong.
+        """
+        index = prompts.image_index
+        embedding = self.embed(features, prompts)
+        fine = of_image(features.maps[0], index)
+        lit = self.activate(fine, embedding, (prompts.labels == 0).any(1), of_image(features.keep[0], index))
+        count = lit.density.flatten(1).sum(1)
+
+        with torch.no_grad():
+            cells, valid = allocate_queries(lit.peak_logits, count, self.config, at_least)
+            h, w = lit.peak_logits.shape[-2:]
+            at = (prompts.points / STRIDES[0]).long()
+            own = at[..., 1].clamp(0, h - 1) * w + at[..., 0].clamp(0, w - 1)  # (N, P)
+            is_click = prompts.labels == 1
+            cells, valid = torch.cat([own, cells], dim=1), torch.cat([is_click, valid], dim=1)
+            clicked = torch.cat([is_click, torch.zeros_like(valid[:, is_click.shape[1] :])], dim=1)
+
+        def at_cells(dense: Tensor) -> Tensor:  # (N, h, w, c) -> (N, K, c)
+            return dense.flatten(1, 2).gather(1, cells[..., None].expand(-1, -1, dense.shape[-1]))
+
+        content = at_cells(lit.hidden.permute(0, 2, 3, 1))
+        reference = at_cells(lit.boxes).detach()
+        lit_up = lit.peak_logits.detach().sigmoid()
+
+        def decode(rows: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
+            values = [of_image(v, index[rows]) for v in features.values]
+            part = (content[rows, :k], reference[rows, :k], clicked[rows, :k], valid[rows, :k], embedding[rows, 0])
+            return self.decoder(*part, values, lit_up[rows])
+
+        layers = decode_in_groups(decode, valid)
+        boxes, logits = layers[-1]
+        return Output(
+            pred_logits=logits,
+            pred_boxes=boxes,
+            valid=valid,
+            activation=lit,
+            aux_outputs=layers[:-1],
+            reference_points=reference,
+            count=count,
+        )
+
+    def forward(self, images: Tensor, prompts: PointPrompts, sizes_hw: list[tuple[int, int]] | None = None) -> Output:
+        """`encode`, then `detect`."""
+        return self.detect(self.encode(images, sizes_hw), prompts)
+
+
+def decode_in_groups(decode: Callable[[Tensor, int], list[tuple[Tensor, Tensor]]], valid: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Decode few-query and many-query sets apart, so that one dense set does not pad all the others; the result is the same.
+
+    Args:
+        decode: (rows, k) -> per layer boxes (n, k, 4) and logits (n, k) of these prompt sets' first k queries.
+        valid: (N, K) bool.
+
+    Returns:
+        per layer boxes (N, K, 4), zero where a group has no query, and logits (N, K), -20 there.
+    """
+    n, width = valid.shape
+    needed = (valid * torch.arange(1, width + 1, device=valid.device)).amax(1) if n else valid.sum(1)
+    order = needed.argsort()
+    lengths = needed[order].tolist()
+    cost = [i * lengths[i - 1] + (n - i) * width for i in range(1, n)]
+    split = 1 + cost.index(min(cost)) if cost and min(cost) < 0.8 * n * width else 0
+    if not split:
+        return decode(torch.arange(n, device=valid.device), width)
+    groups = [(order[:split], int(lengths[split - 1])), (order[split:], width)]
+    back = order.argsort()
+    layers = []
+    for parts in zip(*(decode(rows, k) for rows, k in groups), strict=True):
+        boxes = torch.cat([F.pad(b, (0, 0, 0, width - b.shape[1])) for b, _ in parts])[back]
+        logits = torch.cat([F.pad(s, (0, width - s.shape[1]), value=-20.0) for _, s in parts])[back]
+        layers.append((boxes, logits))
+    return layers
+
+
+def build_model(config: ModelConfig) -> DEAL:
+    """A DEAL with fresh weights, in the memory format that convolutions run fastest in."""
+    return DEAL(config).to(memory_format=torch.channels_last)

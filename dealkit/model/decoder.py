@@ -1,0 +1,137 @@
+"""Decoder: queries attend to each other and to the density-modulated maps, and refine their boxes layer by layer.
+
+`N` prompt sets, `K` queries, `D` width, `M` heads, `L` levels, `T` sampling points, `h, w` size of a map.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dealkit.config import ModelConfig
+from dealkit.model.encoder import RotaryAttention
+
+
+class DeformableAttention(nn.Module):
+    """Multi-scale deformable attention in plain PyTorch, reading values modulated by the activation.
+
+    Every head samples T points per level around its query's box, offsets in units of the box (plus 4 px, so that a 2 px object still
+    looks around itself). A value sampled where the activation a is 0..1 counts (1 + gain x a) times.
+
+    Source: Deformable DETR, arXiv 2010.04159; paper, DGQA (b), "modulates the features the decoder reads". Choice: modulating
+    samples, not maps, is the same sum and makes a click cheap, since values are computed once per image.
+    """
+
+    def __init__(self, dim: int, num_heads: int, num_levels: int, num_points: int):
+        super().__init__()
+        self.shape = (num_heads, num_levels, num_points)
+        samples = num_heads * num_levels * num_points
+        self.offsets, self.weights = nn.Linear(dim, 2 * samples), nn.Linear(dim, samples)
+        self.gain, self.out = nn.Parameter(torch.ones(num_heads)), nn.Linear(dim, dim)
+        nn.init.zeros_(self.offsets.weight)
+        nn.init.zeros_(self.weights.weight)
+        nn.init.zeros_(self.weights.bias)
+        angle = torch.arange(num_heads) * (2 * math.pi / num_heads)
+        direction = torch.stack([angle.cos(), angle.sin()], -1)  # heads look in different directions, points at growing distance
+        reach = torch.arange(1, num_points + 1) / num_points
+        with torch.no_grad():
+            self.offsets.bias.copy_((direction[:, None, None] * reach[:, None]).expand(-1, num_levels, -1, -1).flatten())
+
+    def forward(self, x: Tensor, reference: Tensor, values: list[Tensor], activation: Tensor) -> Tensor:
+        """x (N, K, D), reference (N, K, 4) cxcywh pixels, values L x (N, D, h, w), activation (N, h, w) of stride 4, all float32."""
+        n, k, _ = x.shape
+        heads, levels, points = self.shape
+        offsets = self.offsets(x).float().view(n, k, heads, levels, points, 2)
+        weights = self.weights(x).float().view(n, k, heads, levels * points).softmax(-1)
+        where = reference[:, :, None, None, None, :2] + offsets * 0.5 * (reference[:, :, None, None, None, 2:] + 4.0)
+
+        size = torch.tensor([activation.shape[-1], activation.shape[-2]], device=x.device) * 4.0
+        grid = where / size * 2 - 1  # (N, K, M, L, T, 2), the same for every level: strides divide the padded image
+        lit = F.grid_sample(activation[:, None], grid.reshape(n, k, -1, 2), align_corners=False)
+        weights = weights * (1 + self.gain[:, None] * lit.view(n, k, heads, levels * points))
+
+        total = torch.zeros(n * heads, values[0].shape[1] // heads, k, device=x.device)
+        for level, value in enumerate(values):
+            spots = grid[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (N M, K, T, 2)
+            sampled = F.grid_sample(value.reshape(n * heads, -1, *value.shape[-2:]), spots, align_corners=False)
+            w = weights[..., level * points : (level + 1) * points].transpose(1, 2).flatten(0, 1)  # (N M, K, T)
+            total = total + (sampled * w[:, None]).sum(-1)
+        return self.out(total.view(n, -1, k).transpose(1, 2))
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, deformable attention, feed-forward; then a score and a refined box."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        dim = config.hidden_dim
+        self.self_attention = RotaryAttention(dim, config.num_heads, wavelengths=(8.0, 256.0))
+        self.cross_attention = DeformableAttention(dim, config.num_heads, 4, config.sampling_points)
+        self.ffn = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, dim))
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
+        self.size_code = nn.Sequential(nn.Linear(2, dim), nn.ReLU(), nn.Linear(dim, dim))
+        self.box = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 4))
+        self.score = nn.Linear(dim, 1)
+        nn.init.zeros_(self.box[-1].weight)
+        nn.init.zeros_(self.box[-1].bias)
+        nn.init.constant_(self.score.bias, -2.0)
+
+    def forward(
+        self, x: Tensor, reference: Tensor, valid: Tensor, values: list[Tensor], activation: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (N, K, D), reference (N, K, 4), valid (N, K) -> x, refined boxes (N, K, 4) cxcywh pixels, score logits (N, K)."""
+        pos = reference[..., :2]
+        coded = x + self.size_code(reference[..., 2:].log() - 2.77)
+        x = self.norms[0](x + self.self_attention(coded, pos, coded, pos, valid))
+        x = self.norms[1](x + self.cross_attention(x, reference, values, activation))
+        x = self.norms[2](x + self.ffn(x))
+        return x, refine(reference, self.box(x).float()), self.score(x)[..., 0].float()
+
+
+def refine(reference: Tensor, delta: Tensor) -> Tensor:
+    """Move a box by a share of its size and scale it: (..., 4) cxcywh pixels and (..., 4) raw numbers -> (..., 4) cxcywh pixels.
+
+    >>> refine(torch.tensor([10.0, 10.0, 4.0, 8.0]), torch.tensor([0.5, 0.0, 0.0, 0.0]))
+    tensor([12., 10.,  4.,  8.])
+    """
+    centre = reference[..., :2] + delta[..., :2].clamp(-2, 2) * reference[..., 2:]
+    return torch.cat([centre, (reference[..., 2:] * delta[..., 2:].clamp(-2, 2).exp()).clamp(0.5, 4096.0)], dim=-1)
+
+
+class Decoder(nn.Module):
+    """Queries from cells of the activation and from the clicks themselves -> scores and boxes of every layer."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        dim, fine = config.hidden_dim, config.fine_dim
+        self.content = nn.Sequential(nn.Linear(fine, dim), nn.LayerNorm(dim))
+        self.prompt = nn.Linear(dim, 2 * dim)
+        self.clicked = nn.Parameter(torch.zeros(dim))
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+
+    def forward(
+        self,
+        content: Tensor,
+        reference: Tensor,
+        clicked: Tensor,
+        valid: Tensor,
+        embedding: Tensor,
+        values: list[Tensor],
+        activation: Tensor,
+    ) -> list[tuple[Tensor, Tensor]]:
+        """One (boxes (N, K, 4) cxcywh pixels, logits (N, K)) per layer; logits of invalid queries are -20.
+
+        Args:
+            content: (N, K, C) activation features where each query starts. reference: (N, K, 4) its first box.
+            clicked: (N, K) bool, the query of a click itself. valid: (N, K) bool. embedding: (N, D) of what is meant.
+            values: four maps (N, D, ., .) float32. activation: (N, h, w) float32, 0..1.
+        """
+        scale, shift = self.prompt(embedding)[:, None].chunk(2, dim=-1)
+        x = self.content(content) * (1 + scale) + shift + clicked[..., None] * self.clicked
+        outputs = []
+        for layer in self.layers:
+            x, boxes, logits = layer(x, reference, valid, values, activation)
+            outputs.append((boxes, logits.masked_fill(~valid, -20.0)))
+            reference = boxes.detach()
+        return outputs

@@ -1,0 +1,176 @@
+"""Point embedding, point-guided density activation, density-guided query allocation.
+
+`B` images, `N` prompt sets (one category in one image each), `P` points, `K` queries, `D` width, `C` width of the stride-4 map,
+`G` generated kernels, `h, w` size of the stride-4 map. Positions and sizes are pixels of the network input.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dealkit.config import ModelConfig
+from dealkit.model.encoder import STRIDES, RotaryAttention, cell_centres, conv_norm
+from dealkit.prompts import PointPrompts
+
+
+def sample_map(feature: Tensor, points_xy: Tensor, stride: int) -> Tensor:
+    """Bilinear values of a map at pixel positions; positions outside the map read its border.
+
+    Args:
+        feature: (N, C, h, w).
+        points_xy: (N, Q, 2) xy pixels of the network input.
+        stride: pixels per cell.
+
+    Returns:
+        (N, Q, C) float32.
+
+    >>> sample_map(torch.tensor([[[[1.0, 3.0]]]]), torch.tensor([[[4.0, 2.0]]]), 4)  # half-way between two cells
+    tensor([[[2.]]])
+    """
+    size = torch.tensor([feature.shape[-1], feature.shape[-2]], device=feature.device, dtype=torch.float32) * stride
+    grid = (points_xy.float() / size * 2 - 1)[:, :, None, :]
+    values = F.grid_sample(feature.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return values[..., 0].transpose(1, 2)
+
+
+def of_image(x: Tensor, index: Tensor) -> Tensor:
+    """Rows of `x` (B, ...) for every prompt set's image, (N, ...); no copy for one image."""
+    return x.expand(len(index), *x.shape[1:]) if len(x) == 1 else x.index_select(0, index)
+
+
+class PointEmbedding(nn.Module):
+    """PE: each prompt set becomes one vector for what it wants and one for what it does not want.
+
+    A click is described by a 3 x 3 window of features on every level (spaced by the level's stride), gets an embedding of its label, and
+    attends to the coarse tokens of its image. Positive clicks are averaged, negative ones too.
+
+    Source: paper, PE. Choice: window, pooling by the mean, so that a set of clicks has no order and one vector can be saved.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        dim = config.hidden_dim
+        self.describe = nn.Sequential(
+            nn.Linear(9 * (config.fine_dim + 3 * dim), 2 * dim), nn.LayerNorm(2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
+        )
+        self.label = nn.Embedding(2, dim)
+        self.attention = RotaryAttention(dim, config.num_heads, wavelengths=(64.0, 512.0))
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.ffn = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        window = torch.tensor([[dx, dy] for dy in (-1.0, 0.0, 1.0) for dx in (-1.0, 0.0, 1.0)])
+        self.register_buffer("window", window, persistent=False)
+
+    def forward(self, maps: list[Tensor], keep: Tensor, prompts: PointPrompts) -> Tensor:
+        """Embeddings (N, 2, D) float32: [:, 0] of what is meant, [:, 1] of what is not, zero without negative clicks.
+
+        Args:
+            maps: four maps of the B images. keep: (B, S) coarse tokens that are not padding.
+        """
+        index, n, p = prompts.image_index, len(prompts), prompts.points.shape[1]
+        described = []
+        for feature, stride in zip(maps, STRIDES, strict=True):
+            spots = (prompts.points[:, :, None, :] + self.window * stride).flatten(1, 2)  # (N, 9P, 2)
+            described.append(sample_map(of_image(feature, index), spots, stride).unflatten(1, (p, 9)).flatten(2))
+        e = self.describe(torch.cat(described, dim=-1)) + self.label(prompts.labels.clamp(min=0))  # (N, P, D)
+
+        coarse = maps[-1]
+        tokens = coarse.permute(0, 2, 3, 1).flatten(1, 2)
+        tokens = of_image(tokens, index)
+        pos = cell_centres(*coarse.shape[-2:], STRIDES[-1], coarse.device).flatten(0, 1).expand(n, -1, -1)
+        e = e + self.attention(self.norm1(e), prompts.points, tokens, pos, of_image(keep, index))
+        e = (e + self.ffn(self.norm2(e))).float()
+        wanted = torch.stack([prompts.labels == 1, prompts.labels == 0], dim=1).float()  # (N, 2, P)
+        return wanted @ e / wanted.sum(-1, keepdim=True).clamp(min=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activation:
+    """What a prompt lights up on the stride-4 map of its image."""
+
+    hidden: Tensor
+    """(N, C, h, w) features modulated by the prompt."""
+    peak_logits: Tensor
+    """(N, h, w) float32; its sigmoid peaks at 1 on the centre of every object: where the queries go."""
+    density: Tensor
+    """(N, h, w) float32, objects per cell; it sums to the count: how many queries there are."""
+    boxes: Tensor
+    """(N, h, w, 4) float32 cxcywh pixels: the box of the object that a cell lies on."""
+
+
+class DensityActivation(nn.Module):
+    """Point-guided density activation: the embedding generates kernels and a FiLM scale and shift for the stride-4 map.
+
+    The response to the negatives' kernels is subtracted from that to the positives'. One hidden map then gives peaks, density and a first
+    box for every cell.
+
+    Source: paper, DGQA. Choice: 1 x 1 kernels (the map's receptive field is wide already); the density as the intensity of a
+    Poisson process and a separate peak map, since one map cannot both sum to the count and peak at 1.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        dim, fine, kernels = config.hidden_dim, config.fine_dim, config.num_kernels
+        self.kernels = nn.Linear(dim, kernels * fine)
+        self.negative_gain = nn.Parameter(torch.ones(kernels))
+        self.film = nn.Linear(dim, 2 * fine)
+        self.mix = conv_norm(fine + kernels, fine)
+        self.heads = nn.Conv2d(fine, 6, 1)
+        nn.init.normal_(self.heads.weight, std=0.01)
+        with torch.no_grad():  # rare peaks, 0.002 objects per cell, 16 px boxes centred on their cell
+            self.heads.bias.copy_(torch.tensor([-4.0, -6.0, 0.0, 0.0, 2.77, 2.77]))
+
+    def forward(self, fine: Tensor, embedding: Tensor, has_negative: Tensor, keep: Tensor) -> Activation:
+        """fine (N, C, h, w), embedding (N, 2, D), has_negative (N,) bool, keep (N, h, w) False on padding."""
+        h, w = fine.shape[-2:]
+        kernels = self.kernels(embedding).unflatten(-1, (-1, fine.shape[1]))  # (N, 2, G, C)
+        cells = fine.permute(0, 2, 3, 1).flatten(1, 2)  # (N, hw, C)
+        response = cells @ kernels[:, 0].transpose(1, 2).to(cells.dtype)
+        if has_negative.any():
+            against = cells @ kernels[:, 1].transpose(1, 2).to(cells.dtype)
+            response = response - has_negative[:, None, None] * self.negative_gain.to(cells.dtype) * against
+        response = response.transpose(1, 2).unflatten(-1, (h, w)) / fine.shape[1] ** 0.5
+        scale, shift = self.film(embedding[:, 0])[:, :, None, None].to(fine.dtype).chunk(2, dim=1)
+        modulated = F.relu(fine * (1 + scale) + shift)
+        hidden = self.mix(torch.cat([modulated, response], dim=1).contiguous(memory_format=torch.channels_last))
+
+        out = self.heads(hidden).float()
+        size = out[:, 4:6].clamp(-1.0, 7.0).exp().permute(0, 2, 3, 1)
+        centre = cell_centres(h, w, STRIDES[0], fine.device) + out[:, 2:4].permute(0, 2, 3, 1).clamp(-2.0, 2.0) * size
+        return Activation(
+            hidden=hidden,
+            peak_logits=out[:, 0].masked_fill(~keep, -20.0),
+            density=F.softplus(out[:, 1]) * keep,
+            boxes=torch.cat([centre, size], dim=-1),
+        )
+
+
+def allocate_queries(
+    peak_logits: Tensor, count: Tensor, config: ModelConfig, at_least: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cells where queries start, per prompt set: the strongest local peaks, as many as the count asks for.
+
+    K = clamp(ceil(queries_per_object x count) + extra_queries, min_queries, max_queries), padded to the largest of the batch.
+
+    Args:
+        peak_logits: (N, h, w). count: (N,) estimated objects. at_least: (N,) known objects, in training.
+
+    Returns:
+        cells (N, K) flat indices into h x w, valid (N, K) bool.
+
+    Source: paper, DGQA. Choice: a 3 x 3 local maximum, so that one object does not use up the queries of its neighbours.
+
+    >>> cells, valid = allocate_queries(torch.eye(4)[None], torch.zeros(1), ModelConfig(min_queries=2, extra_queries=0))
+    >>> cells.tolist(), valid.tolist()
+    ([[0, 5]], [[True, True]])
+    """
+    if at_least is not None:
+        count = torch.maximum(count, at_least)
+    wanted = torch.ceil(config.queries_per_object * count) + config.extra_queries
+    wanted = wanted.clamp(config.min_queries, min(config.max_queries, peak_logits[0].numel())).long()
+    local_max = F.max_pool2d(peak_logits[:, None], 3, 1, 1)[:, 0]
+    strength = torch.where(peak_logits == local_max, peak_logits, peak_logits - 1e3).flatten(1)
+    k = int(wanted.max())
+    cells = strength.topk(k, dim=1).indices
+    return cells, torch.arange(k, device=cells.device) < wanted[:, None]

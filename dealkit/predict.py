@@ -1,0 +1,252 @@
+"""Click and get all of its kind: `Predictor` for people, `predict_coco` for whole data sets.
+
+Points and boxes are pixels of the original image. The network reads it at its own resolution, so nothing is rescaled.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
+from tqdm.auto import tqdm
+
+from dealkit.boxes import to_xyxy
+from dealkit.config import PROJECT_ROOT
+from dealkit.data.coco import CocoFolder, read_image
+from dealkit.data.transforms import pad_to, to_input
+from dealkit.model.deal import DEAL, Features, Output
+from dealkit.prompts import PointPrompts, check_clicks, stack_prompts
+from dealkit.train import autocast, default_device, load_model
+
+DEFAULT_CHECKPOINT = PROJECT_ROOT / "data" / "checkpoints" / "nano.safetensors"
+"""The checkpoint that comes with the repository."""
+
+DEFAULT_THRESHOLD = 0.3
+"""Score above which detections are shown. Choice: measured on training images, see `data/results/threshold.json`."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Detections:
+    """Boxes of one prompt in one image, strongest first; draws itself in a notebook.
+
+    >>> d = Detections(boxes=torch.tensor([[1.0, 1.0, 5.0, 5.0]]), scores=torch.tensor([0.2]))
+    >>> len(d), len(d.above(0.3))
+    (1, 0)
+    """
+
+    boxes: Tensor
+    """(N, 4) float32 xyxy pixels of the original image."""
+    scores: Tensor
+    """(N,) float32, 0 to 1."""
+    image: Tensor | None = None
+    """(3, H, W) uint8 image they were found in."""
+    points: Tensor | None = None
+    """(P, 2) clicks."""
+    labels: Tensor | None = None
+    """(P,) 1 object, 0 not this."""
+    count: float | None = None
+    """Objects that the density map estimates."""
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def above(self, threshold: float) -> "Detections":
+        """The detections whose score is at least `threshold`."""
+        keep = self.scores >= threshold
+        return replace(self, boxes=self.boxes[keep], scores=self.scores[keep])
+
+    def to_dict(self) -> dict[str, list]:
+        """`{"boxes": [[x1, y1, x2, y2], ...], "scores": [...]}`, for JSON."""
+        return {"boxes": [[round(v, 2) for v in b] for b in self.boxes.tolist()], "scores": [round(s, 4) for s in self.scores.tolist()]}
+
+    def plot(self, ax: Any = None, *, title: str | None = None) -> Any:
+        """Draw image, boxes (stronger is brighter) and clicks (plus: object, cross: not this); returns the matplotlib axes."""
+        import matplotlib.pyplot as plt
+
+        height, width = (self.image.shape[1:]) if self.image is not None else (256, 256)
+        if ax is None:
+            scale = 7 / max(height, width)
+            _, ax = plt.subplots(figsize=(max(width * scale, 2), max(height * scale, 2) + 0.3), dpi=100, layout="constrained")
+        if self.image is not None:
+            ax.imshow(self.image.permute(1, 2, 0).numpy(), extent=(0, width, height, 0))
+        colours = plt.get_cmap("plasma")(0.45 + 0.5 * self.scores.numpy())
+        for (x1, y1, x2, y2), colour in zip(self.boxes.tolist(), colours, strict=True):
+            ax.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.4))
+        if self.points is not None:
+            positive = self.labels == 1
+            for chosen, marker in ((positive, "P"), (~positive, "X")):
+                ax.scatter(*self.points[chosen].T.numpy(), marker=marker, s=90, c="white", edgecolors="black", linewidths=1.2, zorder=3)
+        ax.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+        ax.set_title(title or f"{len(self)} found with one click" if self.points is not None and len(self.points) == 1 else title or f"{len(self)} found")
+        return ax
+
+    def save_figure(self, path: Path, *, title: str | None = None) -> None:
+        """Write the drawing to an image file."""
+        import matplotlib.pyplot as plt
+
+        figure = self.plot(title=title).figure
+        figure.savefig(path)
+        plt.close(figure)
+
+    def _repr_png_(self) -> bytes | None:
+        if self.image is None:
+            return None
+        buffer = io.BytesIO()
+        self.save_figure(buffer)
+        return buffer.getvalue()
+
+
+class Predictor:
+    """One image at a time: encode once with `set_image`, then click as often as wanted.
+
+    >>> from dealkit.config import ModelConfig
+    >>> predictor = Predictor(DEAL(ModelConfig(hidden_dim=32, fine_dim=16)))
+    >>> predictor.set_image(torch.zeros(3, 50, 70, dtype=torch.uint8))
+    >>> isinstance(predictor.click(20, 30), Detections)
+    True
+    """
+
+    def __init__(
+        self, model: DEAL | str | Path = DEFAULT_CHECKPOINT, *, threshold: float = DEFAULT_THRESHOLD, device: torch.device | str | None = None
+    ):
+        """`model`: a DEAL or the path of a checkpoint. `threshold`: lowest score returned."""
+        self.device = torch.device(device) if device else default_device()
+        self.model = (model if isinstance(model, DEAL) else load_model(Path(model))).to(self.device).eval()
+        self.threshold = threshold
+        self.image: Tensor | None = None
+        self.features: Features | None = None
+
+    def set_image(self, image: str | Path | Tensor | np.ndarray | Image.Image) -> None:
+        """Encode an image: a path, a (3, H, W) uint8 tensor, an (H, W), (H, W, 3) uint8 array, or a PIL image."""
+        self.image = as_image(image)
+        self.features = encode_images(self.model, [self.image])
+
+    def click(self, x: float, y: float) -> Detections:
+        """Everything that is of the kind of the object at pixel (x, y)."""
+        return self.predict([[x, y]])
+
+    def predict(self, points: Sequence[Sequence[float]] | Tensor, labels: Sequence[int] | Tensor | None = None) -> Detections:
+        """Everything of the kind shown by `points` (P, 2); `labels` (P,): 1 object (default), 0 not this."""
+        return self.predict_categories([(points, labels)])[0]
+
+    def predict_categories(self, prompts: Sequence[tuple[Any, Any]]) -> list[Detections]:
+        """Several categories in one call: one `(points, labels or None)` per category, one `Detections` each, in order.
+
+        Raises:
+            ValueError: no image is set, a point lies outside it, or a category has no positive point.
+        """
+        if self.image is None:
+            raise ValueError("no image: call set_image first")
+        height, width = self.image.shape[1:]
+        sets = []
+        for n, (points, labels) in enumerate(prompts):
+            p = torch.as_tensor(np.asarray(points), dtype=torch.float32).reshape(-1, 2)
+            outside = ((p < 0) | (p > torch.tensor([width, height]))).any(1) | ~torch.isfinite(p).all(1)
+            if outside.any():
+                raise ValueError(
+                    f"prompt set {n}: point {p[outside][0].tolist()} is outside the image; expected x in 0..{width}, y in 0..{height}"
+                )
+            sets.append((p, torch.ones(len(p), dtype=torch.int64) if labels is None else torch.as_tensor(labels, dtype=torch.int64)))
+        stacked = stack_prompts(sets, [0] * len(sets)).to(self.device)
+        output = detect(self.model, self.features, stacked)
+        found = []
+        for n, (points, labels) in enumerate(sets):
+            detections = to_detections(output, n, (height, width), self.threshold)
+            found.append(replace(detections, image=self.image, points=points, labels=labels))
+        return found
+
+
+def as_image(image: str | Path | Tensor | np.ndarray | Image.Image) -> Tensor:
+    """Any usual form of an image as (3, H, W) uint8 RGB.
+
+    Raises:
+        ValueError: another type or shape; says what came.
+
+    >>> as_image(np.zeros((4, 6), dtype=np.uint8)).shape
+    torch.Size([3, 4, 6])
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1)
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(np.ascontiguousarray(image))
+        image = image.permute(2, 0, 1) if image.ndim == 3 else image
+    if isinstance(image, Tensor):
+        if image.ndim == 2:
+            image = image.expand(3, -1, -1)
+        if image.ndim == 3 and image.shape[0] in (3, 4) and image.dtype == torch.uint8 and image.numel():
+            return image[:3]
+        raise ValueError(f"image: expected uint8 (3, H, W) tensor or (H, W, 3) array, got {tuple(image.shape)} {image.dtype}")
+    raise ValueError(f"image: expected a path, tensor, array or PIL image, got {type(image).__name__}")
+
+
+@torch.inference_mode()
+def encode_images(model: DEAL, images: Sequence[Tensor]) -> Features:
+    """Features of (3, H, W) uint8 images of any sizes, padded to a common multiple of 32, in bfloat16 where that is faster."""
+    device = next(model.parameters()).device
+    batch, sizes = pad_to([to_input(image.to(device)) for image in images])
+    with autocast(device):
+        return model.encode(batch, sizes)
+
+
+@torch.inference_mode()
+def detect(model: DEAL, features: Features, prompts: PointPrompts) -> Output:
+    """`model.detect` in bfloat16 where that is faster."""
+    with autocast(prompts.points.device):
+        return model.detect(features, prompts)
+
+
+def to_detections(output: Output, n: int, size_hw: tuple[int, int], threshold: float, limit: int = 1500) -> Detections:
+    """Prompt set `n` of an output as detections: xyxy clipped to the image, strongest first, at most `limit`."""
+    scores = output.pred_logits[n].sigmoid()
+    usable = (output.valid[n] & (scores >= threshold)).nonzero()[:, 0]
+    order = usable[scores[usable].argsort(descending=True, stable=True)][:limit]
+    boxes = clip_boxes_to_image(to_xyxy(output.pred_boxes[n][order]), size_hw)
+    keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    return Detections(boxes=boxes[keep].cpu(), scores=scores[order][keep].cpu(), count=float(output.count[n]))
+
+
+def predict_coco(
+    model: DEAL, data: CocoFolder, click_lists: Sequence[dict[str, Any]], *, min_score: float = 0.001, max_dets: int = 1500
+) -> list[list[dict[str, Any]]]:
+    """Standard COCO results for each click list: every category of every image from its own prompt.
+
+    Each image is encoded once for all lists. Scores under `min_score` are left out: they cannot change a precision worth reading.
+
+    Returns:
+        one list of `{"image_id", "category_id", "bbox" (xywh pixels), "score"}` per click list.
+    """
+    results: list[list[dict[str, Any]]] = [[] for _ in click_lists]
+    by_image: dict[int, list[tuple[int, dict]]] = {}
+    for k, clicks in enumerate(click_lists):
+        for prompt in check_clicks(clicks)["prompts"]:
+            by_image.setdefault(prompt["image_id"], []).append((k, prompt))
+    for index in tqdm([i for i, name in enumerate(data.image_ids) if name in by_image], unit="img", desc=data.source, mininterval=2):
+        prompts = by_image[data.image_ids[index]]
+        sample = data[index]
+        features = encode_images(model, [sample.image])
+        for group in batches(prompts):
+            sets = [(torch.tensor(p["points"], dtype=torch.float32), torch.tensor(p["labels"])) for _, p in group]
+            output = detect(model, features, stack_prompts(sets, [0] * len(sets)).to(features.maps[0].device))
+            for n, (k, prompt) in enumerate(group):
+                found = to_detections(output, n, tuple(sample.image.shape[1:]), min_score, max_dets)
+                for (x1, y1, x2, y2), score in zip(found.boxes.tolist(), found.scores.tolist(), strict=True):
+                    box = [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]
+                    results[k].append(
+                        {"image_id": prompt["image_id"], "category_id": prompt["category_id"], "bbox": box, "score": round(score, 5)}
+                    )
+    return results
+
+
+def batches(prompts: list[tuple[int, dict]], largest: int = 8) -> Iterator[list[tuple[int, dict]]]:
+    """Groups of prompts with similar numbers of points, so that padding costs little."""
+    ordered = sorted(prompts, key=lambda p: len(p[1]["points"]))
+    for start in range(0, len(ordered), largest):
+        yield ordered[start : start + largest]

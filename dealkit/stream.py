@@ -1,0 +1,100 @@
+"""The training stream: sample number i of a seeded mix of procedural scenes and COCO folders, and its prompts."""
+
+import glob
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dealkit.boxes import to_cxcywh
+from dealkit.config import DataConfig
+from dealkit.data.coco import CocoFolder, Sample
+from dealkit.data.synthetic import TRAIN_SEED, make_scene
+from dealkit.data.transforms import augment, recolour
+from dealkit.loss import Target
+from dealkit.prompts import PointPrompts, simulate_clicks, stack_prompts
+
+
+def open_sources(entries: tuple[str, ...]) -> list[CocoFolder]:
+    """COCO folders named by `annotations.json` or `annotations.json:image_folder`; the first part may be a glob pattern.
+
+    Without a folder, `images` beside the file is taken. Entries are opened in order, matches of a pattern sorted.
+
+    Raises:
+        ValueError: a pattern that matches nothing, or a bad file; names it.
+    """
+    sources = []
+    for entry in entries:
+        pattern, _, folder = entry.partition(":")
+        files = sorted(glob.glob(pattern))
+        if not files:
+            raise ValueError(f"data.coco: no file matches {pattern!r}; expected annotations.json or annotations.json:image_folder")
+        for file in files:
+            sources.append(CocoFolder(Path(file), Path(folder) if folder else Path(file).parent / "images"))
+    return sources
+
+
+class TrainingStream(torch.utils.data.Dataset[Sample]):
+    """Augmented crops, numbered from 0: sample i depends only on the seed and i, so a run can continue anywhere.
+
+    With COCO sources, a share `config.synthetic` of the samples are procedural scenes; every source is drawn equally often.
+    Choice: equally, since sources differ a hundredfold in size but are equal in what they have to teach.
+    """
+
+    def __init__(self, config: DataConfig, seed: int, length: int):
+        self.config, self.seed, self.length = config, seed, length
+        self.sources = open_sources(config.coco)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        config = self.config
+        rng = np.random.default_rng([self.seed, index])
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        if not self.sources or rng.random() < config.synthetic:
+            scene = make_scene(index, size_hw=(config.size, config.size), seed=TRAIN_SEED + self.seed)
+            return Sample(**{**vars(scene), "image": recolour(scene.image, generator=generator)})
+        source = self.sources[rng.integers(len(self.sources))]
+        sample = source[int(rng.integers(len(source)))]
+        return augment(sample, size=config.size, scale=(config.min_scale, config.max_scale), generator=generator)
+
+
+def draw_prompts(samples: list[Sample], config: DataConfig, generator: torch.Generator) -> tuple[PointPrompts, list[Target]]:
+    """Training prompts for a batch: up to `sets_per_image` categories of each image, clicked at random, and what each should find.
+
+    One click in two cases of three, else 2 to `max_clicks` on different objects; half of the clicks are at the centre, half anywhere
+    in the middle half of the box. An image without objects has no set.
+
+    Returns:
+        prompts of N sets, N targets (boxes cxcywh pixels).
+    """
+
+    def randint(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (1,), generator=generator))
+
+    clicks: list[tuple[Tensor, Tensor]] = []
+    images: list[int] = []
+    targets: list[Target] = []
+    for b, sample in enumerate(samples):
+        present = sample.labels[~sample.crowd].unique()
+        for label in present[torch.randperm(len(present), generator=generator)][: config.sets_per_image]:
+            of_kind = sample.labels == label
+            boxes = sample.boxes[of_kind & ~sample.crowd]
+            wanted = 1 if config.max_clicks == 1 or randint(0, 2) else randint(2, config.max_clicks)
+            chosen = torch.randperm(len(boxes), generator=generator)[:wanted]
+            spread = 0.5 * randint(0, 1)
+            points = simulate_clicks(boxes[chosen], spread=spread, generator=generator)
+            clicks.append((points, torch.ones(len(points), dtype=torch.int64)))
+            images.append(b)
+            targets.append(
+                Target(boxes=to_cxcywh(boxes), crowd=to_cxcywh(sample.boxes[of_kind & sample.crowd]), clicked=chosen)
+            )
+    prompts = stack_prompts(clicks, images)
+    width = prompts.points.shape[1]
+    padded = [
+        Target(boxes=t.boxes, crowd=t.crowd, clicked=torch.nn.functional.pad(t.clicked, (0, width - len(t.clicked)), value=-1))
+        for t in targets
+    ]
+    return prompts, padded

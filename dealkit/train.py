@@ -1,0 +1,300 @@
+"""Training: one loop on one screen, averaged weights, atomic checkpoints, exact resume.
+
+`B` images, `N` prompt sets. A run is its `RunConfig`; its folder holds `config.json`, `log.jsonl`, `state.pt` (to resume) and
+`model.safetensors` (averaged weights with the model's config, to use).
+"""
+
+import copy
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from dealkit.config import PROJECT_ROOT, ModelConfig, RunConfig, TrainConfig, from_dict, to_dict
+from dealkit.data.coco import Sample
+from dealkit.stream import TrainingStream, draw_prompts
+from dealkit.data.transforms import to_input
+from dealkit.loss import Target, criterion
+from dealkit.model.deal import DEAL, build_model
+from dealkit.prompts import PointPrompts
+
+
+@lru_cache
+def bf16_is_faster(device: str) -> bool:
+    """Whether this machine has bfloat16 matrix instructions; asked of the hardware, not assumed."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def autocast(device: torch.device, wanted: bool = True) -> AbstractContextManager:
+    """bfloat16 autocast where it is wanted and faster, else a context that does nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and bf16_is_faster(device.type))
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def progress(step: int, minutes: float, config: TrainConfig) -> float:
+    """Share of the schedule that is used up, 0 to 1: by steps or by minutes, whichever is further."""
+    by_time = minutes / config.max_minutes if config.max_minutes > 0 else 0.0
+    return min(max(step / config.steps, by_time), 1.0)
+
+
+def learning_rate(step: int, done: float, config: TrainConfig) -> float:
+    """Linear warm-up over `config.warmup` steps, then a cosine down to 1 % at `done` = 1.
+
+    >>> round(learning_rate(0, 0.0, TrainConfig(lr=1.0, warmup=10)), 3), round(learning_rate(500, 1.0, TrainConfig(lr=1.0)), 3)
+    (0.1, 0.01)
+    """
+    warm = min((step + 1) / max(config.warmup, 1), 1.0)
+    return config.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW groups: matrices and kernels decay; biases, norms and gains do not."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+@torch.no_grad()
+def update_average(average: torch.nn.Module, model: torch.nn.Module, step: int, decay: float) -> None:
+    """Exponential moving average of weights and batch-norm statistics; a shorter one during the first steps."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for a, m in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if a.is_floating_point():
+            a.lerp_(m, 1 - decay)
+        else:
+            a.copy_(m)
+
+
+def loss_of_batch(
+    model: DEAL, samples: list[Sample], prompts: PointPrompts, targets: list[Target], config: RunConfig
+) -> dict[str, Tensor]:
+    """Loss terms of one batch; crops of equal size. Forward in autocast, losses in float32."""
+    device = next(model.parameters()).device
+    images = torch.stack([s.image for s in samples]).to(device)
+    images = torch.stack([to_input(image) for image in images])
+    counts = torch.tensor([float(len(t.boxes)) for t in targets], device=device)
+    with autocast(device, config.train.bf16):
+        output = model.detect(model.encode(images), prompts.to(device), at_least=counts)
+    moved = [Target(**{k: v.to(device) for k, v in vars(t).items()}) for t in targets]
+    return criterion(output, moved, config.loss)
+
+
+def fit(
+    config: RunConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    init: Path | None = None,
+    validate: Callable[[DEAL], dict[str, float]] | None = None,
+    stop_at: int | None = None,
+) -> list[dict[str, float]]:
+    """Train a DEAL; returns its log, one dict per line of `log.jsonl`.
+
+    Args:
+        config: the run. out: its folder.
+        resume: continue the run in `out`: weights, average, optimizer, random state and place in the data are restored, so that the
+            losses are those of an uninterrupted run.
+        init: a checkpoint to start the weights from.
+        validate: called with the averaged model every `evaluate_every` steps and at the end; its numbers join the log.
+        stop_at: leave after this step as a kill would, but with a checkpoint.
+
+    Raises:
+        ValueError: `out` holds a run and `resume` is not set, or holds none and it is; nothing is overwritten.
+        FloatingPointError: a loss is not finite; names term, step and images.
+    """
+    out, train, device = Path(out), config.train, default_device()
+    if (out / "state.pt").exists() != resume:
+        state = "holds no state.pt to resume" if resume else "already holds a run; resume it or choose another folder"
+        raise ValueError(f"{out}: {state}")
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(train.seed)
+    model = (load_model(init, expected=config.model) if init else build_model(config.model)).to(device).train()
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(parameter_groups(model, train.weight_decay), lr=train.lr)
+    clicks = torch.Generator().manual_seed(train.seed)
+    step, minutes, history = 0, 0.0, []
+    if resume:
+        state = torch.load(out / "state.pt", map_location=device, weights_only=True)
+        for name, part in (("model", model), ("average", average), ("optimizer", optimizer)):
+            part.load_state_dict(state[name])
+        step, minutes = state["step"], state["minutes"]
+        clicks.set_state(state["clicks"].cpu())
+        torch.set_rng_state(state["rng"].cpu())
+        history = [line for line in read_log(out) if line["step"] <= step]
+    write_json(out / "config.json", {**to_dict(config), "made_by": provenance()})
+    (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
+    board = tensorboard(out)
+
+    stream = TrainingStream(config.data, train.seed, train.steps * train.batch_size)
+    loader = DataLoader(
+        torch.utils.data.Subset(stream, range(step * train.batch_size, len(stream))),
+        batch_size=train.batch_size,
+        num_workers=config.data.workers,
+        collate_fn=list,
+        prefetch_factor=4 if config.data.workers else None,
+        worker_init_fn=lambda _: torch.set_num_threads(1),
+    )
+    started, minutes_before, seen, recent = time.monotonic(), minutes, 0, []
+    bar = tqdm(total=train.steps * train.batch_size, initial=step * train.batch_size, unit="img", smoothing=0.05, mininterval=5)
+    for samples in loader:
+        done = progress(step, minutes, train)
+        if done >= 1 or step == stop_at:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, done, train)
+        prompts, targets = draw_prompts(samples, config.data, clicks)
+        if len(prompts):
+            terms = loss_of_batch(model, samples, prompts, targets, config)
+            for name, value in terms.items():
+                if not torch.isfinite(value):
+                    raise FloatingPointError(f"{name} is {value.item()} at step {step}, images {[(s.source, s.image_id) for s in samples]}")
+            optimizer.zero_grad(set_to_none=True)
+            loss = torch.stack(list(terms.values())).sum()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip)
+            optimizer.step()
+            update_average(average, model, step, train.ema_decay)
+            recent.append({**{k: v.item() for k, v in terms.items()}, "loss": loss.item(), "norm": norm.item()})
+        step, seen = step + 1, seen + len(samples)
+        minutes = minutes_before + (time.monotonic() - started) / 60
+        bar.update(len(samples))
+        last = step == train.steps or step == stop_at
+        if recent and (step % train.log_every == 0 or last):
+            line = {"step": step, "minutes": round(minutes, 3), "lr": optimizer.param_groups[0]["lr"]}
+            line |= {k: sum(r[k] for r in recent) / len(recent) for k in recent[0]}
+            line["img_per_s"] = seen / (time.monotonic() - started)
+            append_log(out, history, line, board)
+            bar.set_postfix(loss=f"{line['loss']:.3f}", lr=f"{line['lr']:.1e}", refresh=False)
+            recent = []
+        if step % train.checkpoint_every == 0 or last:
+            save_state(out, model, average, optimizer, step, minutes, clicks)
+        if validate and train.evaluate_every and step % train.evaluate_every == 0 and not last:
+            append_log(out, history, {"step": step, "minutes": round(minutes, 3), **validate(average)}, board)
+    bar.close()
+    save_state(out, model, average, optimizer, step, minutes, clicks)
+    if validate and step != stop_at:
+        append_log(out, history, {"step": step, "minutes": round(minutes, 3), **validate(average)}, board)
+    return history
+
+
+def save_state(
+    out: Path, model: DEAL, average: DEAL, optimizer: torch.optim.Optimizer, step: int, minutes: float, clicks: torch.Generator
+) -> None:
+    """Write `state.pt` and `model.safetensors`, each in one move, so that a kill leaves the old or the new file."""
+    state = {
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "minutes": minutes,
+        "clicks": clicks.get_state(),
+        "rng": torch.get_rng_state(),
+    }
+    torch.save(state, out / "state.pt.tmp")
+    save_model(average, out / "model.safetensors")
+    os.replace(out / "state.pt.tmp", out / "state.pt")
+
+
+def save_model(model: DEAL, path: Path, *, half: bool = False) -> None:
+    """Weights and model config as safetensors; `half` stores float16, enough for inference, in half the size."""
+    tensors = {k: (v.half() if half and v.is_floating_point() else v).contiguous().cpu() for k, v in model.state_dict().items()}
+    temporary = Path(f"{path}.tmp")
+    save_file(tensors, temporary, metadata={"config": json.dumps(to_dict(model.config))})
+    os.replace(temporary, path)
+
+
+def load_model(path: Path, *, expected: ModelConfig | None = None) -> DEAL:
+    """The model of a checkpoint written by `save_model`, in float32 and evaluation mode.
+
+    Raises:
+        ValueError: not safetensors, without a config, weights that do not fit it, or a config other than `expected`; names the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+    except Exception as error:
+        raise ValueError(f"{path}: not a safetensors checkpoint: {error}") from None
+    if "config" not in metadata:
+        raise ValueError(f"{path}: no model config in its metadata; expected a file written by dealkit")
+    config = from_dict(ModelConfig, {**json.loads(metadata["config"]), "pretrained": False}, f"{path}: metadata")
+    if expected is not None and config != expected:
+        raise ValueError(f"{path}: its model is {config}, expected {expected}")
+    model = build_model(config)
+    try:
+        model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
+    except RuntimeError as error:
+        raise ValueError(f"{path}: weights do not fit their config: {error}") from None
+    return model.eval()
+
+
+def read_log(out: Path) -> list[dict[str, float]]:
+    """Lines of a run's `log.jsonl`; a last line cut by a kill is left out."""
+    lines = []
+    for text in (Path(out) / "log.jsonl").read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def append_log(out: Path, history: list[dict[str, float]], line: dict[str, float], board: Any) -> None:
+    history.append(line)
+    with open(out / "log.jsonl", "a") as file:
+        file.write(json.dumps(line) + "\n")
+    if board is not None:
+        for name, value in line.items():
+            board.add_scalar(name, value, line["step"])
+
+
+def tensorboard(out: Path) -> Any:
+    """A TensorBoard writer if the package is installed, else None."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(out / "tensorboard")
+
+
+def write_json(path: Path, values: Any) -> None:
+    """JSON in one move: a kill leaves the old or the new file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(f"{path}.tmp")
+    temporary.write_text(json.dumps(values, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def provenance() -> dict[str, str]:
+    """What made a result: git commit, Python and package versions, machine type."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=PROJECT_ROOT, capture_output=True, text=True)
+    return {
+        "commit": commit.stdout.strip() or "unknown",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
+    }
