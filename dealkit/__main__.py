@@ -159,7 +159,9 @@ def predict(
         detections.save_figure(figure)
 
 
-def evaluate(coco: Path, predictions: Path, out: Path, clicks: Path | None = None, class_agnostic: bool = False, max_dets: int = 1500) -> None:
+def evaluate(
+    coco: Path, predictions: Path, out: Path, clicks: Path | None = None, class_agnostic: bool = False, max_dets: int = 1500
+) -> None:
     """Score predictions: AP, size bins, recall, hit, count error; all objects, and with the clicked ones ignored.
 
     Args:
@@ -209,7 +211,39 @@ def benchmark(
     run_benchmark(checkpoint, files, out, settings=settings, kinds=kinds, seeds=seeds, clicks_folder=clicks)
 
 
-def run(notebook: tyro.conf.Positional[str], f: Annotated[Path | None, tyro.conf.arg(name="f", aliases=["--params"])] = None, force: bool = False) -> None:
+def publish(run: tyro.conf.Positional[Path], out: Path = NANO) -> None:
+    """Make a finished run a checkpoint: averaged weights in half precision, with config and log beside it.
+
+    Args:
+        run: folder of the run.
+        out: checkpoint to write; `<name>.config.json` and `<name>.log.jsonl` go beside it.
+    """
+    from dealkit.report import publish as publish_run
+
+    publish_run(run, out)
+    print(out)
+
+
+def report(checkpoint: Path = NANO, tables_only: bool = False) -> None:
+    """Results on photographs and procedural scenes, the README's picture, and its tables from `data/results`.
+
+    Args:
+        checkpoint: model weights.
+        tables_only: only rewrite the README's tables from the results there are.
+    """
+    from dealkit.report import photo_results, update_readme
+
+    if not tables_only:
+        photo_results(checkpoint, PROJECT_ROOT / "data" / "results" / f"photos_{checkpoint.stem}.json")
+        demo(PROJECT_ROOT / "figures", checkpoint)
+    update_readme()
+
+
+def run(
+    notebook: tyro.conf.Positional[str],
+    f: Annotated[Path | None, tyro.conf.arg(name="f", aliases=["--params"])] = None,
+    force: bool = False,
+) -> None:
     """Execute a notebook with papermill; the executed copy goes to `data/runs/`.
 
     Args:
@@ -241,7 +275,7 @@ def bench(json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None, 
 
 def main() -> None:
     app = tyro.extras.SubcommandApp()
-    for function in (demo, train, clicks, predict, evaluate, benchmark, run, bench):
+    for function in (demo, train, clicks, predict, evaluate, benchmark, publish, report, run, bench):
         app.command(function)
     data = tyro.extras.SubcommandApp()
     data.command(data_check, name="check")

@@ -70,6 +70,8 @@ class DataConfig:
     coco: tuple[str, ...] = ()
     """COCO files to train on, each `annotations.json:image_folder`; glob patterns allowed in the first part, and then
     `images` beside each file is the folder. Each file is one source."""
+    weights: tuple[float, ...] = ()
+    """How often each entry of `coco` is drawn, relative to the others; files of one pattern alike. Empty: every file equally often."""
     synthetic: float = 0.35
     """Share of training images that are procedural scenes; 1 when `coco` is empty."""
     size: int = 256
@@ -88,6 +90,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.synthetic <= 1:
             raise ValueError(f"DataConfig.synthetic: expected a share from 0 to 1, got {self.synthetic}")
+        if self.weights and (len(self.weights) != len(self.coco) or min(self.weights) <= 0):
+            raise ValueError(
+                f"DataConfig.weights: expected {len(self.coco)} positive numbers, one per entry of coco, got {self.weights}"
+            )
         if self.size < 64 or self.size % 32:
             raise ValueError(f"DataConfig.size: expected a multiple of 32, at least 64, got {self.size}")
         if not 0 < self.min_scale <= self.max_scale:
@@ -177,11 +183,13 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
     """A config of type `cls` from a plain dict, nested configs included.
 
     Raises:
-        ValueError: a key that `cls` does not have, or a value that its checks refuse; names file or place and field.
+        ValueError: a key that `cls` does not have, or a value of another type or out of range; names file or place and field.
 
     >>> from_dict(DataConfig, {"size": 320}).size
     320
     """
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: expected an object with fields of {cls.__name__}, got {values!r}")
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:
@@ -192,14 +200,22 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
             value = from_dict(hints[name], value, f"{where}.{name}")
         elif isinstance(value, list):
             value = tuple(value)
+        kind = typing.get_origin(hints[name]) or hints[name]
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ValueError(f"{where}: {cls.__name__}.{name}: expected {kind.__name__}, got {value!r}")
         converted[name] = value
-    return cls(**converted)
+    try:
+        return cls(**converted)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def load_config(path: Path, cls: type[T] = RunConfig) -> T:
-    """The config in a JSON file; errors name the file and the field."""
+    """The config in a JSON file, the `config.json` of a run among them; errors name the file and the field."""
     try:
         values = json.loads(Path(path).read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
+    if isinstance(values, dict):
+        values.pop("made_by", None)  # `fit` notes there what made the run; it is no setting
     return from_dict(cls, values, str(path))

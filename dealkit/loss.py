@@ -15,7 +15,6 @@ from dealkit.matcher import match, relative_l1
 from dealkit.model.deal import Output
 from dealkit.model.encoder import STRIDES, cell_centres
 
-
 FARTHEST = 4.0
 """Relative L1 beyond which a pair of boxes has no box gradient."""
 

@@ -60,5 +60,6 @@ def match(boxes: Tensor, logits: Tensor, valid: Tensor, target_boxes: Tensor, cl
         row = torch.full((len(valid),), -1, dtype=torch.int64, device=device)
         row[usable] = torch.arange(len(usable), device=device)
         cost[row[bound], clicked[bound]] -= 1e4
-    rows, columns = linear_sum_assignment(cost.cpu().numpy())
+    # boxes that are not numbers are matched last: training then reports the loss that is not finite
+    rows, columns = linear_sum_assignment(cost.nan_to_num(nan=1e6).cpu().numpy())
     return usable[torch.as_tensor(rows, device=device)], torch.as_tensor(columns, device=device)

@@ -16,35 +16,42 @@ from dealkit.loss import Target
 from dealkit.prompts import PointPrompts, simulate_clicks, stack_prompts
 
 
-def open_sources(entries: tuple[str, ...]) -> list[CocoFolder]:
+def open_sources(entries: tuple[str, ...], weights: tuple[float, ...] = ()) -> tuple[list[CocoFolder], np.ndarray]:
     """COCO folders named by `annotations.json` or `annotations.json:image_folder`; the first part may be a glob pattern.
 
     Without a folder, `images` beside the file is taken. Entries are opened in order, matches of a pattern sorted.
 
+    Returns:
+        the sources, and the probability of drawing each: by `weights` per entry, or equal.
+
     Raises:
         ValueError: a pattern that matches nothing, or a bad file; names it.
     """
-    sources = []
-    for entry in entries:
+    sources: list[CocoFolder] = []
+    shares: list[float] = []
+    for entry, weight in zip(entries, weights or (1.0,) * len(entries), strict=True):
         pattern, _, folder = entry.partition(":")
         files = sorted(glob.glob(pattern))
         if not files:
-            raise ValueError(f"data.coco: no file matches {pattern!r}; expected annotations.json or annotations.json:image_folder")
+            raise ValueError(
+                f"data.coco: no file matches {pattern!r}; expected annotations.json or annotations.json:image_folder"
+            )
         for file in files:
             sources.append(CocoFolder(Path(file), Path(folder) if folder else Path(file).parent / "images"))
-    return sources
+            shares.append(weight)
+    return sources, np.array(shares) / max(sum(shares), 1e-9)
 
 
 class TrainingStream(torch.utils.data.Dataset[Sample]):
     """Augmented crops, numbered from 0: sample i depends only on the seed and i, so a run can continue anywhere.
 
-    With COCO sources, a share `config.synthetic` of the samples are procedural scenes; every source is drawn equally often.
-    Choice: equally, since sources differ a hundredfold in size but are equal in what they have to teach.
+    With COCO sources, a share `config.synthetic` of the samples are procedural scenes; by default
+    every source is drawn equally often. Choice: equally, since sources differ a hundredfold in size but are equal in what they have to teach.
     """
 
     def __init__(self, config: DataConfig, seed: int, length: int):
         self.config, self.seed, self.length = config, seed, length
-        self.sources = open_sources(config.coco)
+        self.sources, self.shares = open_sources(config.coco, config.weights)
 
     def __len__(self) -> int:
         return self.length
@@ -56,7 +63,7 @@ class TrainingStream(torch.utils.data.Dataset[Sample]):
         if not self.sources or rng.random() < config.synthetic:
             scene = make_scene(index, size_hw=(config.size, config.size), seed=TRAIN_SEED + self.seed)
             return Sample(**{**vars(scene), "image": recolour(scene.image, generator=generator)})
-        source = self.sources[rng.integers(len(self.sources))]
+        source = self.sources[rng.choice(len(self.sources), p=self.shares)]
         sample = source[int(rng.integers(len(source)))]
         return augment(sample, size=config.size, scale=(config.min_scale, config.max_scale), generator=generator)
 
@@ -88,9 +95,7 @@ def draw_prompts(samples: list[Sample], config: DataConfig, generator: torch.Gen
             points = simulate_clicks(boxes[chosen], spread=spread, generator=generator)
             clicks.append((points, torch.ones(len(points), dtype=torch.int64)))
             images.append(b)
-            targets.append(
-                Target(boxes=to_cxcywh(boxes), crowd=to_cxcywh(sample.boxes[of_kind & sample.crowd]), clicked=chosen)
-            )
+            targets.append(Target(boxes=to_cxcywh(boxes), crowd=to_cxcywh(sample.boxes[of_kind & sample.crowd]), clicked=chosen))
     prompts = stack_prompts(clicks, images)
     width = prompts.points.shape[1]
     padded = [

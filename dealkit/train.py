@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,11 @@ from tqdm.auto import tqdm
 
 from dealkit.config import PROJECT_ROOT, ModelConfig, RunConfig, TrainConfig, from_dict, to_dict
 from dealkit.data.coco import Sample
-from dealkit.stream import TrainingStream, draw_prompts
 from dealkit.data.transforms import to_input
 from dealkit.loss import Target, criterion
 from dealkit.model.deal import DEAL, build_model
 from dealkit.prompts import PointPrompts
+from dealkit.stream import TrainingStream, draw_prompts
 
 
 @lru_cache
@@ -152,7 +153,7 @@ def fit(
         num_workers=config.data.workers,
         collate_fn=list,
         prefetch_factor=4 if config.data.workers else None,
-        worker_init_fn=lambda _: torch.set_num_threads(1),
+        worker_init_fn=use_one_thread,
     )
     started, minutes_before, seen, recent = time.monotonic(), minutes, 0, []
     bar = tqdm(total=train.steps * train.batch_size, initial=step * train.batch_size, unit="img", smoothing=0.05, mininterval=5)
@@ -167,7 +168,9 @@ def fit(
             terms = loss_of_batch(model, samples, prompts, targets, config)
             for name, value in terms.items():
                 if not torch.isfinite(value):
-                    raise FloatingPointError(f"{name} is {value.item()} at step {step}, images {[(s.source, s.image_id) for s in samples]}")
+                    raise FloatingPointError(
+                        f"{name} is {value.item()} at step {step}, images {[(s.source, s.image_id) for s in samples]}"
+                    )
             optimizer.zero_grad(set_to_none=True)
             loss = torch.stack(list(terms.values())).sum()
             loss.backward()
@@ -195,6 +198,11 @@ def fit(
     if validate and step != stop_at:
         append_log(out, history, {"step": step, "minutes": round(minutes, 3), **validate(average)}, board)
     return history
+
+
+def use_one_thread(_: int) -> None:
+    """Set-up of a process that prepares data; at module level, so that macOS can send it to a fresh process."""
+    torch.set_num_threads(1)
 
 
 def save_state(
@@ -240,8 +248,12 @@ def load_model(path: Path, *, expected: ModelConfig | None = None) -> DEAL:
         raise ValueError(f"{path}: not a safetensors checkpoint: {error}") from None
     if "config" not in metadata:
         raise ValueError(f"{path}: no model config in its metadata; expected a file written by dealkit")
-    config = from_dict(ModelConfig, {**json.loads(metadata["config"]), "pretrained": False}, f"{path}: metadata")
-    if expected is not None and config != expected:
+    try:
+        values = {**json.loads(metadata["config"]), "pretrained": False}
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{path}: metadata: config is not a JSON object: {error}") from None
+    config = from_dict(ModelConfig, values, f"{path}: metadata")
+    if expected is not None and config != replace(expected, pretrained=False):
         raise ValueError(f"{path}: its model is {config}, expected {expected}")
     model = build_model(config)
     try:

@@ -158,8 +158,8 @@ def visible_boxes(canvas: Canvas) -> tuple[NDArray[np.float32], NDArray[np.bool_
     """Boxes of what can be seen of each object, once all are placed.
 
     Returns:
-        (N, 4) float32 xyxy pixels inside the image; (N,) bool, whether the object keeps its label; (N,) uncovered share of its
-        support. Sides that others cover by more than a pixel move to the last visible pixel. Choice: annotators box what they see.
+        (N, 4) float32 xyxy pixels inside the image; (N,) bool, whether the object keeps its label; (N,) uncovered share of
+        its support. Sides covered by more than a pixel move to the last visible pixel. Choice: annotators box what they see.
     """
     height, width = canvas.owner.shape
     boxes = np.array(canvas.boxes, np.float32).reshape(-1, 4)

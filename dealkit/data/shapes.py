@@ -181,8 +181,8 @@ def shading(name: str, x: Array, y: Array, light: float) -> Array:
         x, y: image axes from the centre of the object, in half sizes.
         light: where the light comes from, radians.
 
-    >>> shading("crater", np.array([-0.5, 0.0, 0.5]), np.zeros(3), 0.0).tolist()
-    [0.4, 0.0, -0.4]
+    >>> shading("crater", np.array([-0.5, 0.5]), np.zeros(2), 0.0).tolist()
+    [0.4, -0.4]
     """
     side = x * np.cos(light) + y * np.sin(light)
     r2 = x * x + y * y

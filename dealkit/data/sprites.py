@@ -286,8 +286,8 @@ def render_variants(
     Args:
         count: objects wanted in all; at most ten are drawn.
         blur, light: as in `render_sprite`.
-        box_size: square root of the box area that every object shall have, whatever its outline, rotation and blur, pixels; right within
-            a tenth, or half a pixel. None leaves `c.size` and its variation.
+        box_size: square root of the box area that every object shall have, whatever its outline, rotation and blur, pixels; right
+            within a tenth, or half a pixel. None leaves `c.size` and its variation.
     """
     if c.turn == "layout":
         number = 10

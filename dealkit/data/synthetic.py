@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from dealkit.data.backgrounds import draw_background
 from dealkit.data.canvas import FAINTEST, Canvas, add_sensor, candidate_places, paste, visible_boxes
-from dealkit.data.coco import Sample
+from dealkit.data.coco import Sample, coco_dict
 from dealkit.data.plan import SceneControls, ScenePlan, draw_plan, object_counts, scene_categories
 from dealkit.data.sprites import Category, category_names, render_variants
 
@@ -163,11 +163,11 @@ def scene_factors(
 
     Returns:
         Scene factors: `background` (family), `background_mean` (C values), `background_spread` (standard deviation), `layouts`
-        (those in use), `num_objects`, `num_categories`, `clutter`, `blur` (pixels), `grey`, `noise` (share of full scale),
-        `inverted`. `categories`, in the order of the labels: the fields of `Category`, `name` and `contrast` (mean distance of the
-        main colour from `background_mean`). `objects`, lists in the order of the boxes: `category` (the label), `size` (square root
-        of the box area, pixels), `contrast` (mean distance from what the object covers, 0..1, before noise), `visible` (share not
-        covered by others), `density` (other objects whose centre is within 32 pixels).
+        (those in use), `num_objects`, `num_categories`, `clutter`, `blur` (pixels), `grey`, `noise` (share of full scale) and
+        `inverted`. `categories`, in the order of the labels: the fields of `Category`, `name` and `contrast` (mean distance of
+        the main colour from `background_mean`). `objects`, lists in the order of the boxes: `category` (the label), `size`
+        (square root of the box area, pixels), `contrast` (mean distance from what the object covers, 0..1, before noise),
+        `visible` (share not covered by others), `density` (other objects whose centre is within 32 pixels).
 
     Raises:
         ValueError, TypeError: as `make_scene`.
@@ -246,6 +246,8 @@ def write_coco(folder: Path, count: int, *, size: int = 256, seed: int = TRAIN_S
     'scene12/red ring' (a number behind it where two would be equal). So an evaluation that takes one click per category works
     class by class. Ids of images, annotations and categories start at 1: image id i + 1 is scene i.
 
+    `CocoFolder(path, folder)` reads it back.
+
     Args:
         folder: made if missing; receives `images/000001.png` ... and `annotations.json`.
         size: height and width of the images, pixels.
@@ -259,29 +261,14 @@ def write_coco(folder: Path, count: int, *, size: int = 256, seed: int = TRAIN_S
     ['images/000001.png', 'images/000002.png']
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    categories: list[dict[str, Any]] = []
+    rows: list[tuple[str, tuple[int, int], torch.Tensor, torch.Tensor]] = []
+    names: list[str] = []
     for index in tqdm(range(count), desc="scenes", unit="scene"):
         scene = _render(index, (size, size), seed, SceneControls())
-        sample = scene.sample
-        name = f"images/{index + 1:06d}.png"
-        Image.fromarray(sample.image.permute(1, 2, 0).numpy()).save(folder / name)
-        images.append({"id": index + 1, "file_name": name, "width": size, "height": size})
-        first = len(categories) + 1
-        for i, kind in enumerate(category_names(scene.categories)):
-            categories.append({"id": first + i, "name": f"scene{index}/{kind}", "supercategory": "synthetic"})
-        for (x1, y1, x2, y2), label in zip(sample.boxes.tolist(), sample.labels.tolist(), strict=True):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": index + 1,
-                    "category_id": first + label,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": (x2 - x1) * (y2 - y1),
-                    "iscrowd": 0,
-                }
-            )
+        file_name = f"images/{index + 1:06d}.png"
+        Image.fromarray(scene.sample.image.permute(1, 2, 0).numpy()).save(folder / file_name)
+        rows.append((file_name, (size, size), scene.sample.boxes, scene.sample.labels + len(names)))
+        names += [f"scene{index}/{name}" for name in category_names(scene.categories)]
     path = folder / "annotations.json"
-    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    path.write_text(json.dumps(coco_dict(rows, names)), encoding="utf-8")
     return path

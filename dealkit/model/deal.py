@@ -69,8 +69,8 @@ class DEAL(nn.Module):
     >>> model = DEAL(ModelConfig(hidden_dim=32, fine_dim=16)).eval()
     >>> prompts = PointPrompts(points=torch.tensor([[[20.0, 30.0]]]), labels=torch.tensor([[1]]), image_index=torch.tensor([0]))
     >>> features = model.encode(torch.zeros(1, 3, 64, 96))
-    >>> model.detect(features, prompts).pred_boxes.shape  # 30 queries and the click's own
-    torch.Size([1, 31, 4])
+    >>> model.detect(features, prompts).pred_boxes.shape  # 24 queries, the fewest, and the click's own
+    torch.Size([1, 25, 4])
 
     Source: arXiv 2604.02773, DEAL.
     """

@@ -48,16 +48,17 @@ class DeformableAttention(nn.Module):
 
         size = torch.tensor([activation.shape[-1], activation.shape[-2]], device=x.device) * 4.0
         grid = where / size * 2 - 1  # (N, K, M, L, T, 2), the same for every level: strides divide the padded image
-        lit = F.grid_sample(activation[:, None], grid.reshape(n, k, -1, 2), align_corners=False)
+        lit = F.grid_sample(activation[:, None], grid.reshape(n, k, heads * levels * points, 2), align_corners=False)
         weights = weights * (1 + self.gain[:, None] * lit.view(n, k, heads, levels * points))
 
-        total = torch.zeros(n * heads, values[0].shape[1] // heads, k, device=x.device)
+        dim = values[0].shape[1]
+        total = torch.zeros(n * heads, dim // heads, k, device=x.device)
         for level, value in enumerate(values):
             spots = grid[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (N M, K, T, 2)
-            sampled = F.grid_sample(value.reshape(n * heads, -1, *value.shape[-2:]), spots, align_corners=False)
+            sampled = F.grid_sample(value.reshape(n * heads, dim // heads, *value.shape[-2:]), spots, align_corners=False)
             w = weights[..., level * points : (level + 1) * points].transpose(1, 2).flatten(0, 1)  # (N M, K, T)
             total = total + (sampled * w[:, None]).sum(-1)
-        return self.out(total.view(n, -1, k).transpose(1, 2))
+        return self.out(total.view(n, dim, k).transpose(1, 2))
 
 
 class DecoderLayer(nn.Module):

@@ -161,16 +161,19 @@ def allocate_queries(
 
     Source: paper, DGQA. Choice: a 3 x 3 local maximum, so that one object does not use up the queries of its neighbours.
 
-    >>> cells, valid = allocate_queries(torch.eye(4)[None], torch.zeros(1), ModelConfig(min_queries=2, extra_queries=0))
+    >>> peaks = torch.tensor([[[9.0, 8.0, 0.0, 0.0, 7.0]]])  # the 8 is no peak: its neighbour is higher
+    >>> cells, valid = allocate_queries(peaks, torch.zeros(1), ModelConfig(min_queries=2, extra_queries=0))
     >>> cells.tolist(), valid.tolist()
-    ([[0, 5]], [[True, True]])
+    ([[0, 4]], [[True, True]])
     """
     if at_least is not None:
         count = torch.maximum(count, at_least)
     wanted = torch.ceil(config.queries_per_object * count) + config.extra_queries
-    wanted = wanted.clamp(config.min_queries, min(config.max_queries, peak_logits[0].numel())).long()
+    # of a count that is not a number the fewest: training then reports the loss that is not finite
+    wanted = wanted.nan_to_num().clamp(config.min_queries, min(config.max_queries, peak_logits.shape[1:].numel())).long()
     local_max = F.max_pool2d(peak_logits[:, None], 3, 1, 1)[:, 0]
-    strength = torch.where(peak_logits == local_max, peak_logits, peak_logits - 1e3).flatten(1)
-    k = int(wanted.max())
+    is_peak = (peak_logits == local_max) & (peak_logits > -20.0)  # padding is a plain of -20: without peaks, and last
+    strength = torch.where(is_peak, peak_logits, peak_logits - 1e3).flatten(1)
+    k = int(wanted.max()) if len(wanted) else 0
     cells = strength.topk(k, dim=1).indices
     return cells, torch.arange(k, device=cells.device) < wanted[:, None]

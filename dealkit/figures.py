@@ -1,0 +1,227 @@
+"""Drawings for the notebooks: boxes, clicks, density maps, queries, loss curves, bars.
+
+`N`, `T` boxes, `h, w` cells of a map. Boxes are xyxy pixels of the image they are drawn on. Colours are those of Okabe and
+Ito, which readers with any colour vision tell apart; on images each kind of box also has a line style of its own.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from dealkit.data.coco import Sample
+from dealkit.predict import Detections
+
+BLUE, ORANGE, GREEN, SKY, YELLOW, RED, PINK = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#F0E442", "#D55E00", "#CC79A7"
+CATEGORY_COLOURS = (SKY, ORANGE, GREEN, PINK, YELLOW, RED, BLUE)
+FOUND, FALSE, MISSED, UNCLEAR = "found", "false", "missed", "unclear"
+STYLES: dict[str, tuple[str, str]] = {FOUND: (SKY, "-"), FALSE: (RED, "--"), MISSED: (YELLOW, ":"), UNCLEAR: ("white", "-")}
+"""Colour and line of each verdict of `judge`."""
+
+
+def use_notebook_style() -> None:
+    """Readable sizes, and JPEG pictures in notebooks: a photograph as PNG would be five times larger."""
+    plt.rcParams |= {
+        "figure.dpi": 90,
+        "savefig.dpi": 90,
+        "font.size": 10,
+        "axes.titlesize": 11,
+        "legend.fontsize": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    try:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+    except ImportError:
+        return
+    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 88, "subsampling": 0})
+
+
+def image_axes(*size_hw: tuple[int, int], width: float = 7.0) -> list[Axes]:
+    """Axes side by side for images of these heights and widths, all equally high, `width` inches together.
+
+    >>> [len(image_axes((50, 50), (50, 100))), plt.close()]
+    [2, None]
+    """
+    shares = [w / h for h, w in size_hw]
+    figure, axes = plt.subplots(
+        1,
+        len(shares),
+        figsize=(width, width / sum(shares) + 0.7),
+        width_ratios=shares,
+        layout="constrained",
+        squeeze=False,
+    )
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
+    return list(axes[0])
+
+
+def show_image(ax: Axes, image: Tensor, title: str = "", *, dim: float = 1.0) -> None:
+    """Draw a (3, H, W) uint8 image, pixel (0, 0) from 0 to 1; `dim` below 1 darkens it behind what is drawn on it."""
+    height, width = image.shape[-2:]
+    ax.imshow((image.permute(1, 2, 0).float() * dim).byte().numpy(), extent=(0, width, height, 0), interpolation="nearest")
+    ax.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+    ax.set_title(title, loc="left")
+    ax.spines[:].set_visible(False)
+
+
+def draw_boxes(
+    ax: Axes, boxes: Tensor, colour: str = SKY, *, line: str = "-", width: float = 1.4, label: str | None = None
+) -> None:
+    """Draw (N, 4) boxes over a thin dark edge, so that they show on any ground; `label` enters the legend."""
+    corners = [Rectangle((x1, y1), x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes.tolist()]
+    ax.add_collection(PatchCollection(corners, facecolor="none", edgecolor=(0, 0, 0, 0.45), linewidth=width + 1.2))
+    ax.add_collection(PatchCollection(corners, facecolor="none", edgecolor=colour, linewidth=width, linestyle=line))
+    if label is not None:
+        ax.add_line(Line2D([], [], color=colour, linestyle=line, linewidth=width + 0.4, label=label))
+
+
+def draw_clicks(ax: Axes, points: Tensor, labels: Tensor | None = None, *, size: float = 90) -> None:
+    """Mark clicks (P, 2): a plus on what is meant, a cross on what is not."""
+    wanted = torch.ones(len(points), dtype=torch.bool) if labels is None else labels == 1
+    for chosen, marker in ((wanted, "P"), (~wanted, "X")):
+        ax.scatter(*points[chosen].T.numpy(), marker=marker, s=size, c="white", edgecolors="black", linewidths=1.2, zorder=5)
+
+
+def legend_below(ax: Axes, columns: int = 4) -> None:
+    """The legend under the axes, where it covers nothing."""
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns, frameon=False, handlelength=2.2, columnspacing=1.2)
+
+
+def judge(found: Detections, sample: Sample, iou: float = 0.5) -> tuple[list[str], list[str]]:
+    """What a picture calls each detection and each object: strongest detection first, every object found once.
+
+    Args:
+        found: N detections, strongest first.
+        sample: T boxes; those marked `crowd` are neither found nor missed.
+        iou: overlap from which a detection has found an object.
+
+    Returns:
+        of every detection `found`, `false` or (on a crowd box) `unclear`; of every object `found`, `missed` or `unclear`.
+
+    >>> box = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
+    >>> sample = Sample(image=torch.zeros(3, 8, 8, dtype=torch.uint8), boxes=box, labels=torch.zeros(1).long(), image_id=1,
+    ...     crowd=torch.tensor([False]), annotation_ids=torch.tensor([1]), source="made")
+    >>> judge(Detections(boxes=torch.cat([box, box + 4]), scores=torch.tensor([0.9, 0.8])), sample)
+    (['found', 'false'], ['found'])
+    """
+    overlap = box_iou(found.boxes, sample.boxes)  # (N, T)
+    of_object = [UNCLEAR if crowd else MISSED for crowd in sample.crowd.tolist()]
+    of_detection = []
+    for row in overlap.tolist():
+        free = [(value, t) for t, value in enumerate(row) if value >= iou and of_object[t] == MISSED]
+        if free:
+            of_object[max(free)[1]] = FOUND
+        on_crowd = any(value >= iou and of_object[t] == UNCLEAR for t, value in enumerate(row))
+        of_detection.append(FOUND if free else UNCLEAR if on_crowd else FALSE)
+    return of_detection, of_object
+
+
+def draw_verdicts(ax: Axes, found: Detections, sample: Sample, title: str = "", *, width: float = 1.4) -> None:
+    """Image with detections that are right and wrong, objects that are missed, the clicks, and how many there are of each."""
+    of_detection, of_object = judge(found, sample)
+    show_image(ax, sample.image, title)
+    for verdict, boxes, verdicts in (
+        (UNCLEAR, found.boxes, of_detection),
+        (FOUND, found.boxes, of_detection),
+        (FALSE, found.boxes, of_detection),
+        (MISSED, sample.boxes, of_object),
+    ):
+        chosen = boxes[torch.tensor([v == verdict for v in verdicts], dtype=torch.bool)]
+        if len(chosen) or verdict != UNCLEAR:
+            draw_boxes(ax, chosen, STYLES[verdict][0], line=STYLES[verdict][1], width=width, label=f"{len(chosen)} {verdict}")
+    if found.points is not None:
+        draw_clicks(ax, found.points, found.labels)
+    legend_below(ax)
+
+
+def draw_map(ax: Axes, image: Tensor, cells: Tensor, title: str = "", *, label: str = "", top: float | None = None) -> None:
+    """A map (h, w) of stride-4 cells over its darkened image, with a colour bar; `top` is the value of the brightest colour."""
+    height, width = image.shape[-2:]
+    show_image(ax, image, title, dim=0.5)
+    stride = 4
+    values = cells[: -(-height // stride), : -(-width // stride)].float()
+    extent = (0, values.shape[1] * stride, values.shape[0] * stride, 0)
+    top = top or max(float(values.max()), 1e-6)
+    colours = ScalarMappable(Normalize(0, top), "inferno")
+    shown = colours.to_rgba(values.numpy())
+    shown[..., 3] = (values / top).clamp(0, 1).sqrt().numpy()  # what is zero lets the image through
+    ax.imshow(shown, extent=extent, interpolation="nearest")
+    ax.set(xlim=(0, width), ylim=(height, 0))
+    bar = ax.figure.colorbar(colours, ax=ax, location="bottom", shrink=0.7, aspect=40, pad=0.02)
+    bar.set_label(label)
+
+
+def draw_queries(ax: Axes, image: Tensor, start: Tensor, end: Tensor, title: str = "") -> None:
+    """Where queries start (dashed) and where they end (solid), a line from centre to centre.
+
+    Args:
+        start, end: (N, 4) xyxy, row by row the same query.
+    """
+    show_image(ax, image, title, dim=0.75)
+    draw_boxes(ax, start, ORANGE, line="--", width=1.0, label="where a query starts")
+    draw_boxes(ax, end, SKY, width=1.4, label="where it ends")
+    moves = torch.stack([(start[:, :2] + start[:, 2:]) / 2, (end[:, :2] + end[:, 2:]) / 2], dim=1)
+    ax.add_collection(LineCollection(moves.tolist(), colors=YELLOW, linewidths=1.2, label="the way of its centre"))
+    legend_below(ax, 3)
+
+
+def loss_curves(log: Sequence[Mapping[str, float]], *, columns: int = 4) -> Figure:
+    """One panel per loss term and one for their sum, over steps; lines of the log without losses are passed over."""
+    log = [line for line in log if "loss" in line]
+    names = ["loss", *(name for name in log[0] if name.startswith("loss_"))]
+    rows = -(-len(names) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(9, 2.2 * rows), layout="constrained", squeeze=False, sharex=True)
+    for ax, name in zip(axes.flat, names, strict=False):
+        ax.plot([line["step"] for line in log], [line[name] for line in log], color=RED if name == "loss" else BLUE, marker=".")
+        ax.set_title("sum of all terms" if name == "loss" else name.removeprefix("loss_").replace("_", " "))
+        ax.set_ylim(bottom=0)
+        ax.grid(alpha=0.3)
+    for ax in axes.flat[len(names) :]:
+        ax.axis("off")
+    for ax in axes.flat[max(len(names) - columns, 0) : len(names)]:
+        ax.set_xlabel("step")
+        ax.tick_params(labelbottom=True)
+    return figure
+
+
+def score_bars(scores: Mapping[str, Mapping[str, float | None]], *, title: str = "") -> Figure:
+    """Grouped bars in per cent with their numbers: `scores` is series -> metric -> share from 0 to 1, None drawn as a dash."""
+    metrics = list(next(iter(scores.values())))
+    figure, ax = plt.subplots(figsize=(7, 3), layout="constrained")
+    width = 0.8 / len(scores)
+    for s, (series, values) in enumerate(scores.items()):
+        at = [m + (s - (len(scores) - 1) / 2) * width for m in range(len(metrics))]
+        bars = ax.bar(
+            at, [100 * (values[m] or 0.0) for m in metrics], width, label=series, color=(BLUE, ORANGE, GREEN, PINK)[s % 4]
+        )
+        ax.bar_label(bars, ["–" if values[m] is None else f"{100 * values[m]:.1f}" for m in metrics], padding=2, fontsize=9)
+    ax.set_xticks(range(len(metrics)), metrics)
+    ax.set_ylabel("per cent")
+    ax.margins(y=0.15)
+    ax.set_title(title, loc="left")
+    ax.legend(frameon=False)
+    return figure
+
+
+def count_plot(true: Sequence[float], series: Mapping[str, Sequence[float]], *, title: str = "") -> Figure:
+    """Estimated counts against true ones, a marker for every prompt; on the line an estimate is right."""
+    figure, ax = plt.subplots(figsize=(4.5, 4), layout="constrained")
+    top = 1.1 * max([*true, *(v for values in series.values() for v in values), 1.0])
+    ax.plot([0, top], [0, top], color="grey", linewidth=1, label="right")
+    for (name, values), colour, marker in zip(series.items(), (ORANGE, BLUE, GREEN), "so^", strict=False):
+        ax.scatter(true, values, s=28, color=colour, marker=marker, edgecolors="white", linewidths=0.5, label=name, zorder=3)
+    ax.set(xlabel="objects in the scene", ylabel="objects that the density sums to", xlim=(0, None), ylim=(0, top))
+    ax.set_title(title, loc="left")
+    ax.grid(alpha=0.3)
+    ax.legend(frameon=False)
+    return figure

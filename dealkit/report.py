@@ -1,0 +1,274 @@
+"""From a checkpoint to results in JSON, tables and figures. Published numbers come from `data/results/*.json`, nothing is typed."""
+
+import hashlib
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from torchvision.ops import box_iou
+from tqdm.auto import tqdm
+
+from dealkit.config import PROJECT_ROOT
+from dealkit.data.coco import CocoFolder, Sample
+from dealkit.data.photos import photo
+from dealkit.data.synthetic import EVAL_SEED, write_coco
+from dealkit.evaluate import evaluate
+from dealkit.model.deal import DEAL
+from dealkit.predict import Detections, Predictor, predict_coco
+from dealkit.prompts import clicks_hash, make_clicks, read_json, save_clicks
+from dealkit.train import load_model, provenance, save_model, write_json
+
+Json = dict[str, Any]
+
+METRICS = ("ap25", "ap50", "ap75", "ap", "ap50_vt", "ap50_t", "ap50_s", "ap50_m", "recall50")
+"""What a row of results holds of `all` and, with `_ignored` behind it, of `clicked_ignored`."""
+
+
+def row_of(results: Json) -> dict[str, float | None]:
+    """The flat numbers of one evaluation that are averaged over seeds and sources; shares, 0 to 1."""
+    row = {name: results["all"][name] for name in METRICS}
+    row |= {f"{name}_ignored": (results["clicked_ignored"] or {}).get(name) for name in METRICS}
+    return row | {"hit": results["hit"], "hit_shown": results["hit_shown"], "count_mae": results["count"]["mae"]}
+
+
+def average(rows: list[dict[str, float | None]]) -> dict[str, float | None]:
+    """Column means; a row that has nothing to score in a column (None) is left out of its mean.
+
+    >>> average([{"ap50": 0.5, "hit": None}, {"ap50": 1.0, "hit": None}])
+    {'ap50': 0.75, 'hit': None}
+    """
+    columns = {name: [row[name] for row in rows if row[name] is not None] for name in rows[0]}
+    return {name: mean(values) if values else None for name, values in columns.items()}
+
+
+def spread(rows: list[dict[str, float | None]]) -> dict[str, float | None]:
+    """Column standard deviations over seeds; None for fewer than two.
+
+    >>> spread([{"ap50": 0.5}, {"ap50": 0.7}])["ap50"] - 0.02**0.5 < 1e-9
+    True
+    """
+    columns = {name: [row[name] for row in rows if row[name] is not None] for name in rows[0]}
+    return {name: stdev(values) if len(values) > 1 else None for name, values in columns.items()}
+
+
+def benchmark(
+    checkpoint: Path,
+    files: list[Path],
+    out: Path,
+    *,
+    settings: list[str] = ["1/category"],  # noqa: B006
+    kinds: list[str] = ["centre"],  # noqa: B006
+    seeds: int = 5,
+    clicks_folder: Path | None = None,
+) -> Json:
+    """Evaluate a checkpoint on COCO sources under every setting and kind of click; writes and returns the results.
+
+    Each image is encoded once for all click lists. A source's number is the mean over its categories; `mean` is the mean over sources
+    for each seed, then over seeds; `spread` its standard deviation over seeds.
+
+    Args:
+        files: annotation files; images lie in `images` beside each, the folder's name is the source's.
+        out: JSON to write. Sources that it already holds for the same checkpoint and clicks are not run again.
+        clicks_folder: where to write the click lists, as `<source>-<setting>-<kind>-<seed>.json`.
+    """
+    sha = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:12]
+    request = {"checkpoint": Path(checkpoint).name, "sha256": sha, "settings": settings, "kinds": kinds, "seeds": seeds}
+    results: Json = {"request": request, "sources": {}}
+    if out.is_file() and read_json(out).get("request") == request:
+        results = read_json(out)
+    model = load_model(checkpoint)
+    wanted = [(s, k, i) for s in settings for k in kinds for i in range(seeds)]
+    for file in tqdm(files, desc="sources", unit="source"):
+        source = file.parent.name
+        if source in results["sources"]:
+            continue
+        data, truth = CocoFolder(file, file.parent / "images"), read_json(file)
+        lists = [make_clicks(truth, setting=s, seed=i, kind=k) for s, k, i in wanted]
+        started = time.monotonic()
+        predictions = predict_coco(model, data, lists)
+        seconds = time.monotonic() - started
+        runs: dict[str, list[Json]] = {}
+        for (setting, kind, seed), clicks, found in zip(wanted, lists, predictions, strict=True):
+            row = {"seed": seed, "clicks": clicks_hash(clicks), **row_of(evaluate(truth, found, clicks))}
+            runs.setdefault(f"{setting} {kind}", []).append(row)
+            if clicks_folder is not None:
+                save_clicks(clicks, clicks_folder / f"{source}-{setting.replace('/', '-per-')}-{kind}-{seed}.json")
+        results["sources"][source] = {
+            "images": len(data),
+            "objects": len(data.boxes),
+            "predict_s": round(seconds, 1),
+            "runs": runs,
+        }
+        write_json(out, results)
+    results["mean"], results["spread"] = {}, {}
+    for name in next(iter(results["sources"].values()))["runs"]:
+        of_seeds = [
+            average(
+                [
+                    {k: v for k, v in s["runs"][name][i].items() if k not in ("seed", "clicks")}
+                    for s in results["sources"].values()
+                ]
+            )
+            for i in range(seeds)
+        ]
+        results["mean"][name], results["spread"][name] = average(of_seeds), spread(of_seeds)
+    write_json(out, {**results, "made_by": provenance()})
+    return results
+
+
+def evaluate_on_scenes(model: DEAL, count: int = 500, size: int = 256) -> Json:
+    """Results on procedural scenes of the evaluation seed, 1/category, centre clicks; every (scene, category) is a category of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_coco(Path(folder), count, size=size, seed=EVAL_SEED)
+        clicks = make_clicks(file, setting="1/category", seed=0)
+        found = predict_coco(model, CocoFolder(file, file.parent, source="scenes"), [clicks])[0]
+        return evaluate(file, found, clicks)
+
+
+def validate_on_scenes(model: DEAL) -> dict[str, float]:
+    """Scores of a model in training, on 60 scenes it is never trained on."""
+    row = row_of(evaluate_on_scenes(model, 60))
+    return {f"val_{name}": row[name] for name in ("ap50", "ap75", "ap50_ignored", "hit") if row[name] is not None}
+
+
+def recall_precision(found: Detections, boxes: torch.Tensor, iou: float = 0.5) -> tuple[float, float]:
+    """Recall and precision at one IoU: strongest detections first, each box found once.
+
+    >>> found = Detections(boxes=torch.tensor([[0.0, 0.0, 4.0, 4.0], [9.0, 9.0, 12.0, 12.0]]), scores=torch.tensor([0.9, 0.8]))
+    >>> recall_precision(found, torch.tensor([[0.0, 0.0, 4.0, 4.0]]))
+    (1.0, 0.5)
+    """
+    free = torch.ones(len(boxes), dtype=torch.bool)
+    overlap = box_iou(found.boxes, boxes) if len(found) and len(boxes) else torch.zeros(len(found), len(boxes))
+    hits = 0
+    for row in overlap:
+        best = int((row * free).argmax()) if len(boxes) else 0
+        if len(boxes) and free[best] and row[best] >= iou:
+            free[best], hits = False, hits + 1
+    return hits / max(len(boxes), 1), hits / max(len(found), 1)
+
+
+def click_every_object(predictor: Predictor, sample: Sample) -> Json:
+    """One click on each object of a photograph in turn: recall and precision of every click at the default threshold."""
+    predictor.set_image(sample.image)
+    boxes = sample.boxes[~sample.crowd]
+    rows = []
+    for box in boxes:
+        x, y = ((box[:2] + box[2:]) / 2).tolist()
+        recall, precision = recall_precision(predictor.click(x, y), boxes)
+        rows.append({"point": [x, y], "recall": recall, "precision": precision})
+    return {
+        "objects": len(boxes),
+        "threshold": predictor.threshold,
+        "recall": mean(r["recall"] for r in rows),
+        "precision": mean(r["precision"] for r in rows),
+        "clicks": rows,
+    }
+
+
+def demo(out: Path, checkpoint: Path) -> Json:
+    """Click a coin, get all coins: prints what was found, writes pictures to `out`; returns the figures of every coin's click."""
+    predictor = Predictor(checkpoint)
+    out.mkdir(parents=True, exist_ok=True)
+    coins = photo("coins")
+    started = time.perf_counter()
+    predictor.set_image(coins.image)
+    encoded = time.perf_counter()
+    x, y = ((coins.boxes[0, :2] + coins.boxes[0, 2:]) / 2).tolist()
+    found = predictor.click(x, y)
+    clicked = time.perf_counter()
+    recall, precision = recall_precision(found, coins.boxes)
+    print(
+        f"photograph `coins`, {coins.image.shape[2]} x {coins.image.shape[1]} px, {len(coins.boxes)} coins; one click at ({x:.0f}, {y:.0f})"
+    )
+    print(f"found {len(found)}: {recall * len(coins.boxes):.0f} of the {len(coins.boxes)} coins, precision {precision:.2f}")
+    print(f"encode {1000 * (encoded - started):.0f} ms, click {1000 * (clicked - encoded):.0f} ms on {provenance()['device']}")
+    found.save_figure(out / "coins.png", title=f"one click, {len(found)} coins found")
+    every = click_every_object(predictor, coins)
+    print(
+        f"a click on each of the coins in turn: mean recall {every['recall']:.3f}, mean precision {every['precision']:.3f} at IoU 0.5"
+    )
+
+    galaxies = photo("hubble_deep_field")
+    clear = galaxies.boxes[~galaxies.crowd]
+    target = clear[((clear[:, 2] - clear[:, 0]) - 20).abs().argmin()]
+    predictor.set_image(galaxies.image)
+    found = predictor.click(*((target[:2] + target[2:]) / 2).tolist())
+    found.save_figure(out / "galaxies.png", title=f"one click, {len(found)} galaxies found")
+    print(f"photograph `hubble_deep_field`: one click, {len(found)} galaxies")
+    print(f"pictures: {out / 'coins.png'}, {out / 'galaxies.png'}")
+    return every
+
+
+def photo_results(checkpoint: Path, out: Path) -> Json:
+    """Results of clicking every coin, and of 500 procedural scenes; written to `out`."""
+    predictor = Predictor(checkpoint)
+    scenes = evaluate_on_scenes(predictor.model)
+    results = {
+        "checkpoint": Path(checkpoint).name,
+        "sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:12],
+        "coins": click_every_object(predictor, photo("coins")),
+        "scenes": {"protocol": scenes["protocol"], "counts": scenes["counts"], **row_of(scenes)},
+        "made_by": provenance(),
+    }
+    write_json(out, results)
+    return results
+
+
+def publish(run: Path, out: Path) -> None:
+    """A run's averaged weights as a float16 checkpoint, its config and its log beside it."""
+    run, out = Path(run), Path(out)
+    save_model(load_model(run / "model.safetensors"), out, half=True)
+    out.with_suffix(".config.json").write_text((run / "config.json").read_text())
+    out.with_suffix(".log.jsonl").write_text((run / "log.jsonl").read_text())
+
+
+def per_cent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f}"
+
+
+def source_table(results: Json, setting: str = "1/category centre") -> str:
+    """Markdown: one row per source, mean over seeds, in per cent; the last row is the mean over sources with its spread over seeds."""
+    lines = [
+        "| source | images | objects | AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    columns = ("ap50", "ap75", "ap50_ignored", "ap75_ignored", "hit")
+    for name, source in sorted(results["sources"].items()):
+        row = average([{c: run[c] for c in columns} for run in source["runs"][setting]])
+        lines.append(
+            f"| {name} | {source['images']} | {source['objects']} | " + " | ".join(per_cent(row[c]) for c in columns) + " |"
+        )
+    mean_row, spread_row = results["mean"][setting], results["spread"][setting]
+    cells = [f"**{per_cent(mean_row[c])}** ± {per_cent(spread_row[c])}" for c in columns]
+    lines.append(f"| **mean of {len(results['sources'])}** | | | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def settings_table(results: Json) -> str:
+    """Markdown: one row per click setting and kind, mean over sources and seeds, in per cent."""
+    columns = ("ap25", "ap50", "ap75", "ap50_ignored", "ap75_ignored", "hit", "hit_shown")
+    lines = [
+        "| clicks | AP25 | AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit | hit above threshold |",
+        "|" + "---|" * 8,
+    ]
+    for name, row in results["mean"].items():
+        lines.append(f"| {name} | " + " | ".join(per_cent(row[c]) for c in columns) + " |")
+    return "\n".join(lines)
+
+
+def update_readme(readme: Path = PROJECT_ROOT / "README.md", results: Path = PROJECT_ROOT / "data" / "results") -> str:
+    """Write the tables between the markers `<!-- table NAME -->` and `<!-- end -->` of the README from the committed results."""
+    text = readme.read_text()
+    for name, table in (("sources", source_table), ("settings", settings_table)):
+        values = read_json(results / {"sources": "realsmall_nano.json", "settings": "realsmall_nano_settings.json"}[name])
+        start, end = f"<!-- table {name} -->", "<!-- end -->"
+        if start not in text:
+            raise ValueError(f"{readme}: no marker {start!r}")
+        head, rest = text.split(start, 1)
+        text = f"{head}{start}\n{table(values)}\n{end}{rest.split(end, 1)[1]}"
+    readme.write_text(text)
+    return text

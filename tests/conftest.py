@@ -1,0 +1,92 @@
+"""Shared by the tests: a tiny model, a tiny COCO folder, the folder of real data, and one device and precision for all."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import dealkit.predict
+import dealkit.train
+from dealkit.config import ModelConfig
+from dealkit.model.deal import build_model
+
+REAL = Path(os.environ.get("DEALKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """Folder of real data; the test is skipped where it is missing."""
+    if not REAL.is_dir():
+        pytest.skip("needs real data: set DEALKIT_DATA to its folder")
+    return REAL
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    return ModelConfig(hidden_dim=32, fine_dim=16, num_heads=2, context_layers=1, decoder_layers=2)
+
+
+@pytest.fixture(scope="session")
+def make_tiny(tiny_config):
+    """Builds a tiny model; every weight is moved a little, so that no layer that starts at zero hides what comes before it."""
+
+    def make(seed=0, config=tiny_config):
+        torch.manual_seed(seed)
+        model = build_model(config)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.02 * torch.randn_like(p))
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(make_tiny):
+    """One tiny model in evaluation mode for all tests: read it, never change it."""
+    return make_tiny().requires_grad_(False)
+
+
+@pytest.fixture
+def float32_cpu(monkeypatch):
+    """Training and prediction on the CPU in float32, whatever the machine has."""
+    monkeypatch.setattr(dealkit.train, "bf16_is_faster", lambda device: False)
+    for module in (dealkit.train, dealkit.predict):
+        monkeypatch.setattr(module, "default_device", lambda: torch.device("cpu"))
+
+
+@pytest.fixture
+def make_coco(tmp_path):
+    """Writes a COCO folder of noise images with bright boxes and gives its JSON file; the images lie in `images` beside it.
+
+    `objects[k]` lists (category id 5 or 9, xywh, iscrowd) of the image with id k + 1.
+    """
+
+    def make(name, objects, *, size_wh=(90, 70)):
+        folder = tmp_path / name
+        (folder / "images").mkdir(parents=True)
+        rows, images = [], []
+        for k, of_image in enumerate(objects):
+            generator = torch.Generator().manual_seed(k)
+            pixels = torch.randint(60, 100, (size_wh[1], size_wh[0], 3), generator=generator, dtype=torch.uint8)
+            for category, (x, y, w, h), crowd in of_image:
+                pixels[int(y) : int(y + h), int(x) : int(x + w), category % 3] = 255
+                row = {"id": len(rows) + 1, "image_id": k + 1, "category_id": category, "bbox": [x, y, w, h]}
+                rows.append(row | {"area": w * h, "iscrowd": crowd})
+            Image.fromarray(pixels.numpy()).save(folder / "images" / f"{k}.png")
+            images.append({"id": k + 1, "file_name": f"{k}.png", "width": size_wh[0], "height": size_wh[1]})
+        categories = [{"id": 5, "name": "bolt"}, {"id": 9, "name": "nut"}]
+        file = folder / "annotations.json"
+        file.write_text(json.dumps({"images": images, "annotations": rows, "categories": categories}))
+        return file
+
+    return make
+
+
+@pytest.fixture
+def tiny_coco(make_coco):
+    """Two images: the first with two bolts and a nut, the second without objects."""
+    return make_coco("tiny", [[(5, [10, 12, 6, 8], 0), (5, [50, 40, 6, 6], 0), (9, [70, 10, 10, 10], 0)], []])

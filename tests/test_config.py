@@ -1,0 +1,101 @@
+"""`dealkit.config`: checks, JSON both ways, and errors that name the file and the field."""
+
+import json
+
+import pytest
+
+from dealkit.config import MODELS, DataConfig, LossConfig, ModelConfig, RunConfig, TrainConfig, from_dict, load_config, to_dict
+
+
+def write(path, values):
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_a_run_config_comes_back_the_same_through_json(tmp_path):
+    run = RunConfig(
+        model=MODELS["small"],
+        data=DataConfig(coco=("a.json:b", "c/*.json"), size=320),
+        train=TrainConfig(lr=1e-3, bf16=False),
+        loss=LossConfig(giou=0.5),
+    )
+    assert load_config(write(tmp_path / "run.json", to_dict(run))) == run
+
+
+@pytest.mark.parametrize("cls", [ModelConfig, DataConfig, TrainConfig, LossConfig, RunConfig])
+def test_a_config_of_nothing_is_the_default(cls, tmp_path):
+    assert load_config(write(tmp_path / "empty.json", {}), cls) == cls()
+
+
+def test_the_config_that_a_run_saved_loads_although_it_says_what_made_it(tmp_path):
+    run = RunConfig(train=TrainConfig(steps=7))
+    assert load_config(write(tmp_path / "config.json", {**to_dict(run), "made_by": {"commit": "abc"}})) == run
+
+
+def test_a_whole_number_is_taken_where_a_fraction_is_expected():
+    assert from_dict(TrainConfig, {"lr": 1}).lr == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"tempo": 1}, ["RunConfig has no field 'tempo'", "it has data, loss, model, train"]),
+        ({"data": {"sise": 64}}, [".data: DataConfig has no field 'sise'", "size"]),
+        ({"data": {"size": 100}}, [".data: DataConfig.size: expected a multiple of 32", "got 100"]),
+        ({"data": {"size": "big"}}, [".data: DataConfig.size: expected int, got 'big'"]),
+        ({"train": {"batch_size": 2.5}}, [".train: TrainConfig.batch_size: expected int, got 2.5"]),
+        ({"train": {"bf16": 1}}, [".train: TrainConfig.bf16: expected bool, got 1"]),
+        ({"train": {"steps": True}}, [".train: TrainConfig.steps: expected int, got True"]),
+        ({"data": {"coco": "a.json"}}, [".data: DataConfig.coco: expected tuple, got 'a.json'"]),
+        ({"loss": 3}, [".loss: expected an object with fields of LossConfig, got 3"]),
+        ([1], ["expected an object with fields of RunConfig, got [1]"]),
+    ],
+)
+def test_an_error_in_a_config_file_names_the_file_and_the_field(tmp_path, values, said):
+    path = write(tmp_path / "run.json", values)
+    with pytest.raises(ValueError) as caught:
+        load_config(path)
+    assert all(part in str(caught.value) for part in [str(path), *said]), caught.value
+
+
+def test_a_file_that_is_not_json_is_named(tmp_path):
+    (tmp_path / "run.json").write_text("steps: 3")
+    with pytest.raises(ValueError, match="run.json: not JSON"):
+        load_config(tmp_path / "run.json")
+
+
+@pytest.mark.parametrize(
+    ("cls", "bad", "said"),
+    [
+        (ModelConfig, {"backbone": "vgg"}, "ModelConfig.backbone: expected one of nano, resnet18, .*, got 'vgg'"),
+        (ModelConfig, {"hidden_dim": 36, "num_heads": 2}, "ModelConfig.hidden_dim: expected a multiple of .* 8, got 36"),
+        (ModelConfig, {"fine_dim": 0}, "ModelConfig.fine_dim: expected at least 1, got 0"),
+        (ModelConfig, {"num_kernels": 0}, "ModelConfig.num_kernels"),
+        (ModelConfig, {"decoder_layers": 0}, "ModelConfig.decoder_layers"),
+        (ModelConfig, {"sampling_points": 0}, "ModelConfig.sampling_points"),
+        (ModelConfig, {"min_queries": 0}, "ModelConfig.min_queries"),
+        (ModelConfig, {"max_queries": 5}, "ModelConfig.max_queries: expected at least min_queries = 24, got 5"),
+        (DataConfig, {"synthetic": 1.1}, "DataConfig.synthetic: expected a share from 0 to 1, got 1.1"),
+        (DataConfig, {"size": 32}, "DataConfig.size: expected a multiple of 32, at least 64, got 32"),
+        (DataConfig, {"min_scale": 2.0}, "DataConfig.min_scale: expected 0 < min_scale <= max_scale, got 2.0, 1.6"),
+        (DataConfig, {"min_scale": 0.0}, "DataConfig.min_scale"),
+        (DataConfig, {"sets_per_image": 0}, "DataConfig.sets_per_image"),
+        (DataConfig, {"max_clicks": 0}, "max_clicks"),
+        (TrainConfig, {"steps": 0}, "TrainConfig.steps: expected at least 1, got 0"),
+        (TrainConfig, {"batch_size": 0}, "TrainConfig.batch_size"),
+        (TrainConfig, {"log_every": 0}, "TrainConfig.log_every"),
+        (TrainConfig, {"checkpoint_every": 0}, "TrainConfig.checkpoint_every"),
+        (TrainConfig, {"ema_decay": 1.0}, "TrainConfig.ema_decay: expected 0 <= decay < 1, got 1.0"),
+        (TrainConfig, {"lr": 0.0}, "TrainConfig.lr: expected a positive number, got 0.0"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(cls, bad, said):
+    with pytest.raises(ValueError, match=said):
+        cls(**bad)
+
+
+def test_configs_cannot_be_changed_or_filled_by_position():
+    with pytest.raises(AttributeError):
+        RunConfig().train = TrainConfig()
+    with pytest.raises(TypeError):
+        DataConfig(("a.json",))
