@@ -1,4 +1,5 @@
-"""`python -m dealkit COMMAND`: names mapped to library functions, help taken from their docstrings. `--help` after any command."""
+"""`python -m dealkit COMMAND`: names mapped to library functions, help taken from their docstrings. `--help` after any
+command."""
 
 import glob
 import json

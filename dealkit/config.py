@@ -1,4 +1,5 @@
-"""Settings of the model, the data, the training and the evaluation: frozen dataclasses, one default in one place, JSON both ways."""
+"""Settings of the model, the data, the training and the evaluation: frozen dataclasses, one default in one place, JSON both
+ways."""
 
 import dataclasses
 import json
@@ -71,7 +72,8 @@ class DataConfig:
     """COCO files to train on, each `annotations.json:image_folder`; glob patterns allowed in the first part, and then
     `images` beside each file is the folder. Each file is one source."""
     weights: tuple[float, ...] = ()
-    """How often each entry of `coco` is drawn, relative to the others; files of one pattern alike. Empty: every file equally often."""
+    """How often each entry of `coco` is drawn, relative to the others; files of one pattern alike. Empty: every file equally
+    often."""
     synthetic: float = 0.35
     """Share of training images that are procedural scenes; 1 when `coco` is empty."""
     size: int = 256
@@ -107,7 +109,8 @@ class TrainConfig:
     steps: int = 10_000
     """Optimizer steps of the whole schedule."""
     max_minutes: float = 0.0
-    """Time budget over all runs of this training; the schedule ends when steps or minutes are used up, whichever is first. 0: none."""
+    """Time budget over all runs of this training; the schedule ends when steps or minutes are used up, whichever is first.
+    0: none."""
     batch_size: int = 8
     """Images per step."""
     lr: float = 5e-4

@@ -10,11 +10,12 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.collections import PatchCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from torch import Tensor
 from torchvision.ops import box_iou
 
@@ -24,15 +25,15 @@ from dealkit.predict import Detections
 BLUE, ORANGE, GREEN, SKY, YELLOW, RED, PINK = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#F0E442", "#D55E00", "#CC79A7"
 CATEGORY_COLOURS = (SKY, ORANGE, GREEN, PINK, YELLOW, RED, BLUE)
 FOUND, FALSE, MISSED, UNCLEAR = "found", "false", "missed", "unclear"
-STYLES: dict[str, tuple[str, str]] = {FOUND: (SKY, "-"), FALSE: (RED, "--"), MISSED: (YELLOW, ":"), UNCLEAR: ("white", "-")}
+STYLES: dict[str, tuple[str, str]] = {FOUND: (SKY, "-"), FALSE: (RED, "--"), MISSED: (YELLOW, ":"), UNCLEAR: ("#BBBBBB", "-")}
 """Colour and line of each verdict of `judge`."""
 
 
 def use_notebook_style() -> None:
     """Readable sizes, and JPEG pictures in notebooks: a photograph as PNG would be five times larger."""
     plt.rcParams |= {
-        "figure.dpi": 90,
-        "savefig.dpi": 90,
+        "figure.dpi": 80,
+        "savefig.dpi": 80,
         "font.size": 10,
         "axes.titlesize": 11,
         "legend.fontsize": 9,
@@ -43,10 +44,10 @@ def use_notebook_style() -> None:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
     except ImportError:
         return
-    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 88, "subsampling": 0})
+    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 75, "subsampling": 0})
 
 
-def image_axes(*size_hw: tuple[int, int], width: float = 7.0) -> list[Axes]:
+def image_axes(*size_hw: tuple[int, int], width: float = 6.5) -> list[Axes]:
     """Axes side by side for images of these heights and widths, all equally high, `width` inches together.
 
     >>> [len(image_axes((50, 50), (50, 100))), plt.close()]
@@ -82,7 +83,8 @@ def draw_boxes(
     ax.add_collection(PatchCollection(corners, facecolor="none", edgecolor=(0, 0, 0, 0.45), linewidth=width + 1.2))
     ax.add_collection(PatchCollection(corners, facecolor="none", edgecolor=colour, linewidth=width, linestyle=line))
     if label is not None:
-        ax.add_line(Line2D([], [], color=colour, linestyle=line, linewidth=width + 0.4, label=label))
+        edge = [withStroke(linewidth=width + 1.6, foreground=(0, 0, 0, 0.45))]
+        ax.add_line(Line2D([], [], color=colour, linestyle=line, linewidth=width + 0.4, label=label, path_effects=edge))
 
 
 def draw_clicks(ax: Axes, points: Tensor, labels: Tensor | None = None, *, size: float = 90) -> None:
@@ -161,18 +163,29 @@ def draw_map(ax: Axes, image: Tensor, cells: Tensor, title: str = "", *, label: 
     bar.set_label(label)
 
 
-def draw_queries(ax: Axes, image: Tensor, start: Tensor, end: Tensor, title: str = "") -> None:
-    """Where queries start (dashed) and where they end (solid), a line from centre to centre.
+def draw_queries(ax: Axes, image: Tensor, start: Tensor, end: Tensor, shown: Tensor, title: str = "") -> None:
+    """Where queries start (dashed) and where they end (solid); of those that are not shown only the centre where they start.
 
     Args:
         start, end: (N, 4) xyxy, row by row the same query.
+        shown: (N,) bool: queries that end as a box above the threshold.
     """
     show_image(ax, image, title, dim=0.75)
-    draw_boxes(ax, start, ORANGE, line="--", width=1.0, label="where a query starts")
-    draw_boxes(ax, end, SKY, width=1.4, label="where it ends")
-    moves = torch.stack([(start[:, :2] + start[:, 2:]) / 2, (end[:, :2] + end[:, 2:]) / 2], dim=1)
-    ax.add_collection(LineCollection(moves.tolist(), colors=YELLOW, linewidths=1.2, label="the way of its centre"))
-    legend_below(ax, 3)
+    unused = ((start[:, :2] + start[:, 2:]) / 2)[~shown]
+    ax.scatter(
+        *unused.T.numpy(), marker="o", s=16, c=YELLOW, edgecolors="black", linewidths=0.6, label="starts and ends as nothing"
+    )
+    draw_boxes(ax, start[shown], ORANGE, line="--", width=1.0, label="starts")
+    draw_boxes(ax, end[shown], SKY, width=1.4, label="ends")
+    legend_below(ax)
+
+
+def draw_values(ax: Axes, image: Tensor, boxes: Tensor, values: Sequence[float], title: str = "") -> None:
+    """Write one number of two decimals into each of the (N, 4) boxes."""
+    show_image(ax, image, title, dim=0.6)
+    draw_boxes(ax, boxes, SKY, width=1.0)
+    for (x1, y1, x2, y2), value in zip(boxes.tolist(), values, strict=True):
+        ax.text((x1 + x2) / 2, (y1 + y2) / 2, f"{value:.2f}", color="white", ha="center", va="center", fontweight="bold")
 
 
 def loss_curves(log: Sequence[Mapping[str, float]], *, columns: int = 4) -> Figure:

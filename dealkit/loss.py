@@ -47,7 +47,8 @@ def varifocal(logits: Tensor, quality: Tensor, weight: Tensor, *, alpha: float =
 def peak_target(boxes: Tensor, h: int, w: int) -> Tensor:
     """(h, w) Gaussian bumps of height 1 at the cells of the objects' centres; sigma is a sixth of the object, at least 0.4 cells.
 
-    Source: CenterNet, arXiv 1904.07850. Choice: a smaller sigma, elongated with its object, so that touching objects keep two peaks.
+    Source: CenterNet, arXiv 1904.07850. Choice: a smaller sigma, elongated with its object, so that touching objects keep
+    two peaks.
     """
     if not len(boxes):
         return boxes.new_zeros(h, w)
@@ -89,8 +90,8 @@ def poisson_density(density: Tensor, boxes: Tensor, keep: Tensor) -> Tensor:
 def box_losses(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(relative L1 (T,), 1 - GIoU (T,), IoU (T,)) of row-wise pairs of cxcywh boxes.
 
-    Choice: the L1 ends at `FARTHEST`. A pair farther apart is an object that no query started near; no box refinement can reach it, and its
-    distance, large in units of a tiny object, would drown the gradients of all the others.
+    Choice: the L1 ends at `FARTHEST`. A pair farther apart is an object that no query started near; no box refinement can
+    reach it, and its distance, large in units of a tiny object, would drown the gradients of all the others.
     """
     iou, giou = paired_iou(to_xyxy(pred), to_xyxy(target))
     return relative_l1(pred, target).clamp(max=FARTHEST), 1 - giou, iou
@@ -121,11 +122,12 @@ def in_regions(points_xy: Tensor, regions: Tensor) -> Tensor:
 def criterion(output: Output, targets: list[Target], weights: LossConfig) -> dict[str, Tensor]:
     """Weighted loss terms of N prompt sets; their sum is the loss.
 
-    A set with T objects weighs 1 / sqrt(T) per object. Choice: between equal objects (dense images drown the rest) and equal sets (a single
-    object decides a step).
+    A set with T objects weighs 1 / sqrt(T) per object. Choice: between equal objects (dense images drown the rest) and equal
+    sets (a single object decides a step).
 
     Returns:
-        `loss_score`, `loss_bbox`, `loss_giou` (all decoder layers), `loss_peak`, `loss_density`, `loss_dense_box`: float32 scalars.
+        `loss_score`, `loss_bbox`, `loss_giou` (all decoder layers), `loss_peak`, `loss_density`, `loss_dense_box`: float32
+        scalars.
     """
     lit = output.activation
     h, w = lit.peak_logits.shape[-2:]

@@ -14,8 +14,8 @@ from dealkit.boxes import to_xyxy
 def relative_l1(pred: Tensor, target: Tensor) -> Tensor:
     """L1 distance of boxes in units of the target: shift of the centre as a share of its size, plus log ratio of the sizes.
 
-    Choice: a pixel matters more on a 6 px object than on a 60 px one (DESIGN, loss); sizes under 4 px count as 4 px, since annotators
-    are not more exact than that.
+    Choice: a pixel matters more on a 6 px object than on a 60 px one (DESIGN, loss); sizes under 4 px count as 4 px, since
+    annotators are not more exact than that.
 
     Args:
         pred, target: (..., 4) cxcywh pixels, broadcastable.

@@ -164,12 +164,10 @@ class Predictor:
             p = torch.as_tensor(np.asarray(points), dtype=torch.float32).reshape(-1, 2)
             outside = ((p < 0) | (p > torch.tensor([width, height]))).any(1) | ~torch.isfinite(p).all(1)
             if outside.any():
-                raise ValueError(
-                    f"prompt set {n}: point {p[outside][0].tolist()} is outside the image; expected x in 0..{width}, y in 0..{height}"
-                )
-            sets.append(
-                (p, torch.ones(len(p), dtype=torch.int64) if labels is None else torch.as_tensor(labels, dtype=torch.int64))
-            )
+                where = f"expected x in 0..{width}, y in 0..{height}"
+                raise ValueError(f"prompt set {n}: point {p[outside][0].tolist()} is outside the image; {where}")
+            given = [1] * len(p) if labels is None else labels
+            sets.append((p, torch.as_tensor(given, dtype=torch.int64)))
         stacked = stack_prompts(sets, [0] * len(sets)).to(self.device)
         output = detect(self.model, self.features, stacked)
         found = []
@@ -205,7 +203,8 @@ def as_image(image: str | Path | Tensor | np.ndarray | Image.Image) -> Tensor:
 
 
 def for_inference(model: DEAL) -> DEAL:
-    """A copy that computes the same faster: batch norms folded into their convolutions, and weights in bfloat16 where `autocast` would
+    """A copy that computes the same faster: batch norms folded into their convolutions, and weights in bfloat16 where
+    `autocast` would
     cast them at every call. Not for training or saving."""
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     for block in fast.modules():

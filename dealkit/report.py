@@ -1,4 +1,5 @@
-"""From a checkpoint to results in JSON, tables and figures. Published numbers come from `data/results/*.json`, nothing is typed."""
+"""From a checkpoint to results in JSON, tables and figures. Published numbers come from `data/results/*.json`, nothing is
+typed."""
 
 import hashlib
 import tempfile
@@ -66,8 +67,8 @@ def benchmark(
 ) -> Json:
     """Evaluate a checkpoint on COCO sources under every setting and kind of click; writes and returns the results.
 
-    Each image is encoded once for all click lists. A source's number is the mean over its categories; `mean` is the mean over sources
-    for each seed, then over seeds; `spread` its standard deviation over seeds.
+    Each image is encoded once for all click lists. A source's number is the mean over its categories; `mean` is the mean
+    over sources for each seed, then over seeds; `spread` its standard deviation over seeds.
 
     Args:
         files: annotation files; images lie in `images` beside each, the folder's name is the source's.
@@ -120,7 +121,8 @@ def benchmark(
 
 
 def evaluate_on_scenes(model: DEAL, count: int = 500, size: int = 256) -> Json:
-    """Results on procedural scenes of the evaluation seed, 1/category, centre clicks; every (scene, category) is a category of its own."""
+    """Results on procedural scenes of the evaluation seed, 1/category, centre clicks; every (scene, category) is a category
+    of its own."""
     with tempfile.TemporaryDirectory() as folder:
         file = write_coco(Path(folder), count, size=size, seed=EVAL_SEED)
         clicks = make_clicks(file, setting="1/category", seed=0)
@@ -181,16 +183,14 @@ def demo(out: Path, checkpoint: Path) -> Json:
     found = predictor.click(x, y)
     clicked = time.perf_counter()
     recall, precision = recall_precision(found, coins.boxes)
-    print(
-        f"photograph `coins`, {coins.image.shape[2]} x {coins.image.shape[1]} px, {len(coins.boxes)} coins; one click at ({x:.0f}, {y:.0f})"
-    )
+    height, width = coins.image.shape[1:]
+    print(f"photograph `coins`, {width} x {height} px, {len(coins.boxes)} coins; one click at ({x:.0f}, {y:.0f})")
     print(f"found {len(found)}: {recall * len(coins.boxes):.0f} of the {len(coins.boxes)} coins, precision {precision:.2f}")
     print(f"encode {1000 * (encoded - started):.0f} ms, click {1000 * (clicked - encoded):.0f} ms on {provenance()['device']}")
     found.save_figure(out / "coins.png", title=f"one click, {len(found)} coins found")
     every = click_every_object(predictor, coins)
-    print(
-        f"a click on each of the coins in turn: mean recall {every['recall']:.3f}, mean precision {every['precision']:.3f} at IoU 0.5"
-    )
+    scores = f"mean recall {every['recall']:.3f}, mean precision {every['precision']:.3f} at IoU 0.5"
+    print(f"a click on each of the coins in turn: {scores}")
 
     galaxies = photo("hubble_deep_field")
     clear = galaxies.boxes[~galaxies.crowd]
@@ -231,7 +231,8 @@ def per_cent(value: float | None, digits: int = 1) -> str:
 
 
 def source_table(results: Json, setting: str = "1/category centre") -> str:
-    """Markdown: one row per source, mean over seeds, in per cent; the last row is the mean over sources with its spread over seeds."""
+    """Markdown: one row per source, mean over seeds, in per cent; the last row is the mean over sources with its spread over
+    seeds."""
     lines = [
         "| source | images | objects | AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit |",
         "|---|---|---|---|---|---|---|---|",

@@ -46,7 +46,8 @@ class TrainingStream(torch.utils.data.Dataset[Sample]):
     """Augmented crops, numbered from 0: sample i depends only on the seed and i, so a run can continue anywhere.
 
     With COCO sources, a share `config.synthetic` of the samples are procedural scenes; by default
-    every source is drawn equally often. Choice: equally, since sources differ a hundredfold in size but are equal in what they have to teach.
+    every source is drawn equally often. Choice: equally, since sources differ a hundredfold in size but are equal in what
+    they have to teach.
     """
 
     def __init__(self, config: DataConfig, seed: int, length: int):
@@ -69,10 +70,11 @@ class TrainingStream(torch.utils.data.Dataset[Sample]):
 
 
 def draw_prompts(samples: list[Sample], config: DataConfig, generator: torch.Generator) -> tuple[PointPrompts, list[Target]]:
-    """Training prompts for a batch: up to `sets_per_image` categories of each image, clicked at random, and what each should find.
+    """Training prompts for a batch: up to `sets_per_image` categories of each image, clicked at random, and what each should
+    find.
 
-    One click in two cases of three, else 2 to `max_clicks` on different objects; half of the clicks are at the centre, half anywhere
-    in the middle half of the box. An image without objects has no set.
+    One click in two cases of three, else 2 to `max_clicks` on different objects; half of the clicks are at the centre, half
+    anywhere in the middle half of the box. An image without objects has no set.
 
     Returns:
         prompts of N sets, N targets (boxes cxcywh pixels).

@@ -113,7 +113,8 @@ def fit(
 
     Args:
         config: the run. out: its folder.
-        resume: continue the run in `out`: weights, average, optimizer, random state and place in the data are restored, so that the
+        resume: continue the run in `out`: weights, average, optimizer, random state and place in the data are restored, so
+        that the
             losses are those of an uninterrupted run.
         init: a checkpoint to start the weights from.
         validate: called with the averaged model every `evaluate_every` steps and at the end; its numbers join the log.
@@ -235,7 +236,8 @@ def load_model(path: Path, *, expected: ModelConfig | None = None) -> DEAL:
     """The model of a checkpoint written by `save_model`, in float32 and evaluation mode.
 
     Raises:
-        ValueError: not safetensors, without a config, weights that do not fit it, or a config other than `expected`; names the file.
+        ValueError: not safetensors, without a config, weights that do not fit it, or a config other than `expected`; names
+        the file.
     """
     path = Path(path)
     if not path.is_file():

@@ -16,8 +16,8 @@ from dealkit.model.encoder import RotaryAttention
 class DeformableAttention(nn.Module):
     """Multi-scale deformable attention in plain PyTorch, reading values modulated by the activation.
 
-    Every head samples T points per level around its query's box, offsets in units of the box (plus 4 px, so that a 2 px object still
-    looks around itself). A value sampled where the activation a is 0..1 counts (1 + gain x a) times.
+    Every head samples T points per level around its query's box, offsets in units of the box (plus 4 px, so that a 2 px
+    object still looks around itself). A value sampled where the activation a is 0..1 counts (1 + gain x a) times.
 
     Source: Deformable DETR, arXiv 2010.04159; paper, DGQA (b), "modulates the features the decoder reads". Choice: modulating
     samples, not maps, is the same sum and makes a click cheap, since values are computed once per image.
@@ -39,7 +39,8 @@ class DeformableAttention(nn.Module):
             self.offsets.bias.copy_((direction[:, None, None] * reach[:, None]).expand(-1, num_levels, -1, -1).flatten())
 
     def forward(self, x: Tensor, reference: Tensor, values: list[Tensor], activation: Tensor) -> Tensor:
-        """x (N, K, D), reference (N, K, 4) cxcywh pixels, values L x (N, D, h, w), activation (N, h, w) of stride 4, all float32."""
+        """x (N, K, D), reference (N, K, 4) cxcywh pixels, values L x (N, D, h, w), activation (N, h, w) of stride 4, all
+        float32."""
         n, k, _ = x.shape
         heads, levels, points = self.shape
         offsets = self.offsets(x).float().view(n, k, heads, levels, points, 2)

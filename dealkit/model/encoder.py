@@ -22,7 +22,7 @@ def conv_norm(c_in: int, c_out: int, *, kernel: int = 3, stride: int = 1) -> nn.
 
 
 def nano_stages() -> tuple[list[nn.Module], list[int]]:
-    """Stages of the `nano` backbone: torchvision's basic blocks, narrow where maps are large. 4.5 M parameters."""
+    """Stages of the `nano` backbone: torchvision's basic blocks, narrow where maps are large. 5.0 M parameters."""
     widths = [48, 96, 192, 320]
     stages: list[nn.Module] = [
         nn.Sequential(conv_norm(3, 32, stride=2), conv_norm(32, 48, stride=2), BasicBlock(48, 48), BasicBlock(48, 48))
@@ -63,8 +63,8 @@ class Backbone(nn.Module):
 def rotate(x: Tensor, pos: Tensor, wavelengths: Tensor) -> Tensor:
     """Rotary position code in pixels: a dot product of two rotated vectors depends only on the difference of their positions.
 
-    Choice: rotary, not added sinusoids, since a box must not depend on where in a large image its object lies (DESIGN: pixels, not
-    fractions). Source: RoPE, arXiv 2104.09864, here on x and y.
+    Choice: rotary, not added sinusoids, since a box must not depend on where in a large image its object lies (DESIGN:
+    pixels, not fractions). Source: RoPE, arXiv 2104.09864, here on x and y.
 
     Args:
         x: (B, heads, S, d), d a multiple of 4.
@@ -135,8 +135,8 @@ class HybridFeatureEnhancement(nn.Module):
     Output: maps of strides 4, 8, 16, 32; the first (B, C, H/4, W/4), the others (B, D, ., .). No map coarser than stride 4
     decides where a tiny object is.
 
-    Source: paper, HFE ("global context fused with fine spatial detail"). Choice: attention on stride 32 only, without any position of
-    the whole image, so that any size works and a tile costs little; a path-aggregation fusion for detail.
+    Source: paper, HFE ("global context fused with fine spatial detail"). Choice: attention on stride 32 only, without any
+    position of the whole image, so that any size works and a tile costs little; a path-aggregation fusion for detail.
     """
 
     def __init__(self, channels: list[int], config: ModelConfig):

@@ -43,8 +43,8 @@ def of_image(x: Tensor, index: Tensor) -> Tensor:
 class PointEmbedding(nn.Module):
     """PE: each prompt set becomes one vector for what it wants and one for what it does not want.
 
-    A click is described by a 3 x 3 window of features on every level (spaced by the level's stride), gets an embedding of its label, and
-    attends to the coarse tokens of its image. Positive clicks are averaged, negative ones too.
+    A click is described by a 3 x 3 window of features on every level (spaced by the level's stride), gets an embedding of
+    its label, and attends to the coarse tokens of its image. Positive clicks are averaged, negative ones too.
 
     Source: paper, PE. Choice: window, pooling by the mean, so that a set of clicks has no order and one vector can be saved.
     """
@@ -102,8 +102,8 @@ class Activation:
 class DensityActivation(nn.Module):
     """Point-guided density activation: the embedding generates kernels and a FiLM scale and shift for the stride-4 map.
 
-    The response to the negatives' kernels is subtracted from that to the positives'. One hidden map then gives peaks, density and a first
-    box for every cell.
+    The response to the negatives' kernels is subtracted from that to the positives'. One hidden map then gives peaks,
+    density and a first box for every cell.
 
     Source: paper, DGQA. Choice: 1 x 1 kernels (the map's receptive field is wide already); the density as the intensity of a
     Poisson process and a separate peak map, since one map cannot both sum to the count and peak at 1.
