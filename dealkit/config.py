@@ -113,7 +113,7 @@ class TrainConfig:
     0: none."""
     batch_size: int = 8
     """Images per step."""
-    lr: float = 5e-4
+    lr: float = 4e-4
     """Peak learning rate of AdamW."""
     weight_decay: float = 1e-2
     """Weight decay of matrices and kernels; biases and norms have none."""
@@ -121,7 +121,7 @@ class TrainConfig:
     """Steps of linear warm-up before the cosine."""
     clip: float = 5.0
     """Largest gradient norm."""
-    ema_decay: float = 0.9995
+    ema_decay: float = 0.999
     """Decay of the averaged weights that are evaluated and saved; shorter early on."""
     bf16: bool = True
     """bfloat16 autocast where the machine computes faster in it (detected); losses are float32 always."""
@@ -140,17 +140,19 @@ class TrainConfig:
                 raise ValueError(f"TrainConfig.{name}: expected at least 1, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"TrainConfig.ema_decay: expected 0 <= decay < 1, got {self.ema_decay}")
+        if not 0 <= self.seed < 1_000_000:
+            raise ValueError(f"TrainConfig.seed: expected 0 to 999,999, since other scenes are kept for evaluation, got {self.seed}")
         if self.lr <= 0:
             raise ValueError(f"TrainConfig.lr: expected a positive number, got {self.lr}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    score: float = 1.0
+    score: float = 2.0
     """Weight of the varifocal score loss of every decoder layer."""
-    bbox: float = 1.0
+    bbox: float = 0.5
     """Weight of the size-relative L1 loss."""
-    giou: float = 2.0
+    giou: float = 1.0
     """Weight of the GIoU loss."""
     peak: float = 1.0
     """Weight of the focal loss on the activation's peaks."""

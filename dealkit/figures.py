@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 from torchvision.ops import box_iou
 
@@ -172,9 +173,7 @@ def draw_queries(ax: Axes, image: Tensor, start: Tensor, end: Tensor, shown: Ten
     """
     show_image(ax, image, title, dim=0.75)
     unused = ((start[:, :2] + start[:, 2:]) / 2)[~shown]
-    ax.scatter(
-        *unused.T.numpy(), marker="o", s=16, c=YELLOW, edgecolors="black", linewidths=0.6, label="starts and ends as nothing"
-    )
+    ax.scatter(*unused.T.numpy(), marker="o", s=16, c=YELLOW, edgecolors="black", linewidths=0.6, label="ends as nothing")
     draw_boxes(ax, start[shown], ORANGE, line="--", width=1.0, label="starts")
     draw_boxes(ax, end[shown], SKY, width=1.4, label="ends")
     legend_below(ax)
@@ -227,13 +226,30 @@ def score_bars(scores: Mapping[str, Mapping[str, float | None]], *, title: str =
 
 
 def count_plot(true: Sequence[float], series: Mapping[str, Sequence[float]], *, title: str = "") -> Figure:
-    """Estimated counts against true ones, a marker for every prompt; on the line an estimate is right."""
-    figure, ax = plt.subplots(figsize=(4.5, 4), layout="constrained")
-    top = 1.1 * max([*true, *(v for values in series.values() for v in values), 1.0])
-    ax.plot([0, top], [0, top], color="grey", linewidth=1, label="right")
+    """Estimated counts against true ones, a marker for every prompt, logarithmic from 1; on the line an estimate is right."""
+    figure, ax = plt.subplots(figsize=(5, 4.4), layout="constrained")
+    top = 1.3 * max([*true, *(v for values in series.values() for v in values), 8.0])
+    ax.plot([1, top], [1, top], color="grey", linewidth=1, label="right")
     for (name, values), colour, marker in zip(series.items(), (ORANGE, BLUE, GREEN), "so^", strict=False):
-        ax.scatter(true, values, s=28, color=colour, marker=marker, edgecolors="white", linewidths=0.5, label=name, zorder=3)
-    ax.set(xlabel="objects in the scene", ylabel="objects that the density sums to", xlim=(0, None), ylim=(0, top))
+        shown = [max(value, 1.0) for value in values]  # what is less than one object lies on the axis
+        ax.scatter(
+            true,
+            shown,
+            s=28,
+            color=colour,
+            marker=marker,
+            edgecolors="white",
+            linewidths=0.5,
+            label=name,
+            zorder=3,
+            clip_on=False,
+        )
+    ax.set(xlabel="objects in the scene", ylabel="objects that the density sums to", xscale="log", yscale="log")
+    ax.set(xlim=(0.9, top), ylim=(1, top))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:.0f}")
+        axis.set_minor_locator(NullLocator())
     ax.set_title(title, loc="left")
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)

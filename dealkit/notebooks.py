@@ -65,7 +65,13 @@ def run_notebook(
     started = time.monotonic()
     try:
         papermill.execute_notebook(
-            source, part, parameters=values, kernel_name=KERNEL, cwd=str(PROJECT_ROOT), progress_bar=sys.stderr.isatty()
+            source,
+            part,
+            parameters=values,
+            kernel_name=KERNEL,
+            language="python",
+            cwd=str(PROJECT_ROOT),
+            progress_bar=sys.stderr.isatty(),
         )
     except PapermillExecutionError as error:
         what = f"cell In [{error.exec_count}] ({first_line(error.source)}): {error.ename}: {error.evalue}"

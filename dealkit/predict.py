@@ -161,7 +161,10 @@ class Predictor:
         height, width = self.image.shape[1:]
         sets = []
         for n, (points, labels) in enumerate(prompts):
-            p = torch.as_tensor(np.asarray(points), dtype=torch.float32).reshape(-1, 2)
+            p = torch.as_tensor(np.asarray(points), dtype=torch.float32)
+            if p.numel() and (p.ndim != 2 or p.shape[1] != 2):
+                raise ValueError(f"prompt set {n}: expected points [[x, y], ...], got shape {tuple(p.shape)}")
+            p = p.reshape(-1, 2)
             outside = ((p < 0) | (p > torch.tensor([width, height]))).any(1) | ~torch.isfinite(p).all(1)
             if outside.any():
                 where = f"expected x in 0..{width}, y in 0..{height}"

@@ -53,8 +53,8 @@ def tiny_model(make_tiny):
 @pytest.fixture
 def float32_cpu(monkeypatch):
     """Training and prediction on the CPU in float32, whatever the machine has."""
-    monkeypatch.setattr(dealkit.train, "bf16_is_faster", lambda device: False)
     for module in (dealkit.train, dealkit.predict):
+        monkeypatch.setattr(module, "bf16_is_faster", lambda device: False)
         monkeypatch.setattr(module, "default_device", lambda: torch.device("cpu"))
 
 

@@ -79,6 +79,8 @@ def test_a_file_that_is_not_json_is_named(tmp_path):
         (DataConfig, {"size": 32}, "DataConfig.size: expected a multiple of 32, at least 64, got 32"),
         (DataConfig, {"min_scale": 2.0}, "DataConfig.min_scale: expected 0 < min_scale <= max_scale, got 2.0, 1.6"),
         (DataConfig, {"min_scale": 0.0}, "DataConfig.min_scale"),
+        (DataConfig, {"coco": ("a.json",), "weights": (1.0, 2.0)}, "DataConfig.weights: expected 1 positive numbers"),
+        (DataConfig, {"coco": ("a.json",), "weights": (0.0,)}, "DataConfig.weights"),
         (DataConfig, {"sets_per_image": 0}, "DataConfig.sets_per_image"),
         (DataConfig, {"max_clicks": 0}, "max_clicks"),
         (TrainConfig, {"steps": 0}, "TrainConfig.steps: expected at least 1, got 0"),

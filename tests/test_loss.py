@@ -38,10 +38,10 @@ def target(objects, *, crowd=(), clicked=()):
 @pytest.mark.parametrize(
     ("logit", "quality", "expected"),
     [
-        (0.0, 0.0, 0.75 * 0.25 * LN2),  # a negative: alpha p^2 x cross-entropy, p = 1/2
+        (0.0, 0.0, 0.75 * 0.5 * LN2),  # a negative: alpha p x cross-entropy, p = 1/2
         (0.0, 1.0, LN2),  # a perfect box: quality x cross-entropy
         (0.0, 0.5, 0.5 * LN2),  # -(0.5 ln 0.5 + 0.5 ln 0.5) = ln 2, times the quality
-        (math.log(3), 0.0, 0.75 * 0.5625 * math.log(4)),  # p = 3/4: -ln(1/4)
+        (math.log(3), 0.0, 0.75 * 0.75 * math.log(4)),  # p = 3/4: -ln(1/4)
         (-20.0, 0.0, 0.0),
     ],
 )
@@ -287,5 +287,12 @@ def test_sets_weigh_by_the_root_of_their_objects():
         aux_outputs=[],
     )
     alone = values(replace(a, aux_outputs=[]), [one])["loss_bbox"]
-    assert alone == pytest.approx(1 / 8)  # 1 px of 8
+    assert alone == pytest.approx(LossConfig().bbox / 8)  # 1 px of 8
     assert values(both, [one, four])["loss_bbox"] == pytest.approx(alone / 3)
+
+
+def test_an_object_inside_an_ignored_region_still_has_a_finite_best_density():
+    """One object, nothing kept: the integral counts its own cell, so d - ln d is least at d = 1."""
+    nothing = torch.zeros(4, 4, dtype=torch.bool)
+    values = [poisson_density(torch.full((4, 4), d), boxes([2, 2, 4, 4]), nothing).item() for d in (0.5, 1.0, 2.0)]
+    assert values[1] == 1 and values[1] < min(values[0], values[2])

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torchvision.ops import box_iou
 
-from dealkit.boxes import paired_iou, to_cxcywh
+from dealkit.boxes import to_cxcywh
 from dealkit.config import BACKBONES, MODELS, PROJECT_ROOT, LossConfig, ModelConfig
 from dealkit.data.coco import Sample
 from dealkit.data.synthetic import EVAL_SEED, make_scene
@@ -459,33 +460,30 @@ TRAINED = pytest.mark.skipif(not DEFAULT_CHECKPOINT.is_file(), reason=f"needs {D
 
 
 @TRAINED
-@pytest.mark.slow
 @pytest.mark.usefixtures("float32_cpu")
-@pytest.mark.parametrize("index", [0, 1, 2])
-def test_an_object_has_the_same_box_in_a_crop_a_large_image_and_a_strip(index):
-    check_same_boxes_everywhere(Predictor(DEFAULT_CHECKPOINT, threshold=0.5), index)
+@pytest.mark.parametrize("index", range(3))
+def test_an_object_has_the_same_box_in_a_crop_a_large_image_a_strip_and_beside_padding(index):
+    check_same_boxes_everywhere(Predictor(DEFAULT_CHECKPOINT, threshold=0.3), index)
 
 
 def check_same_boxes_everywhere(predictor, index):
-    """Objects of a 64 px scene, at least 96 px from any border, in four images; boxes within half a pixel."""
-    scene = make_scene(index, size_hw=(64, 64), seed=EVAL_SEED)
-    label = int(scene.labels.mode().values)
+    """Objects of a 64 px scene, at least 96 px from any border: what is sure in the crop is found everywhere, in its place."""
+    scene = make_scene(index, size_hw=(64, 64), seed=EVAL_SEED, object_size=12, num_objects=4, num_categories=1)
     places = {
         "crop": ((256, 256), (96, 96)),
         "large": ((1024, 1024), (512, 384)),
         "strip": ((1000, 380), (160, 736)),
-        "padded": ((270, 300), (96, 96)),  # 18 and 20 px of padding to 288 x 320
+        "padded": ((270, 300), (96, 96)),  # to 288 x 320
     }
     found = {}
-    for name, (size_hw, offset) in places.items():
-        image, boxes = objects_on_plain_ground(scene, label, size_hw, offset)
+    for name, (size_hw, (dx, dy)) in places.items():
+        image, boxes = objects_on_plain_ground(scene, 0, size_hw, (dx, dy))
         predictor.set_image(image)
         detections = predictor.predict(to_cxcywh(boxes)[:1, :2])
-        found[name] = detections.boxes - torch.tensor([*offset, *offset])
-    assert len(found["crop"]) > 0
-    for name, boxes in found.items():
-        assert len(boxes) == len(found["crop"]), {k: len(v) for k, v in found.items()}
-        a = found["crop"].repeat_interleave(len(boxes), 0)
-        iou, _ = paired_iou(a, boxes.repeat(len(found["crop"]), 1))
-        nearest = boxes[iou.reshape(-1, len(boxes)).argmax(1)]
-        assert (nearest - found["crop"]).abs().max() <= 0.5, (name, nearest, found["crop"])
+        found[name] = replace(detections, boxes=detections.boxes - torch.tensor([dx, dy, dx, dy]))
+    sure = found["crop"].above(0.5).boxes
+    assert len(sure) > 0
+    for name, detections in found.items():
+        iou = box_iou(sure, detections.boxes)
+        assert (iou.amax(1) > 0.5).all(), (name, sure, detections.boxes)
+        assert (detections.boxes[iou.argmax(1)] - sure).abs().max() <= 0.5, (name, sure, detections.boxes)

@@ -113,14 +113,29 @@ def test_the_zoom_and_the_size_reach_the_crop(tiny_coco, plain):
 
 def test_a_pattern_opens_all_it_matches_in_sorted_order(make_coco, tmp_path):
     files = [make_coco(name, [[BOLT]]) for name in ("b", "a")]
-    sources = open_sources((str(tmp_path / "*" / "annotations.json"),))
-    assert [s.source for s in sources] == ["a", "b"]
-    assert [s.source for s in open_sources((str(files[0]), str(files[1])))] == ["b", "a"]
+    sources, shares = open_sources((str(tmp_path / "*" / "annotations.json"),))
+    assert [s.source for s in sources] == ["a", "b"] and shares.tolist() == [0.5, 0.5]
+    assert [s.source for s in open_sources((str(files[0]), str(files[1])))[0]] == ["b", "a"]
+
+
+def test_weights_belong_to_entries_and_every_file_of_a_pattern_has_its_weight(make_coco, tmp_path):
+    for name in ("a1", "a2", "b1"):
+        make_coco(name, [[BOLT]])
+    entries = tuple(str(tmp_path / pattern / "annotations.json") for pattern in ("a*", "b*"))
+    _, shares = open_sources(entries, (1.0, 2.0))
+    assert shares.tolist() == [0.25, 0.25, 0.5]
+
+
+def test_a_weighted_source_is_drawn_as_often_as_it_weighs(make_coco, plain):
+    files = tuple(str(make_coco(name, [[BOLT]], size_wh=(20, 20))) for name in "ab")
+    stream = TrainingStream(replace(SMALL, coco=files, weights=(3.0, 1.0), synthetic=0.0), seed=0, length=400)
+    drawn = Counter(stream[i].source for i in range(400))
+    assert abs(drawn["a"] - 300) < 4 * 8.7  # binomial of 400 and 3/4
 
 
 def test_the_folder_of_the_images_may_be_named(tiny_coco, tmp_path):
     os.rename(tiny_coco.parent / "images", tmp_path / "elsewhere")
-    assert len(open_sources((f"{tiny_coco}:{tmp_path / 'elsewhere'}",))[0]) == 2
+    assert len(open_sources((f"{tiny_coco}:{tmp_path / 'elsewhere'}",))[0][0]) == 2
     with pytest.raises(ValueError, match="annotations.json"):
         open_sources((str(tiny_coco),))
 
@@ -131,7 +146,8 @@ def test_a_pattern_that_matches_nothing_is_named(tmp_path):
 
 
 def test_no_entries_are_no_sources():
-    assert open_sources(()) == []
+    sources, shares = open_sources(())
+    assert sources == [] and len(shares) == 0
 
 
 # Prompts
@@ -215,3 +231,15 @@ def test_the_same_generator_draws_the_same_prompts():
     (a, _), (b, _), (c, _) = (draw_prompts(samples, SMALL, seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(a.points, b.points)
     assert a.points.shape != c.points.shape or not torch.equal(a.points, c.points)
+
+
+@pytest.mark.real
+def test_real_sources_give_crops_that_can_be_prompted(real_data):
+    files = sorted((real_data / "realsmall").glob("*/train.json"))[:2]
+    if not files:
+        pytest.skip("needs real data: no realsmall/*/train.json in the folder")
+    stream = TrainingStream(replace(SMALL, coco=tuple(map(str, files)), synthetic=0.0, size=128), seed=0, length=4)
+    samples = [stream[i] for i in range(4)]
+    assert all(s.image.shape == (3, 128, 128) and s.source != "synthetic" for s in samples)
+    prompts, targets = draw_prompts(samples, SMALL, seeded())
+    assert len(prompts) == len(targets) > 0 and all(len(t.boxes) for t in targets)

@@ -115,6 +115,8 @@ class DEAL(nn.Module):
             at_least: (N,) known counts, in training, so that no object lacks a query while the density is still wrong.
         """
         index = prompts.image_index
+        if len(index) and int(index.max()) >= len(features.maps[0]):
+            raise ValueError(f"prompts.image_index: {int(index.max())} is not one of the {len(features.maps[0])} encoded images")
         embedding = self.embed(features, prompts)
         fine = of_image(features.maps[0], index)
         lit = self.activate(fine, embedding, (prompts.labels == 0).any(1), of_image(features.keep[0], index))

@@ -1,0 +1,185 @@
+"""`python -m dealkit`: each command on tiny files, exit codes, and one clear line for an error."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from dealkit.__main__ import main
+from dealkit.config import PROJECT_ROOT
+from dealkit.data.coco import CocoFolder
+from dealkit.prompts import clicks_hash, load_clicks, make_clicks
+from dealkit.train import save_model
+
+pytestmark = pytest.mark.usefixtures("float32_cpu")
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Runs a command line; gives the exit code, what it printed and its errors."""
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", ["dealkit", *map(str, args)])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    save_model(tiny_model, path)
+    return path
+
+
+def perfect(coco):
+    return [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 0.9} for a in coco["annotations"]
+    ]
+
+
+def test_a_good_data_set_passes_the_check(cli, tiny_coco):
+    code, out, _ = cli("data", "check", tiny_coco, "--images", tiny_coco.parent / "images")
+    assert code == 0 and "no problems" in out
+
+
+def test_every_problem_of_a_bad_data_set_is_listed(cli, tiny_coco):
+    data = json.loads(tiny_coco.read_text())
+    data["annotations"][0]["bbox"][2], data["annotations"][1]["category_id"] = -3, 77
+    tiny_coco.write_text(json.dumps(data))
+    (tiny_coco.parent / "images" / "1.png").unlink()
+    code, out, _ = cli("data", "check", tiny_coco, "--images", tiny_coco.parent / "images")
+    assert code == 1
+    for part in ("annotation 1: bbox", "annotation 2: category_id", "1.png"):
+        assert part in out
+
+
+def test_scenes_are_written_and_can_be_read(cli, tmp_path):
+    code, out, _ = cli("data", "synth", "--out", tmp_path / "scenes", "--count", 2, "--size", 64)
+    assert code == 0 and str(tmp_path / "scenes" / "annotations.json") in out
+    folder = CocoFolder(tmp_path / "scenes" / "annotations.json", tmp_path / "scenes")
+    assert len(folder) == 2 and folder[0].image.shape == (3, 64, 64) and len(folder.boxes)
+
+
+def test_the_seed_of_scenes_is_the_one_given(cli, tmp_path):
+    for name, seed in (("a", ()), ("b", ("--seed", 5))):
+        assert cli("data", "synth", "--out", tmp_path / name, "--count", 1, "--size", 64, *seed)[0] == 0
+    a, b = ((tmp_path / name / "images" / "000001.png").read_bytes() for name in "ab")
+    assert a != b
+
+
+def test_a_click_list_is_written_with_its_hash_printed(cli, tiny_coco, tmp_path):
+    options = ("--setting", "3/category", "--seed", 2, "--kind", "jitter")
+    code, out, _ = cli("clicks", tiny_coco, "--out", tmp_path / "c.json", *options)
+    clicks = load_clicks(tmp_path / "c.json", tiny_coco)
+    assert clicks == make_clicks(tiny_coco, setting="3/category", seed=2, kind="jitter")
+    assert code == 0 and clicks_hash(clicks) in out and "2 prompts, 3/category, jitter, seed 2" in out
+
+
+def test_one_image_is_predicted_from_repeated_points(cli, tiny_coco, checkpoint, tmp_path):
+    image = tiny_coco.parent / "images" / "0.png"
+    points = ("--point", 13, 16, "--point", "53.5", 43, "--not-point", 75, 15)
+    files = ("--out", tmp_path / "found.json", "--figure", tmp_path / "new" / "found.png")
+    code, out, _ = cli("predict", image, "--checkpoint", checkpoint, *points, "--threshold", 0.0, *files)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert code == 0 and f"{len(found['boxes'])} objects" in out
+    assert len(found["boxes"]) == len(found["scores"]) > 20 and all(len(b) == 4 for b in found["boxes"])
+    assert Image.open(tmp_path / "new" / "found.png").format == "PNG"
+
+    def scores(*points):
+        cli("predict", image, "--checkpoint", checkpoint, *points, "--threshold", 0.0, *files[:2])
+        return json.loads((tmp_path / "found.json").read_text())["scores"]
+
+    assert found["scores"] != scores("--point", 13, 16, "--point", "53.5", 43) != scores("--point", 13, 16)
+
+
+def test_a_data_set_is_predicted_from_a_click_list_and_scored(cli, tiny_coco, checkpoint, tmp_path):
+    cli("clicks", tiny_coco, "--out", tmp_path / "c.json")
+    code, out, _ = cli(
+        *("predict", "--coco", tiny_coco, "--images", tiny_coco.parent / "images", "--clicks", tmp_path / "c.json"),
+        *("--checkpoint", checkpoint, "--out", tmp_path / "p.json"),
+    )
+    rows = json.loads((tmp_path / "p.json").read_text())
+    assert code == 0 and f"{len(rows)} detections" in out and {row["category_id"] for row in rows} == {5, 9}
+    code, out, _ = cli(
+        *("evaluate", "--coco", tiny_coco, "--predictions", tmp_path / "p.json"),
+        *("--clicks", tmp_path / "c.json", "--out", tmp_path / "r.json"),
+    )
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert code == 0 and "AP50" in out and results["protocol"]["setting"] == "1/category" and results["counts"]["objects"] == 3
+
+
+@pytest.mark.parametrize(("options", "agnostic", "most"), [((), False, 1500), (("--class-agnostic", "--max-dets", 7), True, 7)])
+def test_perfect_predictions_score_one_hundred(cli, tiny_coco, tmp_path, options, agnostic, most):
+    (tmp_path / "p.json").write_text(json.dumps(perfect(json.loads(tiny_coco.read_text()))))
+    code, out, _ = cli(
+        "evaluate", "--coco", tiny_coco, "--predictions", tmp_path / "p.json", "--out", tmp_path / "r.json", *options
+    )
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert code == 0 and "AP50 100.0" in out and results["all"]["ap"] == pytest.approx(1)
+    assert (results["protocol"]["class_agnostic"], results["protocol"]["max_dets"]) == (agnostic, most)
+    assert results["hit"] is None  # without a click list
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("predict",), "expected either IMAGE with --point X Y, or --coco"),
+        (("predict", "a.png", "--coco", "b.json"), "expected either IMAGE"),
+        (("predict", "a.png"), "expected at least one --point X Y"),
+        (("predict", "--coco", "b.json"), "expected --images, --clicks and --out, too"),
+        (("predict", "a.png", "--point", "1", "2", "--checkpoint", "none.safetensors"), "none.safetensors: no such checkpoint"),
+        (("clicks", "none.json", "--out", "c.json"), "none.json"),
+        (("evaluate", "--coco", "none.json", "--predictions", "p.json", "--out", "r.json"), "none.json"),
+        (("data", "synth", "--out", "scenes", "--size", "8"), "size_hw >= 16"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, tuple) else None,
+)
+def test_a_mistake_is_one_clear_line_and_exit_code_2(cli, tmp_path, monkeypatch, args, said):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = cli(*args)
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and last.startswith("error: ") and said in last, err
+
+
+def test_a_click_outside_the_image_is_an_error_with_its_range(cli, tiny_coco, checkpoint):
+    image = tiny_coco.parent / "images" / "0.png"
+    code, _, err = cli("predict", image, "--checkpoint", checkpoint, "--point", 91, 5)
+    assert code == 2 and "error: prompt set 0: point [91.0, 5.0] is outside the image; expected x in 0..90, y in 0..70" in err
+
+
+def test_a_file_of_results_that_is_not_json_is_named(cli, tiny_coco, tmp_path):
+    (tmp_path / "p.json").write_text("[")
+    code, _, err = cli("evaluate", "--coco", tiny_coco, "--predictions", tmp_path / "p.json", "--out", tmp_path / "r.json")
+    assert code == 2 and "error: " in err and "p.json: not a JSON file" in err and not (tmp_path / "r.json").exists()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("clicks", "a.json", "--out", "b.json", "--speed", "3"),
+        ("data", "synth", "--out", "a", "--sise", "64"),
+        ("clicks", "a.json", "--out", "b.json", "--setting", "2/category"),
+        ("predict", "a.png", "--point", "1"),
+        ("fly",),
+    ],
+    ids=" ".join,
+)
+def test_an_unknown_option_command_or_value_is_an_error(cli, args):
+    code, out, err = cli(*args)
+    assert code == 2 and (out + err).strip()
+
+
+def test_the_module_runs_as_a_program_and_lists_its_commands():
+    command = [sys.executable, "-m", "dealkit", "--help"]
+    done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in ("train", "clicks", "predict", "evaluate", "data check", "data synth"))

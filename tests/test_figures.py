@@ -1,0 +1,127 @@
+"""Drawings: what is right, wrong and missed, and that each function draws what it is given."""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from dealkit import figures
+from dealkit.data.coco import Sample
+from dealkit.predict import Detections
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def sample_of(boxes: list[list[float]], crowd: list[bool] | None = None) -> Sample:
+    tensor = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    n = len(tensor)
+    return Sample(
+        image=torch.full((3, 40, 60), 100, dtype=torch.uint8),
+        boxes=tensor,
+        labels=torch.zeros(n, dtype=torch.int64),
+        image_id=1,
+        crowd=torch.tensor(crowd or [False] * n, dtype=torch.bool),
+        annotation_ids=torch.arange(1, n + 1),
+        source="made",
+    )
+
+
+def found_of(boxes: list[list[float]]) -> Detections:
+    tensor = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    return Detections(boxes=tensor, scores=torch.linspace(0.9, 0.5, len(tensor)))
+
+
+def test_a_second_box_on_a_found_object_is_false():
+    sample = sample_of([[0, 0, 10, 10]])
+    # IoU 1 and 8 x 10 / 100 = 0.8: both overlap enough, the object is taken by the stronger
+    assert figures.judge(found_of([[0, 0, 10, 10], [0, 0, 8, 10]]), sample) == (["found", "false"], ["found"])
+
+
+def test_the_stronger_box_takes_the_object_it_overlaps_most():
+    sample = sample_of([[0, 0, 10, 10], [2, 0, 12, 10]])
+    # box (2, 0, 12, 10): IoU 8 / 12 = 0.67 with the first object, 1 with the second
+    of_boxes, of_objects = figures.judge(found_of([[2, 0, 12, 10]]), sample)
+    assert of_boxes == ["found"] and of_objects == ["missed", "found"]
+
+
+def test_an_overlap_just_under_the_bound_misses():
+    sample = sample_of([[0, 0, 10, 10]])
+    # 10 x 4.9 = 49 of 100: IoU 0.49; 10 x 5 = 50 of 100: IoU 0.5
+    assert figures.judge(found_of([[0, 0, 10, 4.9]]), sample) == (["false"], ["missed"])
+    assert figures.judge(found_of([[0, 0, 10, 5]]), sample) == (["found"], ["found"])
+
+
+def test_crowd_is_neither_found_nor_missed():
+    sample = sample_of([[0, 0, 10, 10], [20, 0, 30, 10]], crowd=[True, False])
+    boxes, objects = figures.judge(found_of([[0, 0, 10, 10], [0, 0, 10, 9]]), sample)
+    assert boxes == ["unclear", "unclear"] and objects == ["unclear", "missed"]
+
+
+@pytest.mark.parametrize("boxes", [[], [[1, 1, 9, 9]]])
+@pytest.mark.parametrize("found", [[], [[1, 1, 9, 9]]])
+def test_verdicts_are_drawn_without_boxes_and_without_objects(boxes, found):
+    (ax,) = figures.image_axes((40, 60))
+    figures.draw_verdicts(ax, found_of(found), sample_of(boxes))
+    hits = int(bool(boxes) and bool(found))
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert texts == [f"{hits} found", f"{len(found) - hits} false", f"{len(boxes) - hits} missed"]
+
+
+def test_images_stand_in_pixels_with_the_origin_at_the_top_left():
+    (ax,) = figures.image_axes((40, 60))
+    figures.show_image(ax, torch.zeros(3, 40, 60, dtype=torch.uint8), "name")
+    assert ax.get_xlim() == (0, 60) and ax.get_ylim() == (40, 0) and ax.get_title(loc="left") == "name"
+
+
+def test_boxes_are_drawn_where_they_are():
+    (ax,) = figures.image_axes((40, 60))
+    figures.draw_boxes(ax, torch.tensor([[3.0, 4.0, 13.0, 9.0]]), label="one")
+    corners = ax.collections[-1].get_paths()[0].vertices
+    assert corners.min(0).tolist() == [3, 4] and corners.max(0).tolist() == [13, 9]
+
+
+def test_a_map_covers_the_image_without_the_padding_of_its_cells():
+    # an image of 40 x 60 px, padded to 64 x 64, has 16 x 16 cells, of which 10 x 15 lie on the image
+    (ax,) = figures.image_axes((40, 60))
+    figures.draw_map(ax, torch.zeros(3, 40, 60, dtype=torch.uint8), torch.ones(16, 16), label="objects")
+    drawn = ax.images[-1]
+    assert drawn.get_array().shape[:2] == (10, 15) and list(drawn.get_extent()) == [0, 60, 40, 0]
+    assert ax.get_xlim() == (0, 60)
+
+
+def test_queries_that_are_not_shown_are_dots():
+    (ax,) = figures.image_axes((40, 60))
+    boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [10.0, 10.0, 20.0, 30.0]])
+    figures.draw_queries(ax, torch.zeros(3, 40, 60, dtype=torch.uint8), boxes, boxes, torch.tensor([True, False]))
+    dots = next(c for c in ax.collections if c.get_label() == "ends as nothing")
+    assert dots.get_offsets().tolist() == [[15, 20]]
+
+
+def test_values_stand_in_the_middle_of_their_boxes():
+    (ax,) = figures.image_axes((40, 60))
+    figures.draw_values(ax, torch.zeros(3, 40, 60, dtype=torch.uint8), torch.tensor([[0.0, 10.0, 4.0, 20.0]]), [0.5])
+    assert [(t.get_position(), t.get_text()) for t in ax.texts] == [((2.0, 15.0), "0.50")]
+
+
+def test_loss_curves_leave_out_lines_that_are_evaluations():
+    log = [{"step": 1, "loss": 3.0, "loss_bbox": 2.0}, {"step": 1, "val_ap50": 0.1}, {"step": 2, "loss": 1.0, "loss_bbox": 0.5}]
+    figure = figures.loss_curves(log)
+    drawn = {ax.get_title(): ax.lines[0].get_ydata() for ax in figure.axes if ax.lines}
+    assert {name: list(values) for name, values in drawn.items()} == {"sum of all terms": [3.0, 1.0], "bbox": [2.0, 0.5]}
+
+
+def test_score_bars_print_per_cent_and_a_dash_for_nothing_to_score():
+    figure = figures.score_bars({"before": {"AP50": 0.125, "hit": None}, "after": {"AP50": 0.5, "hit": 1.0}})
+    assert sorted(text.get_text() for text in figure.axes[0].texts) == ["100.0", "12.5", "50.0", "–"]
+
+
+def test_count_plot_shows_every_estimate_and_none_below_one():
+    figure = figures.count_plot([1, 5], {"after": [0.25, 40.0]})
+    assert figure.axes[0].collections[0].get_offsets().tolist() == [[1, 1], [5, 40]]
+    assert figure.axes[0].get_ylim()[1] > 40

@@ -1,0 +1,195 @@
+"""What the paper (arXiv 2604.02773) states and the code keeps to; each test names the place it comes from."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dealkit.boxes import SIZE_BINS, size_bin
+from dealkit.config import BACKBONES, MODELS, ModelConfig
+from dealkit.evaluate import IOU_THRESHOLDS, evaluate
+from dealkit.loss import poisson_density
+from dealkit.model.deal import build_model
+from dealkit.model.decoder import DeformableAttention
+from dealkit.model.encoder import HybridFeatureEnhancement
+from dealkit.model.queries import DensityActivation, allocate_queries
+from dealkit.prompts import SETTINGS, make_clicks, stack_prompts
+
+CLICK = (torch.tensor([[20.0, 30.0]]), torch.tensor([1]))
+
+
+def seeded(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# TinySet-9M: benchmark and metrics
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("vt", 2, 8), ("t", 8, 16), ("s", 16, 32), ("m", 32, 64)])
+def test_size_bins_are_those_of_the_benchmark(name, low, high):
+    """Metrics: very tiny 2 to 8 px, tiny to 16, small to 32, medium to 64, by the square root of the area.
+
+    AI-TOD's code has no lower end at 2 and no upper end at 64; the bins do not either.
+    """
+    assert SIZE_BINS[name][0] <= low**2 and SIZE_BINS[name][1] >= high**2
+    assert size_bin(torch.tensor([((low + high) / 2) ** 2, high**2])) == [name, name]
+    assert name == "vt" or SIZE_BINS[name][0] == low**2
+    assert name == "m" or SIZE_BINS[name][1] == high**2
+
+
+def test_precision_is_read_at_the_three_overlaps_of_the_table():
+    """Main table: AP at IoU 0.25, 0.5 and 0.75. Of boxes with IoU 0.6 and 0.3 both count at 0.25, one at 0.5, none at 0.75."""
+    assert {0.25, 0.5, 0.75} <= {round(float(v), 2) for v in IOU_THRESHOLDS}
+    boxes = {1: [0, 0, 10, 10], 2: [50, 50, 10, 10]}
+    truth = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 1, "name": "cell"}],
+        "annotations": [{"id": k, "image_id": 1, "category_id": 1, "bbox": b} for k, b in boxes.items()],
+    }
+    found = [([0, 0, 10, 6], 0.9), ([50, 50, 10, 3], 0.8)]
+    scores = evaluate(truth, [{"image_id": 1, "category_id": 1, "bbox": b, "score": s} for b, s in found])["all"]
+    # at 0.5 half of the objects are found, at precision 1: 51 of COCO's 101 recall levels
+    assert [round(scores[k], 3) for k in ("ap25", "ap50", "ap75")] == [1.0, round(51 / 101, 3), 0.0]
+
+
+def test_the_benchmark_is_class_agnostic():
+    """TinySet-9M: "benchmarked class-agnostic", one foreground class: a box of the wrong category is right."""
+    truth = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 1, "name": "car"}, {"id": 2, "name": "ship"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10]}],
+    }
+    found = [{"image_id": 1, "category_id": 2, "bbox": [0, 0, 10, 10], "score": 0.9}]
+    assert evaluate(truth, found)["all"]["ap50"] == 0
+    assert evaluate(truth, found, class_agnostic=True)["all"]["ap50"] == pytest.approx(1)
+
+
+# P2SOD: the task
+
+
+def test_there_are_four_settings_from_one_point_per_category_to_one_per_instance():
+    """P2SOD: "four settings, from one point per category to one point per instance"; the two between are ours."""
+    assert list(SETTINGS) == ["1/category", "3/category", "5/category", "1/instance"]
+    objects = [{"id": i, "image_id": 1, "category_id": c, "bbox": [10 * i, 0, 5, 5]} for i, c in enumerate([1] * 7 + [2] * 2, 1)]
+    coco = {"images": [{"id": 1}], "categories": [{"id": 1}, {"id": 2}], "annotations": objects}
+    numbers = {s: [len(p["points"]) for p in make_clicks(coco, setting=s, seed=0)["prompts"]] for s in SETTINGS}
+    assert numbers == {"1/category": [1, 1], "3/category": [3, 2], "5/category": [5, 2], "1/instance": [7, 2]}
+
+
+def test_one_click_asks_for_a_kind_and_not_for_an_instance(tiny_model):
+    """P2SOD: "a point is a category anchor": many boxes may answer one point, all over the image."""
+    out = tiny_model(seeded(1, 3, 96, 128), stack_prompts([CLICK], [0]))
+    boxes = out.pred_boxes[out.valid]
+    assert len(boxes) > 20 and (boxes[:, 0].amax() - boxes[:, 0].amin()) > 64
+
+
+# DEAL: the network
+
+
+def test_the_backbones_of_the_paper_are_there():
+    """DEAL: Swin-T and ResNet-50."""
+    assert {"swin_t", "resnet50"} <= set(BACKBONES)
+
+
+def reaches_the_other_corner(config):
+    """Whether a change of the last cell of the coarsest map changes the first cell of the finest, 224 px away."""
+    torch.manual_seed(0)
+    enhance = HybridFeatureEnhancement([8, 8, 8, 8], config).eval()
+    maps = [seeded(1, 8, 256 // s, 256 // s, seed=s) for s in (4, 8, 16, 32)]
+    changed = [m.clone() for m in maps]
+    changed[3][..., -1, -1] += 5
+    keep = torch.ones(1, 8, 8, dtype=torch.bool)
+    with torch.no_grad():
+        a, b = enhance(maps, keep)[0], enhance(changed, keep)[0]
+    return bool((a - b)[..., 0, 0].abs().max() > 1e-6)
+
+
+def test_global_context_is_fused_with_fine_spatial_detail(tiny_config):
+    """HFE: the stride-4 map knows of the whole image, and only by attention: without it the fusion does not reach so far."""
+    assert reaches_the_other_corner(tiny_config)
+    assert not reaches_the_other_corner(replace(tiny_config, context_layers=0))
+
+
+def test_a_prompt_attends_to_the_features_of_its_image(tiny_model):
+    """PE: "cross-attention with the image features": tokens out of the click's window change its vector."""
+    prompts = stack_prompts([CLICK], [0])
+    features = tiny_model.encode(seeded(1, 3, 256, 256))
+    far = features.maps[-1].clone()
+    far[..., 5:, 5:] += 3  # cells from 160 px on; the window reaches from -12 to 62
+    changed = replace(features, maps=[*features.maps[:-1], far])
+    assert (tiny_model.embed(features, prompts) - tiny_model.embed(changed, prompts)).abs().max() > 1e-4
+
+
+def test_the_prompt_generates_the_kernel_that_lights_up_the_map(tiny_config):
+    """DGQA: "the point embedding generates a kernel, convolved with the feature map": without it the prompt has no say."""
+    torch.manual_seed(0)
+    activate = DensityActivation(tiny_config).eval()
+    torch.nn.init.zeros_(activate.film.weight)
+    fine, keep, none = seeded(2, 16, 8, 8)[:1].expand(2, -1, -1, -1), torch.ones(2, 8, 8, dtype=torch.bool), torch.zeros(2).bool()
+    embedding = seeded(2, 2, 32)
+    with torch.no_grad():
+        lit = activate(fine, embedding, none, keep).peak_logits
+        assert (lit[0] - lit[1]).abs().max() > 1e-4
+        torch.nn.init.zeros_(activate.kernels.weight)
+        lit = activate(fine, embedding, none, keep).peak_logits
+        assert torch.equal(lit[0], lit[1])
+
+
+@pytest.mark.parametrize("count", [0.0, 7.3, 64.0, 500.0])
+def test_the_integral_of_the_density_sets_the_number_of_queries(count):
+    """DGQA (a): the density "by its integral estimates how many objects there are and so sets the number of queries"."""
+    config = ModelConfig()
+    _, valid = allocate_queries(seeded(1, 64, 64), torch.tensor([count]), config)
+    assert valid.sum() >= count  # every object that is counted has a query
+    wanted = -(-config.queries_per_object * count // 1) + config.extra_queries
+    assert valid.sum() == max(wanted, config.min_queries)
+
+
+def test_the_density_is_trained_to_sum_to_the_count():
+    """DGQA: three objects in 8 x 8 cells; the uniform density that the loss likes best sums to three."""
+    centres = torch.tensor([[2.0, 2, 4, 4], [14, 14, 4, 4], [26, 18, 4, 4]])
+    sums = torch.linspace(0.5, 8, 76)
+    cost = [poisson_density((s / 64).expand(8, 8), centres, torch.ones(8, 8, dtype=torch.bool)) for s in sums]
+    assert sums[torch.stack(cost).argmin()].item() == pytest.approx(3.0, abs=0.06)
+
+
+def test_the_density_modulates_what_the_decoder_reads():
+    """DGQA (b): "modulates the features the decoder reads"."""
+    torch.manual_seed(0)
+    attention = DeformableAttention(32, 2, 4, 4)
+    x, reference = seeded(1, 3, 32), torch.tensor([[[32.0, 32, 8, 8], [20, 40, 6, 6], [40, 20, 9, 5]]])
+    values = [seeded(1, 32, 64 // s, 64 // s, seed=s) for s in (4, 8, 16, 32)]
+    with torch.no_grad():
+        dark, lit = (attention(x, reference, values, torch.full((1, 16, 16), a)) for a in (0.0, 1.0))
+        plain = attention.out.bias
+    # lit everywhere, with a gain of 1 at the start, everything that is read counts twice
+    torch.testing.assert_close(lit - plain, 2 * (dark - plain), rtol=1e-4, atol=1e-5)
+
+
+def test_every_decoder_layer_answers_with_scores_and_boxes(tiny_model, tiny_config):
+    """DEAL 5: "DETR decoder ... boxes and scores", one pair per query and layer."""
+    out = tiny_model(seeded(1, 3, 64, 64), stack_prompts([CLICK], [0]))
+    assert len(out.aux_outputs) + 1 == tiny_config.decoder_layers
+    assert out.pred_logits.shape == out.pred_boxes.shape[:2] == out.valid.shape
+
+
+# Limits it names, which we build
+
+
+def test_negative_points_are_understood(tiny_model):
+    """Future work: "negative point prompts"."""
+    features = tiny_model.encode(seeded(1, 3, 64, 64))
+    points = torch.tensor([[20.0, 30.0], [50.0, 10.0]])
+    plain = tiny_model.detect(features, stack_prompts([CLICK], [0]))
+    against = tiny_model.detect(features, stack_prompts([(points, torch.tensor([1, 0]))], [0]))
+    assert (plain.activation.density - against.activation.density).abs().max() > 1e-6
+
+
+def test_dense_scenes_are_not_cut_at_the_usual_300_boxes():
+    """TinySet-9M is dense; AI-TOD counts 1500 detections per image, and a model may return as many."""
+    assert all(config.max_queries >= 1500 for config in MODELS.values())
+    model = build_model(ModelConfig(hidden_dim=32, fine_dim=16, num_heads=2, context_layers=1, decoder_layers=1)).eval()
+    with torch.no_grad():
+        model.activate.heads.bias[1] = 3.0  # about 3 objects per cell
+        out = model(seeded(1, 3, 160, 160), stack_prompts([CLICK], [0]))
+    assert out.valid.sum() == 1501  # and the click's own
