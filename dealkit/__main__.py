@@ -206,10 +206,29 @@ def benchmark(
     """
     from dealkit.report import benchmark as run_benchmark
 
-    files = [Path(f) for pattern in coco for f in sorted(glob.glob(pattern))]
+    run_benchmark(checkpoint, find_files(coco), out, settings=settings, kinds=kinds, seeds=seeds, clicks_folder=clicks)
+
+
+def calibrate(coco: list[str], out: Path, checkpoint: Path = NANO, images: int = 24) -> None:
+    """Find the score threshold and duplicate IoU that are best on training images; the defaults of `predict` come from here.
+
+    Args:
+        coco: training COCO files, glob patterns allowed; images in `images` beside each.
+        out: JSON of results.
+        checkpoint: model weights.
+        images: how many images of each file.
+    """
+    from dealkit.calibrate import calibrate as run_calibrate
+
+    print(run_calibrate(checkpoint, find_files(coco), out, images=images)["best"])
+
+
+def find_files(patterns: list[str]) -> list[Path]:
+    """Files that match the patterns, each pattern's sorted; an error names patterns that match nothing."""
+    files = [Path(f) for pattern in patterns for f in sorted(glob.glob(pattern))]
     if not files:
-        raise ValueError(f"benchmark --coco: no file matches {', '.join(coco)}")
-    run_benchmark(checkpoint, files, out, settings=settings, kinds=kinds, seeds=seeds, clicks_folder=clicks)
+        raise ValueError(f"--coco: no file matches {', '.join(patterns)}")
+    return files
 
 
 def publish(run: tyro.conf.Positional[Path], out: Path = NANO) -> None:
@@ -276,7 +295,7 @@ def bench(json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None, 
 
 def main() -> None:
     app = tyro.extras.SubcommandApp()
-    for function in (demo, train, clicks, predict, evaluate, benchmark, publish, report, run, bench):
+    for function in (demo, train, clicks, predict, evaluate, benchmark, calibrate, publish, report, run, bench):
         app.command(function)
     data = tyro.extras.SubcommandApp()
     data.command(data_check, name="check")

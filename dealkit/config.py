@@ -141,7 +141,7 @@ class TrainConfig:
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"TrainConfig.ema_decay: expected 0 <= decay < 1, got {self.ema_decay}")
         if not 0 <= self.seed < 1_000_000:
-            raise ValueError(f"TrainConfig.seed: expected 0 to 999,999, since other scenes are kept for evaluation, got {self.seed}")
+            raise ValueError(f"TrainConfig.seed: expected 0 to 999,999 (others make the evaluation scenes), got {self.seed}")
         if self.lr <= 0:
             raise ValueError(f"TrainConfig.lr: expected a positive number, got {self.lr}")
 

@@ -45,7 +45,7 @@ def use_notebook_style() -> None:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
     except ImportError:
         return
-    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 75, "subsampling": 0})
+    set_matplotlib_formats("jpeg", pil_kwargs={"quality": 70, "subsampling": 0})
 
 
 def image_axes(*size_hw: tuple[int, int], width: float = 6.5) -> list[Axes]:
@@ -181,7 +181,7 @@ def draw_queries(ax: Axes, image: Tensor, start: Tensor, end: Tensor, shown: Ten
 
 def draw_values(ax: Axes, image: Tensor, boxes: Tensor, values: Sequence[float], title: str = "") -> None:
     """Write one number of two decimals into each of the (N, 4) boxes."""
-    show_image(ax, image, title, dim=0.6)
+    show_image(ax, image, title, dim=0.45)
     draw_boxes(ax, boxes, SKY, width=1.0)
     for (x1, y1, x2, y2), value in zip(boxes.tolist(), values, strict=True):
         ax.text((x1 + x2) / 2, (y1 + y2) / 2, f"{value:.2f}", color="white", ha="center", va="center", fontweight="bold")
