@@ -46,8 +46,7 @@ lint: $(ALL)
 	$(call step,lint,"$(PYTHON)" -m ruff check . && "$(PYTHON)" -m ruff format --check .)
 
 notebooks: $(ALL)
-	$(call step,run every notebook from top to bottom and keep its outputs,\
-	  "$(PYTHON)" -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/[0-9]*.ipynb)
+	$(call step,run every notebook from top to bottom and keep its outputs,"$(PYTHON)" -m dealkit.notebooks)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

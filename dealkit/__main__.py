@@ -231,16 +231,17 @@ def find_files(patterns: list[str]) -> list[Path]:
     return files
 
 
-def publish(run: tyro.conf.Positional[Path], out: Path = NANO) -> None:
+def publish(run: tyro.conf.Positional[Path], out: Path = NANO, after: Path | None = None) -> None:
     """Make a finished run a checkpoint: averaged weights in half precision, with config and log beside it.
 
     Args:
         run: folder of the run.
         out: checkpoint to write; `<name>.config.json` and `<name>.log.jsonl` go beside it.
+        after: folder of the run whose weights this one started from.
     """
     from dealkit.report import publish as publish_run
 
-    publish_run(run, out)
+    publish_run(run, out, after=after)
     print(out)
 
 
@@ -261,19 +262,19 @@ def report(checkpoint: Path = NANO, tables_only: bool = False) -> None:
 
 def run(
     notebook: tyro.conf.Positional[str],
-    f: Annotated[Path | None, tyro.conf.arg(name="f", aliases=["--params"])] = None,
+    params: Annotated[Path | None, tyro.conf.arg(aliases=["-f"])] = None,
     force: bool = False,
 ) -> None:
     """Execute a notebook with papermill; the executed copy goes to `data/runs/`.
 
     Args:
         notebook: its name, as `02_train_deal`.
-        f: YAML file of parameters; one that the notebook does not have is an error.
+        params: YAML file of parameters; one that the notebook does not have is an error.
         force: run it again although this run is finished.
     """
     from dealkit.notebooks import run_notebook
 
-    print(run_notebook(notebook, f, force=force))
+    print(run_notebook(notebook, params, force=force))
 
 
 def bench(json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None, checkpoint: Path = NANO, size: int = 512) -> None:

@@ -218,12 +218,22 @@ def photo_results(checkpoint: Path, out: Path) -> Json:
     return results
 
 
-def publish(run: Path, out: Path) -> None:
-    """A run's averaged weights as a float16 checkpoint, its config and its log beside it."""
+def publish(run: Path, out: Path, *, after: Path | None = None) -> None:
+    """A run's averaged weights as a float16 checkpoint, its config and its log beside it.
+
+    Of data paths the last three parts are kept. `after` is the run whose weights this one started from: its config stands under
+    `started_from`, its log comes first.
+    """
     run, out = Path(run), Path(out)
     save_model(load_model(run / "model.safetensors"), out, half=True)
-    out.with_suffix(".config.json").write_text((run / "config.json").read_text())
-    out.with_suffix(".log.jsonl").write_text((run / "log.jsonl").read_text())
+    configs, logs = [], []
+    for folder in [Path(after), run] if after else [run]:
+        config = read_json(folder / "config.json")
+        config["data"]["coco"] = ["/".join(Path(entry).parts[-3:]) for entry in config["data"]["coco"]]
+        configs.append(config)
+        logs.append((folder / "log.jsonl").read_text())
+    write_json(out.with_suffix(".config.json"), {**configs[-1], **({"started_from": configs[0]} if after else {})})
+    out.with_suffix(".log.jsonl").write_text("".join(logs))
 
 
 def per_cent(value: float | None, digits: int = 1) -> str:

@@ -1,0 +1,207 @@
+"""Averages and tables by hand; benchmark and calibration on a tiny model and data set; the README's tables and commands."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dealkit.bench import bench_data, milliseconds
+from dealkit.calibrate import calibrate, f1_curve, without_duplicates
+from dealkit.config import PROJECT_ROOT
+from dealkit.data.photos import photo
+from dealkit.predict import DEFAULT_CHECKPOINT, DEFAULT_NMS, DEFAULT_THRESHOLD, Detections, Predictor
+from dealkit.prompts import clicks_hash, load_clicks, read_json
+from dealkit.report import (
+    average,
+    benchmark,
+    click_every_object,
+    publish,
+    recall_precision,
+    settings_table,
+    source_table,
+    spread,
+    update_readme,
+)
+from dealkit.train import load_model, save_model
+
+RESULTS = PROJECT_ROOT / "data" / "results"
+
+
+def row(bbox, score=None, image=1, category=1):
+    return {"image_id": image, "category_id": category, "bbox": bbox} | ({} if score is None else {"score": score})
+
+
+def test_a_mean_leaves_out_what_has_nothing_to_score():
+    assert average([{"a": 1.0, "b": None}, {"a": 0.0, "b": 0.4}]) == {"a": 0.5, "b": 0.4}
+    assert average([{"b": None}]) == {"b": None}
+
+
+def test_the_spread_of_one_seed_is_unknown():
+    assert spread([{"a": 0.3}]) == {"a": None}
+    assert spread([{"a": 0.1}, {"a": 0.3}])["a"] == pytest.approx(0.02**0.5)  # deviations of 0.1: sqrt((0.01 + 0.01) / 1)
+
+
+def test_a_second_box_on_one_object_is_a_false_one():
+    found = Detections(boxes=torch.tensor([[0.0, 0, 10, 10], [0.0, 0, 10, 9]]), scores=torch.tensor([0.9, 0.8]))
+    assert recall_precision(found, torch.tensor([[0.0, 0, 10, 10], [50.0, 50, 60, 60]])) == (0.5, 0.5)
+
+
+def test_recall_and_precision_of_nothing_are_zero():
+    nothing = Detections(boxes=torch.zeros(0, 4), scores=torch.zeros(0))
+    assert recall_precision(nothing, torch.tensor([[0.0, 0, 1, 1]])) == (0.0, 0.0)
+    one = Detections(boxes=torch.tensor([[0.0, 0, 1, 1]]), scores=torch.ones(1))
+    assert recall_precision(one, torch.zeros(0, 4)) == (0.0, 0.0)
+
+
+def test_f1_falls_with_false_detections_and_with_missed_objects():
+    truth = [row([0, 0, 10, 10]), row([20, 0, 10, 10]), row([0, 0, 10, 10], image=2)]
+    found = [row([0, 0, 10, 10], 0.9), row([0, 0, 10, 10], 0.8), row([20, 0, 10, 10], 0.3), row([5, 5, 4, 4], 0.2, image=3)]
+    # from 0.1: 2 right of 4 found, 3 wanted: 4 / 7; from 0.5: 1 of 2: 2 / 5; from 0.95: none of 0: 0
+    assert f1_curve(truth, found, (0.1, 0.5, 0.95)) == pytest.approx([4 / 7, 2 / 5, 0.0])
+    assert f1_curve(truth, [], (0.5,)) == [0.0]
+
+
+def test_duplicates_go_within_a_category_only():
+    found = [row([0, 0, 10, 10], 0.5), row([0, 0, 10, 9], 0.9), row([0, 0, 10, 10], 0.4, category=2)]
+    assert [r["score"] for r in without_duplicates(found, 0.7)] == [0.9, 0.4]
+    assert len(without_duplicates(found, 1.0)) == 3
+    assert without_duplicates([], 0.7) == []
+
+
+@pytest.fixture
+def source(make_coco, tiny_model, tmp_path):
+    """The annotation file of a tiny source with two images, and a checkpoint."""
+    file = make_coco("source", [[(5, (10, 10, 12, 8), 0), (5, (40, 30, 12, 8), 0)], [(9, (20, 20, 6, 6), 0)]])
+    save_model(tiny_model, tmp_path / "tiny.safetensors")
+    return file, tmp_path / "tiny.safetensors"
+
+
+def test_the_benchmark_writes_every_seed_and_does_not_repeat_a_source(source, tmp_path, capsys):
+    file, checkpoint = source
+    kinds = ["centre", "jitter"]
+    out, folder = tmp_path / "out.json", tmp_path / "clicks"
+    results = benchmark(checkpoint, [file], out, kinds=kinds, seeds=2, clicks_folder=folder)
+    runs = results["sources"]["source"]["runs"]
+    assert list(runs) == ["1/category centre", "1/category jitter"]
+    assert [r["seed"] for r in runs["1/category centre"]] == [0, 1]
+    for name, rows in runs.items():
+        for seed, entry in enumerate(rows):
+            written = folder / f"source-1-per-category-{name.split()[1]}-{seed}.json"
+            assert clicks_hash(load_clicks(written, file)) == entry["clicks"]
+    first = read_json(out)
+    assert first["made_by"]["python"]
+    again = benchmark(checkpoint, [file], out, kinds=kinds, seeds=2)
+    assert again["sources"] == first["sources"]  # with its seconds: nothing was run again
+
+
+def test_tables_show_per_cent_with_their_spread(source, tmp_path):
+    file, checkpoint = source
+    results = benchmark(checkpoint, [file], tmp_path / "out.json", seeds=2)
+    results["mean"]["1/category centre"]["ap50"], results["spread"]["1/category centre"]["ap50"] = 0.5, 0.0123
+    assert "**50.0** ± 1.2" in source_table(results)
+    assert settings_table(results).splitlines()[2].startswith("| 1/category centre |")
+
+
+def test_calibration_names_one_of_its_thresholds_as_the_best(source, tmp_path):
+    file, checkpoint = source
+    results = calibrate(checkpoint, [file], tmp_path / "threshold.json", images=1)
+    assert results["best"]["threshold"] in results["thresholds"]
+    table = results["duplicate_iou"][str(results["best"]["duplicate_iou"])]
+    assert max(table["f1"]) == max(max(t["f1"]) for t in results["duplicate_iou"].values())
+
+
+def test_publishing_halves_the_weights_and_keeps_configs_and_logs_without_anyones_folders(tiny_model, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    save_model(tiny_model, run / "model.safetensors")
+    (run / "config.json").write_text('{"data": {"coco": ["/home/someone/real/bolts/train.json"]}}')
+    (run / "log.jsonl").write_text('{"step": 1}\n')
+    publish(run, tmp_path / "out.safetensors", after=run)
+    full, half = (run / "model.safetensors").stat().st_size, (tmp_path / "out.safetensors").stat().st_size
+    assert half < 0.6 * full
+    assert (tmp_path / "out.log.jsonl").read_text() == '{"step": 1}\n{"step": 1}\n'
+    config = read_json(tmp_path / "out.config.json")
+    assert config["data"]["coco"] == config["started_from"]["data"]["coco"] == ["real/bolts/train.json"]
+    for a, b in zip(
+        tiny_model.state_dict().values(), load_model(tmp_path / "out.safetensors").state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_every_object_of_a_photograph_is_clicked_once(tiny_model):
+    sample = photo("coins")
+    results = click_every_object(Predictor(tiny_model), sample)
+    assert results["objects"] == len(results["clicks"]) == 24
+    for entry, box in zip(results["clicks"], sample.boxes.tolist(), strict=True):
+        assert entry["point"] == [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]
+
+
+def test_timing_takes_the_median_of_turns():
+    turns = []
+    times = milliseconds({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, 3)
+    assert turns == ["a", "a", "b", "b"] + ["a", "b"] * 3 and min(times.values()) >= 0
+    assert bench_data(2)["scenes_per_s"] > 0
+
+
+def test_the_compared_detector_is_rtdetr_r18():
+    pytest.importorskip("transformers", reason="the comparison needs transformers")
+    from dealkit.bench import rtdetr_r18
+
+    assert sum(p.numel() for p in rtdetr_r18().parameters()) / 1e6 == pytest.approx(20.1, abs=0.1)  # published: 20 M
+
+
+published = pytest.mark.skipif(not (RESULTS / "realsmall_nano.json").is_file(), reason="no published results yet")
+
+
+@published
+def test_the_readme_shows_the_committed_results(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text((PROJECT_ROOT / "README.md").read_text())
+    assert update_readme(readme) == (PROJECT_ROOT / "README.md").read_text()
+
+
+@published
+def test_results_belong_to_the_committed_checkpoint_and_click_lists():
+    import hashlib
+
+    sha = hashlib.sha256(DEFAULT_CHECKPOINT.read_bytes()).hexdigest()[:12]
+    for name in ("realsmall_nano.json", "realsmall_nano_settings.json"):
+        assert read_json(RESULTS / name)["request"]["sha256"] == sha, name
+    assert read_json(RESULTS / "photos_nano.json")["sha256"] == sha
+    for source, entry in read_json(RESULTS / "realsmall_nano.json")["sources"].items():
+        for run in entry["runs"]["1/category centre"]:
+            clicks = load_clicks(PROJECT_ROOT / "data" / "clicks" / f"{source}-1-per-category-centre-{run['seed']}.json")
+            assert clicks_hash(clicks) == run["clicks"]
+
+
+@published
+def test_the_defaults_are_those_found_on_training_images():
+    results = read_json(RESULTS / "threshold_nano.json")
+    curve = results["duplicate_iou"][str(DEFAULT_NMS)]["f1"]
+    best = max(max(t["f1"]) for t in results["duplicate_iou"].values())
+    assert curve[results["thresholds"].index(DEFAULT_THRESHOLD)] >= best - 0.01
+
+
+def readme_commands():
+    text = (PROJECT_ROOT / "README.md").read_text()
+    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith("python -m dealkit"):
+                yield line.split("  #")[0].strip()
+
+
+def test_every_command_of_the_readme_has_options_that_exist():
+    helps = {}
+    commands = list(readme_commands())
+    assert len(commands) > 5
+    for command in commands:
+        words = shlex.split(command)[3:]
+        name = tuple(words[:2]) if words[0] == "data" else (words[0],)
+        if name not in helps:
+            process = subprocess.run([sys.executable, "-m", "dealkit", *name, "--help"], capture_output=True, text=True)
+            helps[name] = process.stdout
+        for option in (w for w in words if w.startswith("-")):
+            assert re.search(rf"(^|[\s│,|]){re.escape(option)}[\s,│]", helps[name]), f"{option} of: {command}"
