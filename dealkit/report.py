@@ -271,11 +271,50 @@ def settings_table(results: Json) -> str:
     return "\n".join(lines)
 
 
+def photo_table(results: Json) -> str:
+    """Markdown: coins and procedural scenes."""
+    coins, scenes = results["coins"], results["scenes"]
+    return "\n".join(
+        [
+            "| what | result |",
+            "|---|---|",
+            f"| photograph with {coins['objects']} coins, a click on each in turn, score at least {coins['threshold']} | "
+            f"mean recall {coins['recall']:.3f}, mean precision {coins['precision']:.3f} at IoU 0.5 |",
+            f"| {scenes['counts']['images']} procedural scenes of unseen seeds, {scenes['counts']['objects']} objects, one click per "
+            f"category | AP50 {per_cent(scenes['ap50'])}, AP75 {per_cent(scenes['ap75'])}; clicked ignored "
+            f"{per_cent(scenes['ap50_ignored'])}, {per_cent(scenes['ap75_ignored'])}; hit {per_cent(scenes['hit'])} |",
+        ]
+    )
+
+
+def speed_table(figures: Json) -> str:
+    """Markdown: times of one process and their ratios."""
+    rows = [
+        (f"encode a {figures['size']} x {figures['size']} image", f"{figures['encode_ms']:.0f} ms"),
+        ("one click", f"{figures['click_ms']:.0f} ms"),
+        ("encode and click, relative to RT-DETRv2-R18 in its faster precision", f"{figures['encode_and_click_to_rtdetr']:.2f}"),
+        ("click alone, relative to it", f"{figures['click_to_rtdetr']:.2f}"),
+        (f"training at {figures['train_size']} px", f"{figures['train_images_per_s']:.1f} images/s"),
+        ("evaluating 60 images x 250 objects x 1,000 detections", f"{figures['evaluate_dense_s']:.1f} s"),
+    ]
+    lines = [f"| {name} | {value} |" for name, value in rows]
+    return "\n".join([f"| on {figures['made_by']['device']} | |", "|---|---|", *lines])
+
+
+TABLES = {
+    "sources": ("realsmall_nano.json", source_table),
+    "settings": ("realsmall_nano_settings.json", settings_table),
+    "photos": ("photos_nano.json", photo_table),
+    "speed": ("bench_nano.json", speed_table),
+}
+"""Tables of the README: the results file and the function that draws each."""
+
+
 def update_readme(readme: Path = PROJECT_ROOT / "README.md", results: Path = PROJECT_ROOT / "data" / "results") -> str:
     """Write the tables between the markers `<!-- table NAME -->` and `<!-- end -->` of the README from the committed results."""
     text = readme.read_text()
-    for name, table in (("sources", source_table), ("settings", settings_table)):
-        values = read_json(results / {"sources": "realsmall_nano.json", "settings": "realsmall_nano_settings.json"}[name])
+    for name, (file, table) in TABLES.items():
+        values = read_json(results / file)
         start, end = f"<!-- table {name} -->", "<!-- end -->"
         if start not in text:
             raise ValueError(f"{readme}: no marker {start!r}")

@@ -210,9 +210,9 @@ def test_a_toy_batch_can_be_learnt_by_heart(run):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         seen.append({k: v.item() for k, v in terms.items()})
-    first, last = seen[0], seen[-1]
+    # without the score, whose floor rises as boxes improve: its target is their IoU
+    first, last = ({k: v for k, v in terms.items() if k != "loss_score"} for terms in (seen[0], seen[-1]))
     assert sum(last.values()) < 0.25 * sum(first.values()), (first, last)
-    # the score's own floor rises as boxes improve: its target is their IoU
     assert all(last[k] < 0.5 * first[k] for k in ("loss_bbox", "loss_giou", "loss_peak", "loss_dense_box")), (first, last)
 
 
