@@ -133,8 +133,9 @@ def predict(
         out: JSON to write: boxes and scores of one image, or COCO results of a data set.
         figure: picture to write, for one image.
     """
+    from dealkit.config import DEFAULT_THRESHOLD
     from dealkit.data.coco import CocoFolder
-    from dealkit.predict import DEFAULT_THRESHOLD, Predictor, predict_coco
+    from dealkit.predict import Predictor, predict_coco
     from dealkit.prompts import load_clicks
     from dealkit.train import load_model, write_json
 

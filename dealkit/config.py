@@ -11,6 +11,12 @@ from typing import Any, TypeVar
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 """Folder that holds `notebooks/`, `data/` and `figures/`; every relative path of a notebook starts here."""
 
+DEFAULT_THRESHOLD = 0.3
+"""Score from which detections are shown and counted. Choice: by F1 on training images, see `data/results/threshold_nano.json`."""
+
+DEFAULT_NMS = 0.7
+"""IoU above which the weaker of two detections of one prompt is dropped. Choice: on training images, as the threshold."""
+
 BACKBONES = ("nano", "resnet18", "resnet50", "swin_t", "convnext_tiny")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
 from dealkit.boxes import SIZE_BINS
+from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.prompts import check_clicks, clicks_hash, make_clicks, read_json
 
 Array = np.ndarray
@@ -51,7 +52,7 @@ def evaluate(
     *,
     max_dets: int = 1500,
     class_agnostic: bool = False,
-    score_threshold: float = 0.3,
+    score_threshold: float = DEFAULT_THRESHOLD,
 ) -> Json:
     """Score predictions against COCO ground truth; with a click list, in the three numbers of the protocol.
 

@@ -19,7 +19,7 @@ from torchvision.ops import clip_boxes_to_image, nms
 from tqdm.auto import tqdm
 
 from dealkit.boxes import to_xyxy
-from dealkit.config import PROJECT_ROOT
+from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, PROJECT_ROOT
 from dealkit.data.coco import CocoFolder, read_image
 from dealkit.data.transforms import pad_to, to_input
 from dealkit.model.deal import DEAL, Features, Output
@@ -28,12 +28,6 @@ from dealkit.train import autocast, bf16_is_faster, default_device, load_model
 
 DEFAULT_CHECKPOINT = PROJECT_ROOT / "data" / "checkpoints" / "nano.safetensors"
 """The checkpoint that comes with the repository."""
-
-DEFAULT_THRESHOLD = 0.3
-"""Score above which detections are shown. Choice: best mean F1 on training images, see `data/results/threshold_nano.json`."""
-
-DEFAULT_NMS = 0.7
-"""IoU above which the weaker of two detections of one prompt is dropped. Choice: on training images, as the threshold."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -280,8 +280,8 @@ def photo_table(results: Json) -> str:
             "|---|---|",
             f"| photograph with {coins['objects']} coins, a click on each in turn, score at least {coins['threshold']} | "
             f"mean recall {coins['recall']:.3f}, mean precision {coins['precision']:.3f} at IoU 0.5 |",
-            f"| {scenes['counts']['images']} procedural scenes of unseen seeds, {scenes['counts']['objects']} objects, one click per "
-            f"category | AP50 {per_cent(scenes['ap50'])}, AP75 {per_cent(scenes['ap75'])}; clicked ignored "
+            f"| {scenes['counts']['images']} procedural scenes of unseen seeds, {scenes['counts']['objects']} objects, "
+            f"one click per category | AP50 {per_cent(scenes['ap50'])}, AP75 {per_cent(scenes['ap75'])}; clicked ignored "
             f"{per_cent(scenes['ap50_ignored'])}, {per_cent(scenes['ap75_ignored'])}; hit {per_cent(scenes['hit'])} |",
         ]
     )

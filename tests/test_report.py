@@ -10,9 +10,9 @@ import torch
 
 from dealkit.bench import bench_data, milliseconds
 from dealkit.calibrate import calibrate, f1_curve, without_duplicates
-from dealkit.config import PROJECT_ROOT
+from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, PROJECT_ROOT
 from dealkit.data.photos import photo
-from dealkit.predict import DEFAULT_CHECKPOINT, DEFAULT_NMS, DEFAULT_THRESHOLD, Detections, Predictor
+from dealkit.predict import DEFAULT_CHECKPOINT, Detections, Predictor
 from dealkit.prompts import clicks_hash, load_clicks, read_json
 from dealkit.report import (
     average,
