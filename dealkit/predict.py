@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 
 from dealkit.boxes import to_xyxy
 from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, PROJECT_ROOT
-from dealkit.data.coco import CocoFolder, read_image
+from dealkit.data.coco import CocoFolder
+from dealkit.data.images import read_image
 from dealkit.data.transforms import pad_to, to_input
 from dealkit.model.deal import DEAL, Features, Output
 from dealkit.prompts import PointPrompts, check_clicks, stack_prompts

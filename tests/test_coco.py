@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
-import dealkit.data.coco as coco
-from dealkit.data.coco import CocoFolder, check, check_report, coco_dict, read_image
+import dealkit.data.images as images
+from dealkit.data.coco import CocoFolder, check, check_report, coco_dict
+from dealkit.data.images import read_image
 
 REAL = Path(os.environ.get("DEALKIT_DATA", Path(__file__).parents[2] / "shared" / "data")) / "realsmall"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="needs real data: set DEALKIT_DATA to the folder that holds realsmall")
@@ -165,7 +166,7 @@ def test_what_is_no_image_and_what_is_missing_are_named(tmp_path):
 
 def test_an_image_above_the_pixel_limit_is_refused_with_its_size(tmp_path, monkeypatch):
     Image.new("1", (40, 30)).save(tmp_path / "a.png")
-    monkeypatch.setattr(coco, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
     with pytest.raises(ValueError, match=r"a\.png: .*40 x 30 pixels, expected at most 1000"):
         read_image(tmp_path / "a.png")
 

@@ -188,7 +188,7 @@ def test_the_defaults_are_those_found_on_training_images():
 def readme_commands():
     text = (PROJECT_ROOT / "README.md").read_text()
     for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             if line.startswith("python -m dealkit"):
                 yield line.split("  #")[0].strip()
 
