@@ -143,6 +143,8 @@ def fit(
         clicks.set_state(state["clicks"].cpu())
         torch.set_rng_state(state["rng"].cpu())
         history = [line for line in read_log(out) if line["step"] <= step]
+        if progress(step, minutes, train) >= 1:  # finished: nothing to add
+            return history
     write_json(out / "config.json", {**to_dict(config), "made_by": provenance()})
     (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
     board = tensorboard(out)
