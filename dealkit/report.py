@@ -261,10 +261,10 @@ def source_table(results: Json, setting: str = "1/category centre") -> str:
 
 def settings_table(results: Json) -> str:
     """Markdown: one row per click setting and kind, mean over sources and seeds, in per cent."""
-    columns = ("ap25", "ap50", "ap75", "ap50_ignored", "ap75_ignored", "hit", "hit_shown")
+    columns = ("ap25", "ap50", "ap75", "ap50_ignored", "ap75_ignored", "hit")
     lines = [
-        "| clicks | AP25 | AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit | hit above threshold |",
-        "|" + "---|" * 8,
+        "| clicks | AP25 | AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit |",
+        "|" + "---|" * 7,
     ]
     for name, row in results["mean"].items():
         lines.append(f"| {name} | " + " | ".join(per_cent(row[c]) for c in columns) + " |")
