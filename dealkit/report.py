@@ -12,7 +12,7 @@ import torch
 from torchvision.ops import box_iou
 from tqdm.auto import tqdm
 
-from dealkit.config import PROJECT_ROOT
+from dealkit.config import DEFAULT_THRESHOLD, PROJECT_ROOT
 from dealkit.data.coco import CocoFolder, Sample
 from dealkit.data.photos import photo
 from dealkit.data.synthetic import EVAL_SEED, write_coco
@@ -77,6 +77,7 @@ def benchmark(
     """
     sha = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:12]
     request = {"checkpoint": Path(checkpoint).name, "sha256": sha, "settings": settings, "kinds": kinds, "seeds": seeds}
+    request["score_threshold"] = DEFAULT_THRESHOLD  # of `hit_shown` and `count_mae`
     results: Json = {"request": request, "sources": {}}
     if out.is_file() and read_json(out).get("request") == request:
         results = read_json(out)
