@@ -80,13 +80,13 @@ class DataConfig:
     weights: tuple[float, ...] = ()
     """How often each entry of `coco` is drawn, relative to the others; files of one pattern alike. Empty: every file equally
     often."""
-    synthetic: float = 0.35
+    synthetic: float = 0.45
     """Share of training images that are procedural scenes; 1 when `coco` is empty."""
     size: int = 256
     """Side of a training crop in pixels."""
-    min_scale: float = 0.6
+    min_scale: float = 0.5
     """Smallest zoom of a training crop, relative to the stored image."""
-    max_scale: float = 1.6
+    max_scale: float = 2.0
     """Largest zoom of a training crop."""
     sets_per_image: int = 2
     """Most categories prompted per training image."""
@@ -166,6 +166,8 @@ class LossConfig:
     """Weight of the Poisson loss whose integral is the count."""
     dense_box: float = 1.0
     """Weight of the box loss of the dense head, where queries start."""
+    denoise: float = 1.0
+    """Weight of the box losses of the noisy boxes that the decoder corrects; 0 trains without them."""
 
 
 @dataclass(frozen=True, kw_only=True)

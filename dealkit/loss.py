@@ -122,22 +122,26 @@ def in_regions(points_xy: Tensor, regions: Tensor) -> Tensor:
     return (offset <= regions[:, 2:] / 2).all(-1).any(-1)
 
 
-def criterion(output: Output, targets: list[Target], weights: LossConfig) -> dict[str, Tensor]:
+def criterion(output: Output, targets: list[Target], weights: LossConfig, origin: Tensor | None = None) -> dict[str, Tensor]:
     """Weighted loss terms of N prompt sets; their sum is the loss.
 
     A set with T objects weighs 1 / sqrt(T) per object. Choice: between equal objects (dense images drown the rest) and equal
     sets (a single object decides a step).
 
+    Args:
+        origin: (N, R) int64, the object that each noisy box was made of, -1 for padding.
+
     Returns:
-        `loss_score`, `loss_bbox`, `loss_giou` (all decoder layers), `loss_peak`, `loss_density`, `loss_dense_box`: float32
-        scalars.
+        `loss_score`, `loss_bbox`, `loss_giou` (all decoder layers), `loss_peak`, `loss_density`, `loss_dense_box`, and with
+        noisy boxes `loss_denoise`: float32 scalars.
     """
     lit = output.activation
     h, w = lit.peak_logits.shape[-2:]
     centres = cell_centres(h, w, STRIDES[0], lit.peak_logits.device)
     layers = [(b.unbind(0), s.unbind(0)) for b, s in [*output.aux_outputs, (output.pred_boxes, output.pred_logits)]]
     peaks, densities, dense = lit.peak_logits.unbind(0), lit.density.unbind(0), lit.boxes.unbind(0)
-    sums = {name: lit.density.sum() * 0.0 for name in ("score", "bbox", "giou", "peak", "density", "dense_box")}
+    names = ["score", "bbox", "giou", "peak", "density", "dense_box"] + ["denoise"] * (origin is not None)
+    sums = {name: lit.density.sum() * 0.0 for name in names}
     share = [max(len(t.boxes), 1) ** -0.5 for t in targets]
     total = sum(s * max(len(t.boxes), 1) for s, t in zip(share, targets, strict=True))
     for n, (target, s) in enumerate(zip(targets, share, strict=True)):
@@ -145,6 +149,11 @@ def criterion(output: Output, targets: list[Target], weights: LossConfig) -> dic
         sums["peak"] = sums["peak"] + s * focal_heatmap(peaks[n], peak_target(target.boxes, h, w), keep)
         sums["density"] = sums["density"] + s * poisson_density(densities[n], target.boxes, keep)
         sums["dense_box"] = sums["dense_box"] + s * dense_box(dense[n], target.boxes)
+        if origin is not None:
+            used = origin[n] >= 0
+            for boxes in output.denoised:
+                l1, giou, _ = box_losses(boxes[n][used], target.boxes[origin[n][used]])
+                sums["denoise"] = sums["denoise"] + s * (0.5 * l1 + giou).sum()
         for boxes, logits in layers:
             rows, columns = match(boxes[n], logits[n], output.valid[n], target.boxes, target.clicked)
             l1, giou, iou = box_losses(boxes[n][rows], target.boxes[columns])

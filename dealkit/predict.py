@@ -205,8 +205,7 @@ def as_image(image: str | Path | Tensor | np.ndarray | Image.Image) -> Tensor:
 
 def for_inference(model: DEAL) -> DEAL:
     """A copy that computes the same faster: batch norms folded into their convolutions, and weights in bfloat16 where
-    `autocast` would
-    cast them at every call. Not for training or saving."""
+    `autocast` would cast them at every call. Not for training or saving."""
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     for block in fast.modules():
         children = dict(block.named_children())
@@ -219,9 +218,10 @@ def for_inference(model: DEAL) -> DEAL:
                 setattr(block, conv, fuse_conv_bn_eval(children[conv], children[norm]))
                 setattr(block, norm, torch.nn.Identity())
     if bf16_is_faster(next(fast.parameters()).device.type):
-        for layer in fast.modules():
-            if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
-                layer.to(torch.bfloat16)
+        for part in (part for name, part in fast.named_children() if name != "decoder"):
+            for layer in part.modules():
+                if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+                    layer.to(torch.bfloat16)
     return fast.to(memory_format=torch.channels_last)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from dealkit.boxes import to_cxcywh
 from dealkit.config import DataConfig
@@ -14,6 +15,9 @@ from dealkit.data.synthetic import TRAIN_SEED, make_scene
 from dealkit.data.transforms import augment, recolour
 from dealkit.loss import Target
 from dealkit.prompts import PointPrompts, simulate_clicks, stack_prompts
+
+ENLARGED = 0.3
+"""Share of procedural scenes cropped and enlarged up to twice. Choice: scenes end at 48 px, photographs do not."""
 
 
 def open_sources(entries: tuple[str, ...], weights: tuple[float, ...] = ()) -> tuple[list[CocoFolder], np.ndarray]:
@@ -63,6 +67,8 @@ class TrainingStream(torch.utils.data.Dataset[Sample]):
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         if not self.sources or rng.random() < config.synthetic:
             scene = make_scene(index, size_hw=(config.size, config.size), seed=TRAIN_SEED + self.seed)
+            if rng.random() < ENLARGED:
+                return augment(scene, size=config.size, scale=(1.0, 2.0), generator=generator)
             return Sample(**{**vars(scene), "image": recolour(scene.image, generator=generator)})
         source = self.sources[rng.choice(len(self.sources), p=self.shares)]
         sample = source[int(rng.integers(len(source)))]
@@ -105,3 +111,21 @@ def draw_prompts(samples: list[Sample], config: DataConfig, generator: torch.Gen
         for t in targets
     ]
     return prompts, padded
+
+
+def noisy_boxes(targets: list[Target], generator: torch.Generator, *, most: int = 20) -> tuple[Tensor, Tensor]:
+    """Boxes for the decoder to correct: up to `most` objects of every set, shifted by up to 0.4 of their size and scaled by up
+    to 1.65 either way.
+
+    Returns:
+        boxes (N, R, 4) cxcywh pixels, rows of zeros for padding; origin (N, R) int64, the object of each, -1 for padding.
+
+    Source: DN-DETR, arXiv 2203.01305. Choice: boxes only, no labels or scores: the prompt says what is meant, and the noise is
+    that of a query's first box.
+    """
+    chosen = [torch.randperm(len(t.boxes), generator=generator)[:most] for t in targets]
+    boxes = pad_sequence([t.boxes[c] for t, c in zip(targets, chosen, strict=True)], batch_first=True)
+    origin = pad_sequence(chosen, batch_first=True, padding_value=-1)
+    noise = 2 * torch.rand(boxes.shape, generator=generator) - 1
+    centre = boxes[..., :2] + 0.4 * noise[..., :2] * boxes[..., 2:]
+    return torch.cat([centre, boxes[..., 2:] * (0.5 * noise[..., 2:]).exp()], dim=-1), origin

@@ -31,7 +31,7 @@ from dealkit.data.transforms import to_input
 from dealkit.loss import Target, criterion
 from dealkit.model.deal import DEAL, build_model
 from dealkit.prompts import PointPrompts
-from dealkit.stream import TrainingStream, draw_prompts
+from dealkit.stream import TrainingStream, draw_prompts, noisy_boxes
 
 
 @lru_cache
@@ -87,17 +87,25 @@ def update_average(average: torch.nn.Module, model: torch.nn.Module, step: int, 
 
 
 def loss_of_batch(
-    model: DEAL, samples: list[Sample], prompts: PointPrompts, targets: list[Target], config: RunConfig
+    model: DEAL,
+    samples: list[Sample],
+    prompts: PointPrompts,
+    targets: list[Target],
+    config: RunConfig,
+    generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Loss terms of one batch; crops of equal size. Forward in autocast, losses in float32."""
+    """Loss terms of one batch; crops of equal size. Forward in autocast, losses in float32. `generator` draws the noise."""
     device = next(model.parameters()).device
     images = torch.stack([s.image for s in samples]).to(device)
     images = torch.stack([to_input(image) for image in images])
     counts = torch.tensor([float(len(t.boxes)) for t in targets], device=device)
+    noisy = origin = None
+    if config.loss.denoise:
+        noisy, origin = (t.to(device) for t in noisy_boxes(targets, generator))
     with autocast(device, config.train.bf16):
-        output = model.detect(model.encode(images), prompts.to(device), at_least=counts)
+        output = model.detect(model.encode(images), prompts.to(device), at_least=counts, noisy=noisy)
     moved = [Target(**{k: v.to(device) for k, v in vars(t).items()}) for t in targets]
-    return criterion(output, moved, config.loss)
+    return criterion(output, moved, config.loss, origin)
 
 
 def fit(
@@ -168,7 +176,7 @@ def fit(
             group["lr"] = learning_rate(step, done, train)
         prompts, targets = draw_prompts(samples, config.data, clicks)
         if len(prompts):
-            terms = loss_of_batch(model, samples, prompts, targets, config)
+            terms = loss_of_batch(model, samples, prompts, targets, config, clicks)
             for name, value in terms.items():
                 if not torch.isfinite(value):
                     raise FloatingPointError(

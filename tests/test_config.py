@@ -77,7 +77,7 @@ def test_a_file_that_is_not_json_is_named(tmp_path):
         (ModelConfig, {"max_queries": 5}, "ModelConfig.max_queries: expected at least min_queries = 24, got 5"),
         (DataConfig, {"synthetic": 1.1}, "DataConfig.synthetic: expected a share from 0 to 1, got 1.1"),
         (DataConfig, {"size": 32}, "DataConfig.size: expected a multiple of 32, at least 64, got 32"),
-        (DataConfig, {"min_scale": 2.0}, "DataConfig.min_scale: expected 0 < min_scale <= max_scale, got 2.0, 1.6"),
+        (DataConfig, {"min_scale": 3.0}, "DataConfig.min_scale: expected 0 < min_scale <= max_scale, got 3.0, 2.0"),
         (DataConfig, {"min_scale": 0.0}, "DataConfig.min_scale"),
         (DataConfig, {"coco": ("a.json",), "weights": (1.0, 2.0)}, "DataConfig.weights: expected 1 positive numbers"),
         (DataConfig, {"coco": ("a.json",), "weights": (0.0,)}, "DataConfig.weights"),

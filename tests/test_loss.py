@@ -173,11 +173,13 @@ def prediction(of_set, *, extra=3, layers=2):
         aux_outputs=[(found.clone(), logits.clone()) for _ in range(layers - 1)],
         reference_points=found.clone(),
         count=density.sum()[None],
+        denoised=[of_set.boxes[None].clone() for _ in range(layers)],
     )
 
 
 def values(output, targets, weights=None):
-    return {name: value.item() for name, value in criterion(output, targets, weights or LossConfig()).items()}
+    origin = torch.arange(output.denoised[0].shape[1])[None] if output.denoised else None
+    return {name: value.item() for name, value in criterion(output, targets, weights or LossConfig(), origin).items()}
 
 
 def test_a_perfect_answer_costs_only_the_floor_of_the_density():
@@ -185,7 +187,8 @@ def test_a_perfect_answer_costs_only_the_floor_of_the_density():
     terms = values(prediction(target(OBJECTS)), [target(OBJECTS, clicked=[0])])
     assert terms.pop("loss_density") == pytest.approx(0.2, abs=1e-3)
     assert terms == pytest.approx(dict.fromkeys(terms, 0.0), abs=1e-5)
-    assert set(terms) == {"loss_score", "loss_bbox", "loss_giou", "loss_peak", "loss_dense_box"}
+    assert set(terms) == {"loss_score", "loss_bbox", "loss_giou", "loss_peak", "loss_dense_box", "loss_denoise"}
+    assert "loss_denoise" not in values(replace(prediction(target(OBJECTS)), denoised=[]), [target(OBJECTS)])
 
 
 @pytest.mark.parametrize(
@@ -200,6 +203,7 @@ def test_a_perfect_answer_costs_only_the_floor_of_the_density():
         ("loss_density", lambda o: lit(o, density=2 * o.activation.density)),
         ("loss_density", lambda o: lit(o, density=0.5 * o.activation.density)),
         ("loss_dense_box", lambda o: lit(o, boxes=o.activation.boxes + 1)),
+        ("loss_denoise", lambda o: replace(o, denoised=[o.denoised[0] + 1, *o.denoised[1:]])),
     ],
 )
 def test_every_fault_raises_its_term(term, spoil):
@@ -216,6 +220,7 @@ def test_every_weight_scales_its_own_term(name):
     output = prediction(target(OBJECTS))
     output = replace(output, pred_boxes=output.pred_boxes + 1, pred_logits=output.pred_logits / 20)
     output = lit(output, peak_logits=output.activation.peak_logits / 10, boxes=output.activation.boxes + 1)
+    output = replace(output, denoised=[d + 1 for d in output.denoised])
     targets = [target(OBJECTS)]
     plain, weighted = values(output, targets), values(output, targets, replace(LossConfig(), **{name: 7.0}))
     scale = {f"loss_{f.name}": 7 / getattr(LossConfig(), f.name) if f.name == name else 1.0 for f in fields(LossConfig)}
@@ -285,6 +290,7 @@ def test_sets_weigh_by_the_root_of_their_objects():
         },
         activation=Activation(**{k: torch.cat([v, getattr(b.activation, k)]) for k, v in vars(a.activation).items()}),
         aux_outputs=[],
+        denoised=[],
     )
     alone = values(replace(a, aux_outputs=[]), [one])["loss_bbox"]
     assert alone == pytest.approx(LossConfig().bbox / 8)  # 1 px of 8

@@ -12,7 +12,8 @@ from dealkit.boxes import to_xyxy
 from dealkit.config import DataConfig
 from dealkit.data.coco import Sample
 from dealkit.data.synthetic import EVAL_SEED, make_scene
-from dealkit.stream import TrainingStream, draw_prompts, open_sources
+from dealkit.loss import Target
+from dealkit.stream import TrainingStream, draw_prompts, noisy_boxes, open_sources
 
 SMALL = DataConfig(size=64, workers=0)
 BOLT = (5, [10, 12, 6, 8], 0)
@@ -243,3 +244,20 @@ def test_real_sources_give_crops_that_can_be_prompted(real_data):
     assert all(s.image.shape == (3, 128, 128) and s.source != "synthetic" for s in samples)
     prompts, targets = draw_prompts(samples, SMALL, seeded())
     assert len(prompts) == len(targets) > 0 and all(len(t.boxes) for t in targets)
+
+
+def test_noisy_boxes_stay_near_their_objects():
+    boxes = torch.tensor([[20.0, 30.0, 8.0, 4.0], [50.0, 50.0, 10.0, 10.0]])
+    targets = [Target(boxes=b, crowd=torch.zeros(0, 4), clicked=torch.zeros(0, dtype=torch.int64)) for b in (boxes, boxes[:1])]
+    noisy, origin = noisy_boxes(targets, torch.Generator().manual_seed(0))
+    assert noisy.shape == (2, 2, 4) and sorted(origin[0].tolist()) == [0, 1] and origin[1].tolist() == [0, -1]
+    assert noisy[1, 1].tolist() == [0, 0, 0, 0]  # padding
+    for n, t in enumerate(targets):
+        own = t.boxes[origin[n][origin[n] >= 0]]
+        found = noisy[n, : len(own)]
+        assert ((found[:, :2] - own[:, :2]).abs() <= 0.4 * own[:, 2:]).all() and (found != own).all()
+        assert ((found[:, 2:] / own[:, 2:]).log().abs() <= 0.5).all()
+    few, _ = noisy_boxes(targets, torch.Generator().manual_seed(0), most=1)
+    assert few.shape == (2, 1, 4)
+    none, nothing = noisy_boxes([replace(targets[0], boxes=boxes[:0])], torch.Generator())
+    assert none.shape == (1, 0, 4) and nothing.shape == (1, 0)

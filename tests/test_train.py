@@ -101,7 +101,7 @@ def test_a_run_leaves_its_config_log_state_and_model(run, whole):
     assert load_config(out / "config.json") == run  # so `--resume` can read it
     assert {"commit", "python", "torch", "device"} <= set(json.loads((out / "config.json").read_text())["made_by"])
     assert read_log(out) == history
-    terms = {"loss_score", "loss_bbox", "loss_giou", "loss_peak", "loss_density", "loss_dense_box"}
+    terms = {"loss_score", "loss_bbox", "loss_giou", "loss_peak", "loss_density", "loss_dense_box", "loss_denoise"}
     assert terms | {"step", "minutes", "lr", "loss", "norm", "img_per_s"} == set(history[0])
     assert all(sum(line[name] for name in terms) == pytest.approx(line["loss"], rel=1e-5) for line in history)
     assert load_model(out / "model.safetensors").config == run.model
@@ -204,7 +204,7 @@ def test_a_toy_batch_can_be_learnt_by_heart(run):
     samples, prompts, targets = batch(run)
     seen = []
     for _ in range(60):
-        terms = loss_of_batch(model, samples, prompts, targets, run)
+        terms = loss_of_batch(model, samples, prompts, targets, run, torch.Generator().manual_seed(0))
         optimizer.zero_grad()
         sum(terms.values()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -219,10 +219,10 @@ def test_a_toy_batch_can_be_learnt_by_heart(run):
 def test_bfloat16_changes_the_forward_pass_a_little_and_the_losses_stay_float32(run, make_tiny, monkeypatch):
     model, (samples, prompts, targets) = make_tiny(), batch(run)
     with torch.no_grad():
-        plain = loss_of_batch(model, samples, prompts, targets, run)
+        plain = loss_of_batch(model, samples, prompts, targets, run, torch.Generator().manual_seed(0))
         monkeypatch.setattr(dealkit.train, "bf16_is_faster", lambda device: True)
-        short = loss_of_batch(model, samples, prompts, targets, run)
-        off = loss_of_batch(model, samples, prompts, targets, changed(run, bf16=False))
+        short = loss_of_batch(model, samples, prompts, targets, run, torch.Generator().manual_seed(0))
+        off = loss_of_batch(model, samples, prompts, targets, changed(run, bf16=False), torch.Generator().manual_seed(0))
     assert all(v.dtype == torch.float32 for v in short.values())
     total, of_short = sum(plain.values()).item(), sum(short.values()).item()
     assert of_short != total and of_short == pytest.approx(total, rel=0.1)

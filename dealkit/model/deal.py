@@ -23,8 +23,8 @@ class Features:
 
     maps: list[Tensor]
     """Four maps (B, ., H/s, W/s) for s in `STRIDES`."""
-    values: list[Tensor]
-    """The same four, (B, D, ., .) float32, as the decoder samples them."""
+    values: Tensor
+    """(B, S, D) float32: their cells, finest map first, row by row, as the decoder samples them."""
     keep: list[Tensor]
     """(B, H/4, W/4) and (B, H/32, W/32) bool: False where a cell's centre lies on padding."""
 
@@ -47,20 +47,8 @@ class Output:
     """(N, K, 4) boxes where the queries started."""
     count: Tensor
     """(N,) objects that the density sums to."""
-
-
-class ValueProjection(nn.Module):
-    """A 1 x 1 convolution that writes planes, (B, D, h, w) contiguous: the order in which `grid_sample` reads."""
-
-    def __init__(self, c_in: int, c_out: int):
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.empty(c_out, c_in)), nn.Parameter(torch.zeros(c_out))
-        nn.init.xavier_uniform_(self.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        cells = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, hw, C)
-        planes = self.weight @ cells.transpose(1, 2) + self.bias[:, None].to(cells.dtype)
-        return planes.unflatten(-1, x.shape[-2:])
+    denoised: list[Tensor]
+    """(N, R, 4) cxcywh pixels per layer: what the decoder made of the noisy boxes it was given in training."""
 
 
 class DEAL(nn.Module):
@@ -81,7 +69,7 @@ class DEAL(nn.Module):
         dim, fine = config.hidden_dim, config.fine_dim
         self.backbone = Backbone(config.backbone, config.pretrained)
         self.enhance = HybridFeatureEnhancement(self.backbone.channels, config)
-        self.to_values = nn.ModuleList(ValueProjection(c, dim) for c in (fine, dim, dim, dim))
+        self.to_values = nn.ModuleList(nn.Linear(c, dim) for c in (fine, dim, dim, dim))
         self.embed_points = PointEmbedding(config)
         self.activate = DensityActivation(config)
         self.decoder = Decoder(config)
@@ -100,19 +88,24 @@ class DEAL(nn.Module):
             inside[:, 0, 0] = True
             keep.append(inside.all(-1))
         maps = self.enhance(self.backbone(images.contiguous(memory_format=torch.channels_last)), keep[1])
-        values = [to_value(m).float() for to_value, m in zip(self.to_values, maps, strict=True)]
-        return Features(maps=maps, values=values, keep=keep)
+        cells = [m.permute(0, 2, 3, 1).flatten(1, 2) for m in maps]
+        values = [to_value(c).float() for to_value, c in zip(self.to_values, cells, strict=True)]
+        return Features(maps=maps, values=torch.cat(values, dim=1), keep=keep)
 
     def embed(self, features: Features, prompts: PointPrompts) -> Tensor:
         """Prompt embeddings (N, 2, D) float32: of what is meant and of what is not (zero without negative clicks)."""
         return self.embed_points(features.maps, features.keep[1].flatten(1), prompts)
 
-    def detect(self, features: Features, prompts: PointPrompts, at_least: Tensor | None = None) -> Output:
+    def detect(
+        self, features: Features, prompts: PointPrompts, at_least: Tensor | None = None, noisy: Tensor | None = None
+    ) -> Output:
         """Detections for every prompt set.
 
         Args:
             features: of `encode`. prompts: N sets; `image_index` says which image each belongs to.
             at_least: (N,) known counts, in training, so that no object lacks a query while the density is still wrong.
+            noisy: (N, R, 4) cxcywh pixels, in training: boxes for the decoder to correct, beside its own queries and unseen by
+                them; rows of zeros are padding.
         """
         index = prompts.image_index
         if len(index) and int(index.max()) >= len(features.maps[0]):
@@ -130,20 +123,29 @@ class DEAL(nn.Module):
             is_click = prompts.labels == 1
             cells, valid = torch.cat([own, cells], dim=1), torch.cat([is_click, valid], dim=1)
             clicked = torch.cat([is_click, torch.zeros_like(valid[:, is_click.shape[1] :])], dim=1)
+            if noisy is None:
+                noisy = prompts.points.new_zeros(len(prompts), 0, 4)
+            at = (noisy[..., :2] / STRIDES[0]).long()
+            starts = torch.cat([at[..., 1].clamp(0, h - 1) * w + at[..., 0].clamp(0, w - 1), cells], dim=1)
+            group = torch.cat([2 * (noisy[..., 2] > 0), valid.long()], dim=1)  # queries see their own group
+            clicked = torch.cat([torch.zeros_like(noisy[..., 0], dtype=torch.bool), clicked], dim=1)
 
         def at_cells(dense: Tensor) -> Tensor:  # (N, h, w, c) -> (N, K, c)
-            return dense.flatten(1, 2).gather(1, cells[..., None].expand(-1, -1, dense.shape[-1]))
+            return dense.flatten(1, 2).gather(1, starts[..., None].expand(-1, -1, dense.shape[-1]))
 
-        content = at_cells(lit.hidden.permute(0, 2, 3, 1))
-        reference = at_cells(lit.boxes).detach()
+        content = at_cells(lit.hidden.permute(0, 2, 3, 1)).float()
+        skip = noisy.shape[1]
+        reference = torch.cat([noisy.clamp(min=0.5), at_cells(lit.boxes)[:, skip:].detach()], dim=1)
         lit_up = lit.peak_logits.detach().sigmoid()
 
         def decode(rows: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
-            values = [of_image(v, index[rows]) for v in features.values]
-            part = (content[rows, :k], reference[rows, :k], clicked[rows, :k], valid[rows, :k], embedding[rows, 0])
-            return self.decoder(*part, values, lit_up[rows])
+            part = (content[rows, :k], reference[rows, :k], clicked[rows, :k], group[rows, :k], embedding[rows, 0])
+            # in float32: many small operations, where casts cost more than bfloat16 saves, and boxes as exact as they can be
+            with torch.autocast(content.device.type, enabled=False):
+                return self.decoder(*part, features.values, lit_up[rows], index[rows])
 
-        layers = decode_in_groups(decode, valid)
+        every = decode_in_groups(decode, group > 0)
+        layers = [(boxes[:, skip:], logits[:, skip:]) for boxes, logits in every]
         boxes, logits = layers[-1]
         return Output(
             pred_logits=logits,
@@ -151,8 +153,9 @@ class DEAL(nn.Module):
             valid=valid,
             activation=lit,
             aux_outputs=layers[:-1],
-            reference_points=reference,
+            reference_points=reference[:, skip:],
             count=count,
+            denoised=[boxes[:, :skip] for boxes, _ in every],
         )
 
     def forward(self, images: Tensor, prompts: PointPrompts, sizes_hw: list[tuple[int, int]] | None = None) -> Output:

@@ -88,8 +88,9 @@ class RotaryAttention(nn.Module):
         count = dim // num_heads // 4
         self.register_buffer("wavelengths", torch.logspace(*torch.tensor(wavelengths).log2().tolist(), count, base=2.0))
 
-    def forward(self, x: Tensor, pos: Tensor, memory: Tensor, memory_pos: Tensor, keep: Tensor | None = None) -> Tensor:
-        """x (B, Q, D) at pos (B, Q, 2) attends to memory (B, S, D) at memory_pos (B, S, 2), where keep (B, S) is True."""
+    def forward(self, x: Tensor, pos: Tensor, memory: Tensor, memory_pos: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, Q, D) at pos (B, Q, 2) attends to memory (B, S, D) at memory_pos (B, S, 2), where mask (B, Q or 1, S) is
+        True."""
 
         def heads(t: Tensor) -> Tensor:
             return t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, S, d)
@@ -97,7 +98,7 @@ class RotaryAttention(nn.Module):
         k, v = self.to_kv(memory).chunk(2, dim=-1)
         q = rotate(heads(self.to_q(x)), pos, self.wavelengths)
         k = rotate(heads(k), memory_pos, self.wavelengths)
-        mask = None if keep is None else keep[:, None, None, :]
+        mask = None if mask is None else mask[:, None]
         y = F.scaled_dot_product_attention(q, k, heads(v).to(q.dtype), attn_mask=mask)
         return self.out(y.transpose(1, 2).flatten(2))
 
@@ -113,7 +114,7 @@ class ContextLayer(nn.Module):
 
     def forward(self, x: Tensor, pos: Tensor, keep: Tensor) -> Tensor:
         y = self.norm1(x)
-        x = x + self.attention(y, pos, y, pos, keep)
+        x = x + self.attention(y, pos, y, pos, keep[:, None])
         return x + self.ffn(self.norm2(x))
 
 

@@ -79,7 +79,7 @@ class PointEmbedding(nn.Module):
         tokens = coarse.permute(0, 2, 3, 1).flatten(1, 2)
         tokens = of_image(tokens, index)
         pos = cell_centres(*coarse.shape[-2:], STRIDES[-1], coarse.device).flatten(0, 1).expand(n, -1, -1)
-        e = e + self.attention(self.norm1(e), prompts.points, tokens, pos, of_image(keep, index))
+        e = e + self.attention(self.norm1(e), prompts.points, tokens, pos, of_image(keep, index)[:, None])
         e = (e + self.ffn(self.norm2(e))).float()
         wanted = torch.stack([prompts.labels == 1, prompts.labels == 0], dim=1).float()  # (N, 2, P)
         return wanted @ e / wanted.sum(-1, keepdim=True).clamp(min=1)
@@ -123,17 +123,17 @@ class DensityActivation(nn.Module):
 
     def forward(self, fine: Tensor, embedding: Tensor, has_negative: Tensor, keep: Tensor) -> Activation:
         """fine (N, C, h, w), embedding (N, 2, D), has_negative (N,) bool, keep (N, h, w) False on padding."""
-        h, w = fine.shape[-2:]
-        kernels = self.kernels(embedding).unflatten(-1, (-1, fine.shape[1]))  # (N, 2, G, C)
+        n, c, h, w = fine.shape
+        kernels = self.kernels(embedding).unflatten(-1, (-1, c))  # (N, 2, G, C)
         cells = fine.permute(0, 2, 3, 1).flatten(1, 2)  # (N, hw, C)
         response = cells @ kernels[:, 0].transpose(1, 2).to(cells.dtype)
         if has_negative.any():
             against = cells @ kernels[:, 1].transpose(1, 2).to(cells.dtype)
             response = response - has_negative[:, None, None] * self.negative_gain.to(cells.dtype) * against
-        response = response.transpose(1, 2).unflatten(-1, (h, w)) / fine.shape[1] ** 0.5
-        scale, shift = self.film(embedding[:, 0])[:, :, None, None].to(fine.dtype).chunk(2, dim=1)
-        modulated = F.relu(fine * (1 + scale) + shift)
-        hidden = self.mix(torch.cat([modulated, response], dim=1).contiguous(memory_format=torch.channels_last))
+        scale, shift = self.film(embedding[:, 0])[:, None].to(cells.dtype).chunk(2, dim=-1)
+        modulated = F.relu(torch.addcmul(shift, cells, 1 + scale))
+        both = torch.cat([modulated, response / c**0.5], dim=-1)  # cells in rows: the channels-last memory of a map
+        hidden = self.mix(both.unflatten(1, (h, w)).permute(0, 3, 1, 2))
 
         out = self.heads(hidden).float()
         size = out[:, 4:6].clamp(-1.0, 7.0).exp().permute(0, 2, 3, 1)
