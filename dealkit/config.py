@@ -36,10 +36,12 @@ class ModelConfig:
     """Global attention layers on the stride-32 map."""
     num_kernels: int = 16
     """Kernels that one prompt generates for the density activation."""
-    decoder_layers: int = 3
+    decoder_layers: int = 2
     """Decoder layers, each refining the boxes once."""
     sampling_points: int = 4
     """Points per head and level of the deformable attention."""
+    edge_dim: int = 32
+    """Width of what a decoder layer reads in order over a box; 0: it has the deformable attention alone."""
     queries_per_object: float = 1.3
     """Queries allocated per object that the density counts."""
     extra_queries: int = 16
@@ -67,7 +69,7 @@ class ModelConfig:
 
 MODELS: dict[str, ModelConfig] = {
     "nano": ModelConfig(),
-    "small": ModelConfig(backbone="resnet18", hidden_dim=192, fine_dim=96, num_heads=6, decoder_layers=4),
+    "small": ModelConfig(backbone="resnet18", hidden_dim=192, fine_dim=96, num_heads=6),
 }
 """The two published configurations: `nano` for a laptop, `small` on a torchvision ResNet-18."""
 

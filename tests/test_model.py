@@ -10,7 +10,7 @@ from dealkit.boxes import to_cxcywh
 from dealkit.config import BACKBONES, MODELS, PROJECT_ROOT, LossConfig, ModelConfig
 from dealkit.loss import Target, criterion
 from dealkit.model.deal import build_model, decode_in_groups
-from dealkit.model.decoder import DecoderLayer, DeformableAttention, refine
+from dealkit.model.decoder import BoxReader, DecoderLayer, DeformableAttention, refine
 from dealkit.model.encoder import STRIDES, Backbone, ContextLayer, RotaryAttention, cell_centres, nano_stages, rotate
 from dealkit.model.queries import allocate_queries, of_image, sample_map
 from dealkit.predict import DEFAULT_CHECKPOINT, Predictor
@@ -312,6 +312,9 @@ def test_every_setting_of_the_network_reaches_it(tiny_model, tiny_config, change
 
 def test_every_parameter_has_a_gradient(make_tiny):
     model = make_tiny().train()
+    for layer in model.decoder.layers:  # it starts from zero, where what comes before has no gradient
+        torch.nn.init.normal_(layer.reader.describe[-1].weight, std=0.1)
+        torch.nn.init.normal_(layer.box[-1].weight, std=0.1)
     prompts = stack_prompts([ONE, THREE, MIXED], [0, 1, 1])
     out = model(images(64, 96, batch=2), prompts)
     targets = [
@@ -442,6 +445,29 @@ def test_deformable_attention_sums_what_grid_sample_reads():
     torch.testing.assert_close(got[0], expected.flatten(1), rtol=1e-4, atol=1e-5)
 
 
+def test_a_box_is_read_in_order_from_the_level_of_its_size():
+    """A map whose cells hold their own x in pixels, on every level: the grid of 7 x 7 reads its own positions back."""
+    reader, read = BoxReader(1, 8), []
+    reader.describe = torch.nn.Identity()
+    edges = torch.cat([cell_centres(256 // s, 512 // s, s, torch.device("cpu")).flatten(0, 1) for s in (4, 8, 16)])[None, :, :1]
+    marks = torch.cat([torch.full((1, 256 * 512 // s**2, 1), float(s)) for s in (4, 8, 16)], dim=1)
+    boxes = torch.tensor(
+        [[[100.0, 100.0, 20.0, 8.0], [200.0, 120.0, 47.0, 47.0], [200.0, 120.0, 10.0, 50.0], [250.0, 120.0, 96.0, 9.0]]]
+    )
+    read = reader(boxes, edges, (128, 64), torch.tensor([0])).view(4, 7, 7)
+    half = 0.5 * (1.5 * boxes[0, :, 2] + 4)
+    expected = boxes[0, :, :1] + half[:, None] * torch.linspace(-1, 1, 7)
+    torch.testing.assert_close(read, expected[:, None].expand(-1, 7, -1))
+    assert reader(boxes, marks, (128, 64), torch.tensor([0])).mean(-1).tolist() == [[4, 4, 8, 16]]
+    assert reader(boxes[:, :0], edges, (128, 64), torch.tensor([0])).shape == (1, 0, 49)
+
+
+def test_a_model_without_a_box_reader_has_none_of_its_weights(tiny_config):
+    model = build_model(replace(tiny_config, edge_dim=0)).eval()
+    assert not [name for name, p in model.named_parameters() if "reader" in name or p.numel() and "edge" in name]
+    assert model(images(64, 64), stack_prompts([ONE], [0])).pred_boxes.shape[0] == 1
+
+
 def test_noisy_boxes_are_corrected_and_unseen_by_the_queries(tiny_model):
     noisy = torch.tensor([[[20.0, 20.0, 8.0, 8.0], [40.0, 30.0, 6.0, 9.0]], [[10.0, 50.0, 5.0, 5.0], [0.0, 0.0, 0.0, 0.0]]])
     features, prompts = tiny_model.encode(images(64, 64, batch=2)), stack_prompts([ONE, ONE], [0, 1])
@@ -459,7 +485,8 @@ def test_a_decoder_layer_moves_its_boxes_along_with_the_queries(tiny_config):
     layer = DecoderLayer(tiny_config)
     torch.nn.init.normal_(layer.box[-1].weight, std=0.1)
     x, reference = torch.randn(1, 5, 32), torch.cat([40 + 32 * torch.rand(1, 5, 2), 4 + 8 * torch.rand(1, 5, 2)], -1)
-    world = (torch.ones(1, 1, 5, dtype=torch.bool), torch.ones(1, 1360, 32), torch.ones(1, 32, 32), torch.tensor([0]))
+    flat = torch.ones(1, 1360, 32), torch.ones(1, 1344, tiny_config.edge_dim)
+    world = (torch.ones(1, 1, 5, dtype=torch.bool), *flat, torch.ones(1, 32, 32), torch.tensor([0]))
     _, here, scores = layer(x, reference, *world)
     shift = torch.tensor([20.0, 12.0, 0.0, 0.0])
     _, there, same = layer(x, reference + shift, *world)

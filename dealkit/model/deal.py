@@ -25,6 +25,8 @@ class Features:
     """Four maps (B, ., H/s, W/s) for s in `STRIDES`."""
     values: Tensor
     """(B, S, D) float32: their cells, finest map first, row by row, as the decoder samples them."""
+    edges: Tensor
+    """(B, S', E) float32: cells of strides 4, 8 and 16, as the decoder reads the inside of a box; E may be 0."""
     keep: list[Tensor]
     """(B, H/4, W/4) and (B, H/32, W/32) bool: False where a cell's centre lies on padding."""
 
@@ -70,6 +72,7 @@ class DEAL(nn.Module):
         self.backbone = Backbone(config.backbone, config.pretrained)
         self.enhance = HybridFeatureEnhancement(self.backbone.channels, config)
         self.to_values = nn.ModuleList(nn.Linear(c, dim) for c in (fine, dim, dim, dim))
+        self.to_edges = nn.ModuleList(nn.Linear(c, config.edge_dim) for c in (fine, dim, dim) if config.edge_dim)
         self.embed_points = PointEmbedding(config)
         self.activate = DensityActivation(config)
         self.decoder = Decoder(config)
@@ -90,7 +93,8 @@ class DEAL(nn.Module):
         maps = self.enhance(self.backbone(images.contiguous(memory_format=torch.channels_last)), keep[1])
         cells = [m.permute(0, 2, 3, 1).flatten(1, 2) for m in maps]
         values = [to_value(c).float() for to_value, c in zip(self.to_values, cells, strict=True)]
-        return Features(maps=maps, values=torch.cat(values, dim=1), keep=keep)
+        edges = [to_edge(c).float() for to_edge, c in zip(self.to_edges, cells, strict=False)] or [images.new_zeros(b, 0, 0)]
+        return Features(maps=maps, values=torch.cat(values, dim=1), edges=torch.cat(edges, dim=1), keep=keep)
 
     def embed(self, features: Features, prompts: PointPrompts) -> Tensor:
         """Prompt embeddings (N, 2, D) float32: of what is meant and of what is not (zero without negative clicks)."""
@@ -142,7 +146,7 @@ class DEAL(nn.Module):
             part = (content[rows, :k], reference[rows, :k], clicked[rows, :k], group[rows, :k], embedding[rows, 0])
             # in float32: many small operations, where casts cost more than bfloat16 saves, and boxes as exact as they can be
             with torch.autocast(content.device.type, enabled=False):
-                return self.decoder(*part, features.values, lit_up[rows], index[rows])
+                return self.decoder(*part, features.values, features.edges, lit_up[rows], index[rows])
 
         every = decode_in_groups(decode, group > 0)
         layers = [(boxes[:, skip:], logits[:, skip:]) for boxes, logits in every]

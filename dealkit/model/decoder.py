@@ -52,8 +52,7 @@ class DeformableAttention(nn.Module):
         lit = F.grid_sample(activation[:, None], grid, align_corners=False)[:, 0]
         weights = weights * (1 + self.gain[:, None] * lit.view(n, k, heads, levels * points))
 
-        sizes_wh = [(w >> level, h >> level) for level in range(levels)]
-        cell, share = corners(where, sizes_wh)
+        cell, share = corners(where, *(t[:, None] for t in levels_of((w, h), levels, x.device)))
         row = (index[:, None, None, None, None, None] * values.shape[1] + cell) * heads
         row = row + torch.arange(heads, device=x.device)[:, None, None, None]
         share = share * weights.view(n, k, heads, levels, points, 1)
@@ -63,34 +62,74 @@ class DeformableAttention(nn.Module):
         return self.out(total.view(n, k, values.shape[-1]))
 
 
-def corners(where: Tensor, sizes_wh: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    """The four cells around positions on every level, and their bilinear shares: 0 for cells outside the map.
+class BoxReader(nn.Module):
+    """Reads a 7 x 7 grid over a box, in order, from the map whose cells suit the size of the box.
+
+    The grid spans one and a half times the box plus 4 px, so that the edges lie inside it.
+
+    Source: the region head of detectors since Faster R-CNN, arXiv 1506.01497, with the levels of FPN, arXiv 1612.03144.
+    Choice: attention sums its samples, and where they lay is lost; with it alone, after 8,000 steps, the second and the third
+    layer did not improve a box. The paper says nothing of it.
+    """
+
+    side = 7
+
+    def __init__(self, edge_dim: int, dim: int):
+        super().__init__()
+        self.describe = nn.Sequential(nn.Linear(self.side**2 * edge_dim, dim), nn.GELU(), nn.Linear(dim, dim))
+        nn.init.zeros_(self.describe[-1].weight)
+        nn.init.zeros_(self.describe[-1].bias)
+
+    def forward(self, reference: Tensor, edges: Tensor, size_wh: tuple[int, int], index: Tensor) -> Tensor:
+        """reference (N, K, 4) cxcywh pixels, edges (B, S, E) cells of strides 4, 8 and 16, size_wh of the first in cells, index
+        (N,) the image of each set -> (N, K, D)."""
+        n, k, _ = reference.shape
+        step = torch.linspace(-1, 1, self.side, device=reference.device)
+        grid = torch.stack(torch.meshgrid(step, step, indexing="xy"), dim=-1).flatten(0, 1)  # (49, 2)
+        where = reference[:, :, None, :2] + 0.5 * (1.5 * reference[:, :, None, 2:] + 4) * grid
+        level = (reference[..., 2:].amax(-1) / 24).log2().floor().clamp(0, 2).long()  # stride 4 up to 48 px, 8 up to 96 px
+        cell, share = corners(where, *(t[level][:, :, None] for t in levels_of(size_wh, 3, reference.device)))
+        row = index[:, None, None, None] * edges.shape[1] + cell
+        read = F.embedding_bag(row.view(-1, 4), edges.flatten(0, 1), per_sample_weights=share.view(-1, 4), mode="sum")
+        return self.describe(read.view(n, k, self.side**2 * edges.shape[-1]))
+
+
+def levels_of(size_wh: tuple[int, int], levels: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Strides (L, 1), sizes (L, 2) in cells and numbers of the first cell (L, 1) of maps that follow each other, finest first,
+    each half the one before.
+
+    >>> levels_of((8, 4), 2, torch.device("cpu"))[2].tolist()
+    [[0], [32]]
+    """
+    size = torch.tensor([[size_wh[0] >> level, size_wh[1] >> level] for level in range(levels)], device=device)
+    area = size.prod(1)
+    return 4.0 * 2.0 ** torch.arange(levels, device=device)[:, None], size, (area.cumsum(0) - area)[:, None]
+
+
+def corners(where: Tensor, stride: Tensor, size_wh: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """The four cells around positions on a map, and their bilinear shares: 0 for cells outside it.
 
     Choice: rows and weights for one `embedding_bag`, which gathers and sums all levels at once; on a CPU a training step of it
     takes two thirds of `grid_sample` on planes, with the same sums.
 
     Args:
-        where: (..., L, T, 2) xy pixels. sizes_wh: width and height of the L levels in cells, strides 4, 8, 16, ...; the cells
-            of a level follow those of the finer ones, row by row.
+        where: (..., 2) xy pixels. stride, size_wh, start: (..., 1), (..., 2), (..., 1) as of `levels_of`.
 
     Returns:
-        (..., L, T, 4) int64 numbers of cells, (..., L, T, 4) float32 shares.
+        (..., 4) int64 numbers of cells, (..., 4) float32 shares.
 
-    >>> cell, share = corners(torch.tensor([[[4.0, 2.0]]]), [(2, 1)])  # half-way between the two cells of one level
-    >>> cell.flatten().tolist(), share.flatten().tolist()
+    >>> cell, share = corners(torch.tensor([4.0, 2.0]), *(t[0] for t in levels_of((2, 1), 1, torch.device("cpu"))))
+    >>> cell.tolist(), share.tolist()  # half-way between the two cells of a map
     ([0, 1, 0, 1], [0.5, 0.5, 0.0, 0.0])
     """
-    size = torch.tensor(sizes_wh, device=where.device)[:, None]  # (L, 1, 2)
-    stride = 4.0 * 2.0 ** torch.arange(len(sizes_wh), device=where.device)[:, None, None]
-    start = torch.tensor([0] + [w * h for w, h in sizes_wh[:-1]], device=where.device).cumsum(0)[:, None, None]
     at = where / stride - 0.5
     low = at.detach().floor()
     right = at - low
-    both = torch.stack([low, low + 1], dim=-1)  # (..., L, T, 2, corner)
-    inside = both.clamp(min=0).minimum(size[..., None] - 1.0)
+    both = torch.stack([low, low + 1], dim=-1)  # (..., xy, corner)
+    inside = both.clamp(min=0).minimum(size_wh[..., None] - 1.0)
     share = torch.stack([1 - right, right], dim=-1) * (both == inside)
     x, y = inside.long().unbind(-2)
-    cell = y[..., :, None] * size[:, :, :1, None] + x[..., None, :]
+    cell = y[..., :, None] * size_wh[..., :1, None] + x[..., None, :]
     return start + cell.flatten(-2), (share[..., 1, :, None] * share[..., 0, None, :]).flatten(-2)
 
 
@@ -102,6 +141,7 @@ class DecoderLayer(nn.Module):
         dim = config.hidden_dim
         self.self_attention = RotaryAttention(dim, config.num_heads, wavelengths=(8.0, 256.0))
         self.cross_attention = DeformableAttention(dim, config.num_heads, 4, config.sampling_points)
+        self.reader = BoxReader(config.edge_dim, dim) if config.edge_dim else None
         self.ffn = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, dim))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
         self.size_code = nn.Sequential(nn.Linear(2, dim), nn.ReLU(), nn.Linear(dim, dim))
@@ -117,6 +157,7 @@ class DecoderLayer(nn.Module):
         reference: Tensor,
         mask: Tensor,
         values: Tensor,
+        edges: Tensor,
         activation: Tensor,
         index: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,7 +166,10 @@ class DecoderLayer(nn.Module):
         pos = reference[..., :2]
         coded = x + self.size_code(reference[..., 2:].log() - 2.77)
         x = self.norms[0](x + self.self_attention(coded, pos, coded, pos, mask))
-        x = self.norms[1](x + self.cross_attention(x, reference, values, activation, index))
+        seen = self.cross_attention(x, reference, values, activation, index)
+        if self.reader is not None:
+            seen = seen + self.reader(reference, edges, (activation.shape[-1], activation.shape[-2]), index)
+        x = self.norms[1](x + seen)
         x = self.norms[2](x + self.ffn(x))
         return x, refine(reference, self.box(x).float()), self.score(x)[..., 0].float()
 
@@ -159,6 +203,7 @@ class Decoder(nn.Module):
         group: Tensor,
         embedding: Tensor,
         values: Tensor,
+        edges: Tensor,
         activation: Tensor,
         index: Tensor,
     ) -> list[tuple[Tensor, Tensor]]:
@@ -168,15 +213,15 @@ class Decoder(nn.Module):
             content: (N, K, C) activation features where each query starts. reference: (N, K, 4) its first box.
             clicked: (N, K) bool, the query of a click itself. group: (N, K) int64, queries see those of their own group; 0 is
                 padding. embedding: (N, D) of what is meant.
-            values: (B, S, D) float32, cells of the four maps. activation: (N, h, w) float32, 0..1.
-            index: (N,) the image of each set.
+            values: (B, S, D) float32, cells of the four maps. edges: (B, S', E) float32, cells of the finest three.
+            activation: (N, h, w) float32, 0..1. index: (N,) the image of each set.
         """
         scale, shift = self.prompt(embedding)[:, None].chunk(2, dim=-1)
         x = self.content(content) * (1 + scale) + shift + clicked[..., None] * self.clicked
         mask = group[:, :, None] == group[:, None]
         outputs = []
         for layer in self.layers:
-            x, boxes, logits = layer(x, reference, mask, values, activation, index)
+            x, boxes, logits = layer(x, reference, mask, values, edges, activation, index)
             outputs.append((boxes, logits.masked_fill(group == 0, -20.0)))
             reference = boxes.detach()
         return outputs
