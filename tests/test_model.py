@@ -316,13 +316,14 @@ def test_every_parameter_has_a_gradient(make_tiny):
         torch.nn.init.normal_(layer.reader.describe[-1].weight, std=0.1)
         torch.nn.init.normal_(layer.box[-1].weight, std=0.1)
     prompts = stack_prompts([ONE, THREE, MIXED], [0, 1, 1])
-    out = model(images(64, 96, batch=2), prompts)
+    large = torch.tensor([[[30.0, 30.0, 60.0, 60.0], [40.0, 30.0, 110.0, 60.0]]]).expand(3, 2, 4)  # of strides 8 and 16
+    out = model.detect(model.encode(images(64, 96, batch=2)), prompts, noisy=large)
     targets = [
         target([[20.0, 30.0, 8.0, 8.0], [70.0, 20.0, 5.0, 9.0]], [0, -1, -1]),
         target([[40.0, 30.0, 6.0, 6.0], [8.0, 50.0, 9.0, 9.0]], [0, 1, -1]),
         target([[40.0, 30.0, 6.0, 6.0]], [0, -1, -1]),
     ]
-    sum(criterion(out, targets, LossConfig()).values()).backward()
+    sum(criterion(out, targets, LossConfig(), torch.tensor([[0, 1], [0, 1], [0, 0]])).values()).backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert not without, without
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
