@@ -172,6 +172,30 @@ class LossConfig:
     """Weight of the box losses of the noisy boxes that the decoder corrects; 0 trains without them."""
 
 
+STRATEGIES = ("pgcpp", "centre", "random")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptConfig:
+    cycles: int = 1
+    """Prompts of a set in one training step, over one encoding; each but the first follows from the answer to the one before."""
+    strategy: str = "pgcpp"
+    """Next click: `pgcpp` at the centre of the object handled worst, `centre` or `random` in one drawn at random."""
+    keep: str = "replace"
+    """Whether the next positive click replaces the earlier ones (`replace`) or joins them (`add`)."""
+    negatives: float = 0.5
+    """Share of the later prompts that get a negative click on the most confident false positive."""
+
+    def __post_init__(self) -> None:
+        if self.cycles < 1:
+            raise ValueError(f"PromptConfig.cycles: expected at least 1, got {self.cycles}")
+        for name, allowed in (("strategy", STRATEGIES), ("keep", ("replace", "add"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"PromptConfig.{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if not 0 <= self.negatives <= 1:
+            raise ValueError(f"PromptConfig.negatives: expected a share from 0 to 1, got {self.negatives}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that a training run depends on; saved beside its checkpoint."""
@@ -180,6 +204,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
 
 
 T = TypeVar("T")

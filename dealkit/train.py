@@ -30,6 +30,7 @@ from dealkit.data.coco import Sample
 from dealkit.data.transforms import to_input
 from dealkit.loss import Target, criterion
 from dealkit.model.deal import DEAL, build_model
+from dealkit.pgcpp import next_prompts
 from dealkit.prompts import PointPrompts
 from dealkit.stream import TrainingStream, draw_prompts, noisy_boxes
 
@@ -94,7 +95,10 @@ def loss_of_batch(
     config: RunConfig,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Loss terms of one batch; crops of equal size. Forward in autocast, losses in float32. `generator` draws the noise."""
+    """Loss terms of one batch; crops of equal size. Forward in autocast, losses in float32, means over the cycles of PG-CPP.
+
+    `generator` draws the noise of the boxes to correct (first cycle only) and the clicks of later cycles.
+    """
     device = next(model.parameters()).device
     images = torch.stack([s.image for s in samples]).to(device)
     images = torch.stack([to_input(image) for image in images])
@@ -102,10 +106,21 @@ def loss_of_batch(
     noisy = origin = None
     if config.loss.denoise:
         noisy, origin = (t.to(device) for t in noisy_boxes(targets, generator))
+    targets = [Target(**{k: v.to(device) for k, v in vars(t).items()}) for t in targets]
+    prompts = prompts.to(device)
     with autocast(device, config.train.bf16):
-        output = model.detect(model.encode(images), prompts.to(device), at_least=counts, noisy=noisy)
-    moved = [Target(**{k: v.to(device) for k, v in vars(t).items()}) for t in targets]
-    return criterion(output, moved, config.loss, origin)
+        features = model.encode(images)
+    terms: dict[str, Tensor] = {}
+    for cycle in range(config.prompt.cycles):
+        with autocast(device, config.train.bf16):
+            output = model.detect(features, prompts, at_least=counts, noisy=noisy)
+        for name, value in criterion(output, targets, config.loss, origin).items():
+            share = 1 if name == "loss_denoise" else 1 / config.prompt.cycles
+            terms[name] = terms.get(name, 0.0) + share * value
+        if cycle + 1 < config.prompt.cycles:
+            prompts, targets = next_prompts(output, prompts, targets, config.prompt, images.shape[2:], generator)
+            noisy = origin = None
+    return terms
 
 
 def fit(

@@ -39,7 +39,7 @@ def test_a_whole_number_is_taken_where_a_fraction_is_expected():
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"tempo": 1}, ["RunConfig has no field 'tempo'", "it has data, loss, model, train"]),
+        ({"tempo": 1}, ["RunConfig has no field 'tempo'", "it has data, loss, model, prompt, train"]),
         ({"data": {"sise": 64}}, [".data: DataConfig has no field 'sise'", "size"]),
         ({"data": {"size": 100}}, [".data: DataConfig.size: expected a multiple of 32", "got 100"]),
         ({"data": {"size": "big"}}, [".data: DataConfig.size: expected int, got 'big'"]),

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import dealkit.train
-from dealkit.config import DataConfig, LossConfig, RunConfig, TrainConfig, load_config, to_dict
+from dealkit.config import DataConfig, LossConfig, PromptConfig, RunConfig, TrainConfig, load_config, to_dict
 from dealkit.data.synthetic import make_scene
 from dealkit.model.deal import build_model
 from dealkit.stream import draw_prompts
@@ -115,6 +115,28 @@ def test_nothing_is_overwritten_without_resume_and_nothing_resumed_from_nothing(
     with pytest.raises(ValueError, match=r"none: holds no state.pt to resume"):
         fit(run, tmp_path / "none", resume=True)
     assert not (tmp_path / "none").exists()
+
+
+def test_cycles_of_prompts_train_and_resume_like_one(run, tmp_path):
+    twice = replace(run, prompt=PromptConfig(cycles=2), train=replace(run.train, steps=4))
+    whole = fit(twice, tmp_path / "whole")
+    fit(twice, tmp_path / "parts", stop_at=2)
+    assert losses(fit(twice, tmp_path / "parts", resume=True)) == losses(whole)
+    once = fit(replace(twice, prompt=PromptConfig()), tmp_path / "once")
+    assert losses(once) != losses(whole) and set(once[0]) == set(whole[0])
+
+
+def test_a_second_cycle_costs_the_mean_of_both(run, monkeypatch):
+    """With the same prompts in both cycles, the loss of two cycles is that of one."""
+    monkeypatch.setattr(dealkit.train, "next_prompts", lambda output, prompts, targets, *_: (prompts, targets))
+    torch.manual_seed(0)
+    model, (samples, prompts, targets) = build_model(run.model).eval(), batch(run)
+    with torch.no_grad():
+        once, twice = (
+            loss_of_batch(model, samples, prompts, targets, replace(run, prompt=PromptConfig(cycles=c)), torch.Generator())
+            for c in (1, 2)
+        )
+    assert {k: v.item() for k, v in twice.items()} == pytest.approx({k: v.item() for k, v in once.items()}, rel=1e-5)
 
 
 def test_the_log_holds_means_over_its_interval(run, whole, tmp_path):

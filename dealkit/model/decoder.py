@@ -87,7 +87,7 @@ class BoxReader(nn.Module):
         step = torch.linspace(-1, 1, self.side, device=reference.device)
         grid = torch.stack(torch.meshgrid(step, step, indexing="xy"), dim=-1).flatten(0, 1)  # (49, 2)
         where = reference[:, :, None, :2] + 0.5 * (1.5 * reference[:, :, None, 2:] + 4) * grid
-        level = (reference[..., 2:].amax(-1) / 24).log2().floor().clamp(0, 2).long()  # stride 4 up to 48 px, 8 up to 96 px
+        level = (reference[..., 2:].amax(-1) / 24).log2().nan_to_num().clamp(0, 2).long()  # stride 4 up to 48 px, 8 up to 96 px
         cell, share = corners(where, *(t[level][:, :, None] for t in levels_of(size_wh, 3, reference.device)))
         row = index[:, None, None, None] * edges.shape[1] + cell
         read = F.embedding_bag(row.view(-1, 4), edges.flatten(0, 1), per_sample_weights=share.view(-1, 4), mode="sum")
@@ -122,7 +122,8 @@ def corners(where: Tensor, stride: Tensor, size_wh: Tensor, start: Tensor) -> tu
     >>> cell.tolist(), share.tolist()  # half-way between the two cells of a map
     ([0, 1, 0, 1], [0.5, 0.5, 0.0, 0.0])
     """
-    at = where / stride - 0.5
+    # of a position that is not a number any cell: training then reports the loss that is not finite
+    at = (where / stride - 0.5).nan_to_num()
     low = at.detach().floor()
     right = at - low
     both = torch.stack([low, low + 1], dim=-1)  # (..., xy, corner)
