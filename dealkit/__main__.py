@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dealkit.config import MODELS, PROJECT_ROOT, DataConfig, LossConfig, RunConfig, TrainConfig, load_config
+from dealkit.config import MODELS, PROJECT_ROOT, DataConfig, LossConfig, PromptConfig, RunConfig, TrainConfig, load_config
 
 Flat = tyro.conf.OmitArgPrefixes
 NANO = PROJECT_ROOT / "data" / "checkpoints" / "nano.safetensors"
@@ -62,6 +62,7 @@ def train(
     data: Flat[DataConfig] = DataConfig(),  # noqa: B008 (frozen)
     schedule: Flat[TrainConfig] = TrainConfig(),  # noqa: B008
     loss: Flat[LossConfig] = LossConfig(),  # noqa: B008
+    prompt: Flat[PromptConfig] = PromptConfig(),  # noqa: B008
     config: Path | None = None,
     resume: bool = False,
     init: Path | None = None,
@@ -80,7 +81,7 @@ def train(
 
     if resume:
         config = out / "config.json"
-    run = load_config(config) if config else RunConfig(model=MODELS[model], data=data, train=schedule, loss=loss)
+    run = load_config(config) if config else RunConfig(model=MODELS[model], data=data, train=schedule, loss=loss, prompt=prompt)
     fit(run, out, resume=resume, init=init, validate=validate_on_scenes)
 
 
@@ -232,17 +233,17 @@ def find_files(patterns: list[str]) -> list[Path]:
     return files
 
 
-def publish(run: tyro.conf.Positional[Path], out: Path = NANO, after: Path | None = None) -> None:
+def publish(run: tyro.conf.Positional[Path], out: Path = NANO, after: tuple[Path, ...] = ()) -> None:
     """Make a finished run a checkpoint: averaged weights in half precision, with config and log beside it.
 
     Args:
         run: folder of the run.
         out: checkpoint to write; `<name>.config.json` and `<name>.log.jsonl` go beside it.
-        after: folder of the run whose weights this one started from.
+        after: folders of the earlier parts of this training, in order.
     """
     from dealkit.report import publish as publish_run
 
-    publish_run(run, out, after=after)
+    publish_run(run, out, after=after, training=PROJECT_ROOT / "data" / "results" / f"training_{out.stem}.json")
     print(out)
 
 

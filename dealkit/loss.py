@@ -18,6 +18,10 @@ from dealkit.model.encoder import STRIDES, cell_centres
 FARTHEST = 4.0
 """Relative L1 beyond which a pair of boxes has no box gradient."""
 
+CLICKED = 3.0
+"""How often the box of a click's own query counts. Choice: who clicks an object and does not get it back loses trust; at 1, a
+quarter of the clicked objects of procedural scenes were not found after 12,000 steps."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -163,6 +167,7 @@ def criterion(output: Output, targets: list[Target], weights: LossConfig, origin
             weight = (output.valid[n] & ~in_regions(boxes[n][:, :2].detach(), target.crowd)).float()
             weight[rows] = 1.0
             sums["score"] = sums["score"] + s * varifocal(logits[n], quality, weight).sum()
-            sums["bbox"] = sums["bbox"] + s * l1.sum()
-            sums["giou"] = sums["giou"] + s * giou.sum()
+            times = 1 + (CLICKED - 1) * (rows < len(target.clicked))
+            sums["bbox"] = sums["bbox"] + s * (times * l1).sum()
+            sums["giou"] = sums["giou"] + s * (times * giou).sum()
     return {f"loss_{name}": getattr(weights, name) * value / total for name, value in sums.items()}

@@ -4,6 +4,7 @@ typed."""
 import hashlib
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -20,7 +21,7 @@ from dealkit.evaluate import evaluate
 from dealkit.model.deal import DEAL
 from dealkit.predict import Detections, Predictor, predict_coco
 from dealkit.prompts import clicks_hash, make_clicks, read_json, save_clicks
-from dealkit.train import load_model, provenance, save_model, write_json
+from dealkit.train import load_model, provenance, read_log, save_model, write_json
 
 Json = dict[str, Any]
 
@@ -75,7 +76,7 @@ def benchmark(
         out: JSON to write. Sources that it already holds for the same checkpoint and clicks are not run again.
         clicks_folder: where to write the click lists, as `<source>-<setting>-<kind>-<seed>.json`.
     """
-    sha = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:12]
+    sha = sha_of(checkpoint)
     request = {"checkpoint": Path(checkpoint).name, "sha256": sha, "settings": settings, "kinds": kinds, "seeds": seeds}
     request["score_threshold"] = DEFAULT_THRESHOLD  # of `hit_shown` and `count_mae`
     results: Json = {"request": request, "sources": {}}
@@ -210,7 +211,7 @@ def photo_results(checkpoint: Path, out: Path) -> Json:
     scenes = evaluate_on_scenes(predictor.model)
     results = {
         "checkpoint": Path(checkpoint).name,
-        "sha256": hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:12],
+        "sha256": sha_of(checkpoint),
         "coins": click_every_object(predictor, photo("coins")),
         "scenes": {"protocol": scenes["protocol"], "counts": scenes["counts"], **row_of(scenes)},
         "made_by": provenance(),
@@ -219,22 +220,43 @@ def photo_results(checkpoint: Path, out: Path) -> Json:
     return results
 
 
-def publish(run: Path, out: Path, *, after: Path | None = None) -> None:
+def publish(run: Path, out: Path, *, after: Sequence[Path] = (), training: Path | None = None) -> None:
     """A run's averaged weights as a float16 checkpoint, its config and its log beside it.
 
-    Of data paths the last three parts are kept. `after` is the run whose weights this one started from: its config stands under
-    `started_from`, its log comes first.
+    Of data paths the last three parts are kept. `after` are the earlier parts of the training, in order: their configs stand
+    under `started_from`, their logs come first. `training` is where a summary of all parts goes, for the README.
     """
     run, out = Path(run), Path(out)
-    save_model(load_model(run / "model.safetensors"), out, half=True)
-    configs, logs = [], []
-    for folder in [Path(after), run] if after else [run]:
+    model = load_model(run / "model.safetensors")
+    save_model(model, out, half=True)
+    configs, logs, parts = [], [], []
+    for folder in [*map(Path, after), run]:
         config = read_json(folder / "config.json")
         config["data"]["coco"] = ["/".join(Path(entry).parts[-3:]) for entry in config["data"]["coco"]]
         configs.append(config)
         logs.append((folder / "log.jsonl").read_text())
-    write_json(out.with_suffix(".config.json"), {**configs[-1], **({"started_from": configs[0]} if after else {})})
+        parts.append(size_of_part(read_log(folder)) | {"batch_size": config["train"]["batch_size"]})
+    write_json(out.with_suffix(".config.json"), {**configs[-1], "started_from": configs[:-1]})
     out.with_suffix(".log.jsonl").write_text("".join(logs))
+    if training is not None:
+        parameters = sum(p.numel() for p in model.parameters())
+        write_json(training, {"checkpoint": out.name, "sha256": sha_of(out), "parameters": parameters, "parts": parts})
+
+
+def size_of_part(log: list[dict[str, float]]) -> dict[str, float]:
+    """Steps and minutes that a log covers, the interval before its first line included.
+
+    >>> size_of_part([{"step": 220, "minutes": 3.3}, {"step": 240, "minutes": 3.6}, {"step": 260, "minutes": 3.9}])
+    {'steps': 60, 'minutes': 0.9}
+    """
+    first, second, last = log[0], log[1], log[-1]
+    steps = last["step"] - first["step"] + second["step"] - first["step"]
+    return {"steps": steps, "minutes": round((last["minutes"] - first["minutes"]) * steps / (last["step"] - first["step"]), 1)}
+
+
+def sha_of(file: Path) -> str:
+    """First 12 hex digits of a file's sha256."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
 
 
 def per_cent(value: float | None, digits: int = 1) -> str:
@@ -302,7 +324,19 @@ def speed_table(figures: Json) -> str:
     return "\n".join([f"| on {figures['made_by']['device']} | |", "|---|---|", *lines])
 
 
+def training_sentence(training: Json) -> str:
+    """What was trained and for how long."""
+    parts, minutes = training["parts"], sum(part["minutes"] for part in training["parts"])
+    images = sum(part["steps"] * part["batch_size"] for part in parts)
+    name, millions = Path(training["checkpoint"]).stem, training["parameters"] / 1e6
+    return (
+        f"`{name}` ({millions:.1f} M parameters), trained from random weights for "
+        f"{minutes:.0f} minutes on a two-core CPU ({images:,} crops, in {len(parts)} parts)."
+    )
+
+
 TABLES = {
+    "training": ("training_nano.json", training_sentence),
     "sources": ("realsmall_nano.json", source_table),
     "settings": ("realsmall_nano_settings.json", settings_table),
     "photos": ("photos_nano.json", photo_table),

@@ -8,6 +8,7 @@ import torch
 
 from dealkit.config import LossConfig
 from dealkit.loss import (
+    CLICKED,
     Target,
     box_losses,
     criterion,
@@ -209,6 +210,14 @@ def test_a_perfect_answer_costs_only_the_floor_of_the_density():
 def test_every_fault_raises_its_term(term, spoil):
     output, targets = prediction(target(OBJECTS)), [target(OBJECTS, clicked=[0])]
     assert values(spoil(output), targets)[term] > values(output, targets)[term] + 0.01
+
+
+def test_the_box_of_a_clicked_object_counts_three_times():
+    output = prediction(target(OBJECTS))
+    moved = replace(output, pred_boxes=output.pred_boxes + torch.tensor([[1.0, 0, 0, 0], *[[0.0] * 4] * (len(OBJECTS) + 2)]))
+    clicked, plain = (values(moved, [target(OBJECTS, clicked=c)]) for c in ([0], []))
+    for term in ("loss_bbox", "loss_giou"):
+        assert clicked[term] == pytest.approx(CLICKED * plain[term]) and plain[term] > 0
 
 
 def lit(output, **changes):

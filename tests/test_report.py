@@ -23,6 +23,7 @@ from dealkit.report import (
     settings_table,
     source_table,
     spread,
+    training_sentence,
     update_readme,
 )
 from dealkit.train import load_model, save_model
@@ -117,14 +118,19 @@ def test_publishing_halves_the_weights_and_keeps_configs_and_logs_without_anyone
     run = tmp_path / "run"
     run.mkdir()
     save_model(tiny_model, run / "model.safetensors")
-    (run / "config.json").write_text('{"data": {"coco": ["/home/someone/real/bolts/train.json"]}}')
-    (run / "log.jsonl").write_text('{"step": 1}\n')
-    publish(run, tmp_path / "out.safetensors", after=run)
+    (run / "config.json").write_text('{"data": {"coco": ["/home/someone/real/bolts/train.json"]}, "train": {"batch_size": 8}}')
+    log = '{"step": 20, "minutes": 0.5}\n{"step": 40, "minutes": 1.0}\n'
+    (run / "log.jsonl").write_text(log)
+    publish(run, tmp_path / "out.safetensors", after=[run], training=tmp_path / "training.json")
     full, half = (run / "model.safetensors").stat().st_size, (tmp_path / "out.safetensors").stat().st_size
     assert half < 0.6 * full
-    assert (tmp_path / "out.log.jsonl").read_text() == '{"step": 1}\n{"step": 1}\n'
+    assert (tmp_path / "out.log.jsonl").read_text() == 2 * log
+    training = read_json(tmp_path / "training.json")
+    assert training["parts"] == 2 * [{"steps": 40, "minutes": 1.0, "batch_size": 8}]
+    assert training["parameters"] == sum(p.numel() for p in tiny_model.parameters())
+    assert "for 2 minutes on a two-core CPU (640 crops, in 2 parts)" in training_sentence(training)
     config = read_json(tmp_path / "out.config.json")
-    assert config["data"]["coco"] == config["started_from"]["data"]["coco"] == ["real/bolts/train.json"]
+    assert config["data"]["coco"] == config["started_from"][0]["data"]["coco"] == ["real/bolts/train.json"]
     for a, b in zip(
         tiny_model.state_dict().values(), load_model(tmp_path / "out.safetensors").state_dict().values(), strict=True
     ):
