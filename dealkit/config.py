@@ -48,6 +48,12 @@ class ModelConfig:
     """Queries added to that, so that a low count can still be corrected."""
     min_queries: int = 24
     """Fewest queries of a prompt set."""
+    fixed_queries: int = 0
+    """Ablation of DGQA: so many queries whatever the count says, and maps read as they are; 0: the paper's way."""
+    point_embedding: bool = True
+    """False ablates PE: a click is the features under it, without its neighbourhood or its image."""
+    enhancement: bool = True
+    """False ablates HFE: a plain feature pyramid, without global context or the way back up."""
     max_queries: int = 1500
     """Most queries of a prompt set, and so the most boxes of one category in one image or tile."""
 

@@ -193,3 +193,34 @@ def test_dense_scenes_are_not_cut_at_the_usual_300_boxes():
         model.activate.heads.bias[1] = 3.0  # about 3 objects per cell
         out = model(seeded(1, 3, 160, 160), stack_prompts([CLICK], [0]))
     assert out.valid.sum() == 1501  # and the click's own
+
+
+@pytest.mark.parametrize(
+    ("off", "gone"),
+    [
+        ({"enhancement": False}, {"enhance.context", "enhance.top_down", "enhance.down"}),
+        ({"point_embedding": False}, {"embed_points.attention", "embed_points.ffn", "embed_points.norm1", "embed_points.norm2"}),
+        ({"fixed_queries": 30}, set()),
+    ],
+    ids=["without HFE", "without PE", "without DGQA"],
+)
+def test_each_component_can_be_switched_off(tiny_config, off, gone):
+    """Ablations: the rest of the model stays, and still answers; of one click, 30 queries and the click's own."""
+    whole, part = build_model(tiny_config), build_model(replace(tiny_config, **off)).eval()
+    names = {".".join(name.split(".")[:2]) for name in whole.state_dict()} - {
+        ".".join(name.split(".")[:2]) for name in part.state_dict()
+    }
+    assert names == gone
+    out = part(seeded(1, 3, 64, 64), stack_prompts([CLICK], [0]))
+    assert torch.isfinite(out.pred_boxes).all() and out.valid.sum() == (31 if "fixed_queries" in off else 25)
+
+
+def test_without_dgqa_the_activation_does_not_touch_what_the_decoder_reads(tiny_config):
+    torch.manual_seed(0)
+    model = build_model(replace(tiny_config, fixed_queries=30)).eval()
+    with torch.no_grad():
+        before = model(seeded(1, 3, 64, 64), stack_prompts([CLICK], [0])).pred_logits
+        for layer in model.decoder.layers:
+            layer.cross_attention.gain.add_(5.0)
+        after = model(seeded(1, 3, 64, 64), stack_prompts([CLICK], [0])).pred_logits
+    torch.testing.assert_close(before, after)

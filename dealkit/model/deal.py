@@ -140,7 +140,7 @@ class DEAL(nn.Module):
         content = at_cells(lit.hidden.permute(0, 2, 3, 1)).float()
         skip = noisy.shape[1]
         reference = torch.cat([noisy.clamp(min=0.5), at_cells(lit.boxes)[:, skip:].detach()], dim=1)
-        lit_up = lit.peak_logits.detach().sigmoid()
+        lit_up = lit.peak_logits.detach().sigmoid() * (self.config.fixed_queries == 0)
 
         def decode(rows: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
             part = (content[rows, :k], reference[rows, :k], clicked[rows, :k], group[rows, :k], embedding[rows, 0])

@@ -144,14 +144,21 @@ class HybridFeatureEnhancement(nn.Module):
         super().__init__()
         dim, fine = config.hidden_dim, config.fine_dim
         self.lateral = nn.ModuleList(nn.Conv2d(c, d, 1) for c, d in zip(channels, [fine, dim, dim, dim], strict=True))
-        self.context = nn.ModuleList(ContextLayer(dim, config.num_heads) for _ in range(config.context_layers))
         self.to_fine = nn.Conv2d(dim, fine, 1)
+        self.whole = config.enhancement
+        if not self.whole:
+            return
+        self.context = nn.ModuleList(ContextLayer(dim, config.num_heads) for _ in range(config.context_layers))
         self.top_down = nn.ModuleList([conv_norm(fine, fine), conv_norm(dim, dim), conv_norm(dim, dim)])
         self.down = nn.ModuleList([conv_norm(fine, dim, stride=2), conv_norm(dim, dim, stride=2), conv_norm(dim, dim, stride=2)])
 
     def forward(self, maps: list[Tensor], keep: Tensor) -> list[Tensor]:
         """`keep` (B, h, w) of the stride-32 map is False on padding."""
         p4, p8, p16, p32 = (lateral(m) for lateral, m in zip(self.lateral, maps, strict=True))
+        if not self.whole:
+            p16 = p16 + upsample(p32)
+            p8 = p8 + upsample(p16)
+            return [p4 + upsample(self.to_fine(p8)), p8, p16, p32]
         b, _, h, w = p32.shape
         tokens = p32.permute(0, 2, 3, 1).flatten(1, 2)
         pos = cell_centres(h, w, 32, p32.device).flatten(0, 1).expand(b, -1, -1)

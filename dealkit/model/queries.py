@@ -51,16 +51,21 @@ class PointEmbedding(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        dim = config.hidden_dim
+        dim, self.whole = config.hidden_dim, config.point_embedding
+        window = [[dx, dy] for dy in (-1.0, 0.0, 1.0) for dx in (-1.0, 0.0, 1.0)] if self.whole else [[0.0, 0.0]]
+        self.register_buffer("window", torch.tensor(window), persistent=False)
         self.describe = nn.Sequential(
-            nn.Linear(9 * (config.fine_dim + 3 * dim), 2 * dim), nn.LayerNorm(2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
+            nn.Linear(len(window) * (config.fine_dim + 3 * dim), 2 * dim),
+            nn.LayerNorm(2 * dim),
+            nn.GELU(),
+            nn.Linear(2 * dim, dim),
         )
         self.label = nn.Embedding(2, dim)
+        if not self.whole:
+            return
         self.attention = RotaryAttention(dim, config.num_heads, wavelengths=(64.0, 512.0))
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.ffn = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
-        window = torch.tensor([[dx, dy] for dy in (-1.0, 0.0, 1.0) for dx in (-1.0, 0.0, 1.0)])
-        self.register_buffer("window", window, persistent=False)
 
     def forward(self, maps: list[Tensor], keep: Tensor, prompts: PointPrompts) -> Tensor:
         """Embeddings (N, 2, D) float32: [:, 0] of what is meant, [:, 1] of what is not, zero without negative clicks.
@@ -72,15 +77,16 @@ class PointEmbedding(nn.Module):
         described = []
         for feature, stride in zip(maps, STRIDES, strict=True):
             spots = (prompts.points[:, :, None, :] + self.window * stride).flatten(1, 2)  # (N, 9P, 2)
-            described.append(sample_map(of_image(feature, index), spots, stride).unflatten(1, (p, 9)).flatten(2))
+            described.append(sample_map(of_image(feature, index), spots, stride).unflatten(1, (p, len(self.window))).flatten(2))
         e = self.describe(torch.cat(described, dim=-1)) + self.label(prompts.labels.clamp(min=0))  # (N, P, D)
 
-        coarse = maps[-1]
-        tokens = coarse.permute(0, 2, 3, 1).flatten(1, 2)
-        tokens = of_image(tokens, index)
-        pos = cell_centres(*coarse.shape[-2:], STRIDES[-1], coarse.device).flatten(0, 1).expand(n, -1, -1)
-        e = e + self.attention(self.norm1(e), prompts.points, tokens, pos, of_image(keep, index)[:, None])
-        e = (e + self.ffn(self.norm2(e))).float()
+        if self.whole:
+            coarse = maps[-1]
+            tokens = of_image(coarse.permute(0, 2, 3, 1).flatten(1, 2), index)
+            pos = cell_centres(*coarse.shape[-2:], STRIDES[-1], coarse.device).flatten(0, 1).expand(n, -1, -1)
+            e = e + self.attention(self.norm1(e), prompts.points, tokens, pos, of_image(keep, index)[:, None])
+            e = e + self.ffn(self.norm2(e))
+        e = e.float()
         wanted = torch.stack([prompts.labels == 1, prompts.labels == 0], dim=1).float()  # (N, 2, P)
         return wanted @ e / wanted.sum(-1, keepdim=True).clamp(min=1)
 
@@ -151,7 +157,8 @@ def allocate_queries(
 ) -> tuple[Tensor, Tensor]:
     """Cells where queries start, per prompt set: the strongest local peaks, as many as the count asks for.
 
-    K = clamp(ceil(queries_per_object x count) + extra_queries, min_queries, max_queries), padded to the largest of the batch.
+    K = clamp(ceil(queries_per_object x count) + extra_queries, min_queries, max_queries), padded to the largest of the batch; or
+    `fixed_queries`.
 
     Args:
         peak_logits: (N, h, w). count: (N,) estimated objects. at_least: (N,) known objects, in training.
@@ -169,6 +176,8 @@ def allocate_queries(
     if at_least is not None:
         count = torch.maximum(count, at_least)
     wanted = torch.ceil(config.queries_per_object * count) + config.extra_queries
+    if config.fixed_queries:
+        wanted = torch.full_like(wanted, config.fixed_queries)
     # of a count that is not a number the fewest: training then reports the loss that is not finite
     wanted = wanted.nan_to_num().clamp(config.min_queries, min(config.max_queries, peak_logits.shape[1:].numel())).long()
     local_max = F.max_pool2d(peak_logits[:, None], 3, 1, 1)[:, 0]
