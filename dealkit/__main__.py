@@ -247,6 +247,35 @@ def publish(run: tyro.conf.Positional[Path], out: Path = NANO, after: tuple[Path
     print(out)
 
 
+def ablate(
+    grid: tyro.conf.Positional[Literal["components", "strategies", "cycles"]],
+    out: Path = PROJECT_ROOT / "data" / "runs" / "ablation",
+    seeds: int = 3,
+    steps: int = 600,
+    size: int = 128,
+    coco: tuple[str, ...] = (),
+    results: Path | None = None,
+) -> None:
+    """Train a grid of ablations, several seeds each with the same number of steps; goes on where it was stopped.
+
+    Args:
+        grid: which cells, see `dealkit.ablate.GRIDS`.
+        out: folder of the runs.
+        seeds: trainings per cell.
+        steps: steps of each training.
+        size: side of training crops and evaluation scenes in pixels.
+        coco: COCO files to train on besides procedural scenes.
+        results: JSON of all cells.
+    """
+    from dealkit.ablate import paired_gains, sweep
+
+    schedule = TrainConfig(steps=steps, warmup=min(100, steps // 5), evaluate_every=max(steps // 4, 1), checkpoint_every=100)
+    base = RunConfig(data=DataConfig(coco=coco, size=size), train=schedule, prompt=PromptConfig(cycles=2))
+    for row in paired_gains(sweep(base, grid, out, seeds=seeds, results=results)["rows"]):
+        spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.1f}"
+        print(f"{row['cell']:28} AP50 {100 * row['mean']:5.1f}{spread}   to the first {100 * row['gain']:+5.1f}")
+
+
 def report(checkpoint: Path = NANO, tables_only: bool = False) -> None:
     """Results on photographs and procedural scenes, the README's picture, and its tables from `data/results`.
 
@@ -298,7 +327,7 @@ def bench(json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None, 
 
 def main() -> None:
     app = tyro.extras.SubcommandApp()
-    for function in (demo, train, clicks, predict, evaluate, benchmark, calibrate, publish, report, run, bench):
+    for function in (demo, train, clicks, predict, evaluate, benchmark, calibrate, ablate, publish, report, run, bench):
         app.command(function)
     data = tyro.extras.SubcommandApp()
     data.command(data_check, name="check")

@@ -122,11 +122,11 @@ def benchmark(
     return results
 
 
-def evaluate_on_scenes(model: DEAL, count: int = 500, size: int = 256) -> Json:
-    """Results on procedural scenes of the evaluation seed, 1/category, centre clicks; every (scene, category) is a category
+def evaluate_on_scenes(model: DEAL, count: int = 500, size: int = 256, seed: int = EVAL_SEED) -> Json:
+    """Results on procedural scenes of a seed never trained on, 1/category, centre clicks; every (scene, category) is a category
     of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        file = write_coco(Path(folder), count, size=size, seed=EVAL_SEED)
+        file = write_coco(Path(folder), count, size=size, seed=seed)
         clicks = make_clicks(file, setting="1/category", seed=0)
         found = predict_coco(model, CocoFolder(file, file.parent, source="scenes"), [clicks])[0]
         return evaluate(file, found, clicks)

@@ -1,0 +1,151 @@
+"""Ablations: a grid of short trainings with one thing changed in each, several seeds, the same number of steps.
+
+A sweep is a folder with one run per cell and seed; each leaves its own `results.json`. What is finished is not run again, what
+was cut off goes on from its last checkpoint.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from dealkit.config import RunConfig, to_dict
+from dealkit.data.synthetic import EVAL_SEED
+from dealkit.model.deal import DEAL
+from dealkit.prompts import read_json
+from dealkit.report import Json, evaluate_on_scenes, row_of
+from dealkit.train import fit, load_model, provenance, write_json
+
+CHOICE_SEED = EVAL_SEED + 1
+"""Family of scenes that choices are made on: neither trained on nor published as a result."""
+
+Changes = dict[str, dict[str, Any]]
+
+GRIDS: dict[str, dict[str, Changes]] = {
+    "components": {
+        "full": {},
+        "without PE": {"model": {"point_embedding": False}},
+        "without HFE": {"model": {"enhancement": False}},
+        "without DGQA": {"model": {"fixed_queries": 100}},
+        "without PG-CPP": {"prompt": {"cycles": 1}},
+        "without box reader": {"model": {"edge_dim": 0}},
+        "without denoising": {"loss": {"denoise": 0.0}},
+    },
+    "strategies": {
+        "pgcpp, replace": {},
+        "pgcpp, add": {"prompt": {"keep": "add"}},
+        "centre, replace": {"prompt": {"strategy": "centre"}},
+        "centre, add": {"prompt": {"strategy": "centre", "keep": "add"}},
+        "random, replace": {"prompt": {"strategy": "random"}},
+        "random, add": {"prompt": {"strategy": "random", "keep": "add"}},
+        "pgcpp, no negative clicks": {"prompt": {"negatives": 0.0}},
+    },
+    "cycles": {
+        "2 cycles": {},
+        "1 cycle": {"prompt": {"cycles": 1}},
+        "3 cycles": {"prompt": {"cycles": 3}},
+    },
+}
+"""Cells of each grid and what they change in the base run; the first cell is what the others are compared with."""
+
+
+def changed(base: RunConfig, changes: Changes, seed: int) -> RunConfig:
+    """The base run with a cell's changes and a seed of its own.
+
+    >>> changed(RunConfig(), {"prompt": {"cycles": 3}}, 2).prompt.cycles
+    3
+    """
+    parts = {part: replace(getattr(base, part), **values) for part, values in changes.items()}
+    run = replace(base, **parts)
+    return replace(run, train=replace(run.train, seed=seed))
+
+
+def run_cell(run: RunConfig, out: Path, scenes: int) -> Json:
+    """Train and evaluate one cell, or read what it left: `{"config", "metrics", "curve", "minutes"}`.
+
+    `curve` holds the AP50 on 60 scenes every `evaluate_every` steps.
+
+    Raises:
+        ValueError: `out` holds the results of another config.
+    """
+    file, config = out / "results.json", to_dict(run)
+    if file.is_file():
+        results = read_json(file)
+        if results["config"] != read_json_like(config):
+            raise ValueError(f"{file}: made with another config; choose another folder")
+        return results
+
+    def validate(model: DEAL) -> dict[str, float]:
+        return {"val_ap50": evaluate_on_scenes(model, 60, run.data.size, CHOICE_SEED)["all"]["ap50"]}
+
+    log = fit(run, out, resume=(out / "state.pt").is_file(), validate=validate)
+    row = row_of(evaluate_on_scenes(load_model(out / "model.safetensors"), scenes, run.data.size, CHOICE_SEED))
+    curve = [{"step": line["step"], "ap50": line["val_ap50"]} for line in log if "val_ap50" in line]
+    minutes = max(line["minutes"] for line in log)
+    results = {"config": read_json_like(config), "metrics": row, "curve": curve, "minutes": minutes}
+    write_json(file, results)
+    (out / "state.pt").unlink()  # 140 MB that nothing needs any more
+    return results
+
+
+def read_json_like(value: Any) -> Any:
+    """A config as JSON gives it back: tuples become lists.
+
+    >>> read_json_like({"coco": ("a", "b")})
+    {'coco': ['a', 'b']}
+    """
+    if isinstance(value, dict):
+        return {k: read_json_like(v) for k, v in value.items()}
+    return [read_json_like(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def sweep(base: RunConfig, grid: str, out: Path, *, seeds: int = 3, scenes: int = 200, results: Path | None = None) -> Json:
+    """Run every cell of a grid with seeds 0 to `seeds` - 1; seed by seed, so that an early stop leaves whole comparisons.
+
+    Args:
+        base: the run that cells change. grid: a key of `GRIDS`. out: folder of the runs.
+        results: JSON to write after every cell, besides the cells' own.
+    """
+    if grid not in GRIDS:
+        raise ValueError(f"grid: expected one of {', '.join(GRIDS)}, got {grid!r}")
+    cells, rows = GRIDS[grid], []
+    todo = [(seed, name) for seed in range(seeds) for name in cells]
+    for seed, name in tqdm(todo, desc=f"ablation of {grid}", unit="run"):
+        folder = Path(out) / grid / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+        rows.append({"cell": name, "seed": seed, **run_cell(changed(base, cells[name], seed), folder, scenes)})
+        summary = {"grid": grid, "scenes": scenes, "base": read_json_like(to_dict(base)), "rows": rows, "made_by": provenance()}
+        if results is not None:
+            write_json(results, summary)
+    return summary
+
+
+def paired_gains(rows: Sequence[Json], metric: str = "ap50") -> list[Json]:
+    """Per cell the mean and spread of a metric over seeds, and of its difference to the first cell with the same seed.
+
+    >>> scores = {("a", 0): 0.5, ("b", 0): 0.4, ("a", 1): 0.6, ("b", 1): 0.3}
+    >>> rows = [{"cell": cell, "seed": seed, "metrics": {"ap50": score}} for (cell, seed), score in scores.items()]
+    >>> [(g["cell"], round(g["mean"], 3), round(g["gain"], 3)) for g in paired_gains(rows)]
+    [('a', 0.55, 0.0), ('b', 0.35, -0.2)]
+    """
+    values = {(row["cell"], row["seed"]): row["metrics"][metric] for row in rows}
+    cells = list(dict.fromkeys(row["cell"] for row in rows))
+    table = []
+    for cell in cells:
+        seeds = [seed for name, seed in values if name == cell and (cells[0], seed) in values]
+        own = [values[cell, seed] for seed in seeds]
+        gains = [values[cell, seed] - values[cells[0], seed] for seed in seeds]
+        several = len(seeds) > 1
+        table.append(
+            {
+                "cell": cell,
+                "seeds": len(seeds),
+                "mean": mean(own),
+                "spread": stdev(own) if several else None,
+                "gain": mean(gains),
+                "gain_spread": stdev(gains) if several else None,
+            }
+        )
+    return table
