@@ -112,7 +112,7 @@ def predict(
     checkpoint: Path = NANO,
     point: Annotated[list[tuple[float, float]], tyro.conf.arg(metavar="X Y"), tyro.conf.UseAppendAction] = [],  # noqa: B006
     not_point: Annotated[list[tuple[float, float]], tyro.conf.arg(metavar="X Y"), tyro.conf.UseAppendAction] = [],  # noqa: B006
-    threshold: float | None = None,
+    threshold: float | Literal["adaptive"] | None = None,
     coco: Path | None = None,
     images: Path | None = None,
     clicks: Path | None = None,
@@ -126,7 +126,7 @@ def predict(
         checkpoint: model weights.
         point: pixel of an object; repeat for several objects of one kind.
         not_point: pixel of something that is not meant; repeatable.
-        threshold: lowest score written for one image; the model's default if not given.
+        threshold: lowest score written for one image, or `adaptive`: a cut of its own; a fixed default if not given.
         coco: COCO JSON of a data set.
         images: folder of its images.
         clicks: click list of `python -m dealkit clicks`.
