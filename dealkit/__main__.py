@@ -224,6 +224,20 @@ def calibrate(coco: list[str], out: Path, checkpoint: Path = NANO, images: int =
     print(run_calibrate(checkpoint, find_files(coco), out, images=images)["best"])
 
 
+def thresholds(coco: list[str], out: Path, checkpoint: Path = NANO, images: int = 24) -> None:
+    """Compare the adaptive threshold with fixed ones and with the best cut of every prompt: F1 and counting error.
+
+    Args:
+        coco: COCO files, glob patterns allowed; images in `images` beside each.
+        out: JSON of results.
+        checkpoint: model weights.
+        images: how many images of each file.
+    """
+    from dealkit.calibrate import compare_thresholds
+
+    print(json.dumps(compare_thresholds(checkpoint, find_files(coco), out, images=images)["mean"], indent=1))
+
+
 def find_files(patterns: list[str]) -> list[Path]:
     """Files that match the patterns, each pattern's sorted; an error names patterns that match nothing."""
     files = [Path(f) for pattern in patterns for f in sorted(glob.glob(pattern))]
@@ -297,7 +311,7 @@ def bench(json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None, 
 
 def main() -> None:
     app = tyro.extras.SubcommandApp()
-    for function in (demo, train, clicks, predict, evaluate, benchmark, calibrate, publish, report, run, bench):
+    for function in (demo, train, clicks, predict, evaluate, benchmark, calibrate, thresholds, publish, report, run, bench):
         app.command(function)
     data = tyro.extras.SubcommandApp()
     data.command(data_check, name="check")

@@ -32,6 +32,9 @@ from dealkit.train import autocast, bf16_is_faster, default_device, load_model
 DEFAULT_CHECKPOINT = PROJECT_ROOT / "data" / "checkpoints" / "nano.safetensors"
 """The checkpoint that comes with the repository."""
 
+MIN_SCORE = 0.001
+"""Detections under it cannot change a precision worth reading: they are never written, nor looked at for an adaptive cut."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Detections:
@@ -345,7 +348,9 @@ def to_detections(
     detection at such a query, or the stronger duplicate that stands for it.
     """
     scores = output.pred_logits[n].sigmoid()
-    usable = (output.valid[n] & (scores >= (0.0 if threshold == ADAPTIVE else threshold))).nonzero()[:, 0]
+    enough = scores >= (MIN_SCORE if threshold == ADAPTIVE else threshold)
+    enough[:clicks] |= threshold == ADAPTIVE
+    usable = (output.valid[n] & enough).nonzero()[:, 0]
     boxes, scores = clip_boxes_to_image(to_xyxy(output.pred_boxes[n][usable]), size_hw), scores[usable]
     area = (boxes[:, 2:] > boxes[:, :2]).all(1)
     boxes, scores, own = boxes[area], scores[area], usable[area] < clicks
@@ -365,14 +370,14 @@ def predict_coco(
     data: CocoFolder,
     click_lists: Sequence[dict[str, Any]],
     *,
-    min_score: float = 0.001,
+    min_score: float = MIN_SCORE,
     max_dets: int = 1500,
     overlap: float = DEFAULT_NMS,
 ) -> list[list[dict[str, Any]]]:
     """Standard COCO results for each click list: every category of every image from its own prompt.
 
-    Each image is encoded once for all lists. Scores under `min_score` are left out: they cannot change a precision worth
-    reading. `overlap` is the IoU above which the weaker of two detections of one prompt is dropped; 1 keeps all.
+    Each image is encoded once for all lists. Scores under `min_score` are left out. `overlap` is the IoU above which the weaker
+    of two detections of one prompt is dropped; 1 keeps all.
 
     Returns:
         one list of `{"image_id", "category_id", "bbox" (xywh pixels), "score"}` per click list.
@@ -388,7 +393,7 @@ def predict_prompts(
     data: CocoFolder,
     click_lists: Sequence[dict[str, Any]],
     *,
-    min_score: float = 0.001,
+    min_score: float = MIN_SCORE,
     max_dets: int = 1500,
     overlap: float = DEFAULT_NMS,
 ) -> Iterator[tuple[int, dict[str, Any], Detections]]:
