@@ -113,29 +113,35 @@ def predict(
     checkpoint: Path = NANO,
     point: Annotated[list[tuple[float, float]], tyro.conf.arg(metavar="X Y"), tyro.conf.UseAppendAction] = [],  # noqa: B006
     not_point: Annotated[list[tuple[float, float]], tyro.conf.arg(metavar="X Y"), tyro.conf.UseAppendAction] = [],  # noqa: B006
-    threshold: float | None = None,
+    threshold: float | Literal["adaptive"] | None = None,
     coco: Path | None = None,
     images: Path | None = None,
     clicks: Path | None = None,
     out: Path | None = None,
     figure: Path | None = None,
+    embedding: Path | None = None,
+    save_embedding: Path | None = None,
 ) -> None:
-    """Detect everything of the clicked kind: in IMAGE at each --point, or in a COCO data set from a click list.
+    """Detect everything of the clicked kind: in IMAGE at each --point or of an --embedding clicked in another image, or in a
+    COCO data set from a click list.
 
     Args:
         image: one image file.
         checkpoint: model weights.
         point: pixel of an object; repeat for several objects of one kind.
         not_point: pixel of something that is not meant; repeatable.
-        threshold: lowest score written for one image; the model's default if not given.
+        threshold: lowest score written for one image, or `adaptive`: a cut of its own; a fixed default if not given.
         coco: COCO JSON of a data set.
         images: folder of its images.
         clicks: click list of `python -m dealkit clicks`.
         out: JSON to write: boxes and scores of one image, or COCO results of a data set.
         figure: picture to write, for one image.
+        embedding: file of --save-embedding, instead of points: finds the kind that was clicked in another image.
+        save_embedding: file to keep what the points mean in, for other images.
     """
     from dealkit.config import DEFAULT_THRESHOLD
     from dealkit.data.coco import CocoFolder
+    from dealkit.embedding import load_embedding
     from dealkit.predict import Predictor, predict_coco
     from dealkit.prompts import load_clicks
     from dealkit.train import load_model, write_json
@@ -149,11 +155,16 @@ def predict(
         write_json(out, found)
         print(f"{out}: {len(found)} detections")
         return
-    if not point:
-        raise ValueError("predict IMAGE: expected at least one --point X Y")
+    if not point and embedding is None:
+        raise ValueError("predict IMAGE: expected at least one --point X Y, or --embedding")
+    if embedding is not None and (point or not_point or save_embedding):
+        raise ValueError("predict --embedding: expected no --point, --not-point or --save-embedding")
     predictor = Predictor(checkpoint, threshold=DEFAULT_THRESHOLD if threshold is None else threshold)
     predictor.set_image(image)
-    detections = predictor.predict(point + not_point, [1] * len(point) + [0] * len(not_point))
+    points, labels = point + not_point, [1] * len(point) + [0] * len(not_point)
+    detections = predictor.predict_embedding(load_embedding(embedding)) if embedding else predictor.predict(points, labels)
+    if save_embedding is not None:
+        predictor.embed(None, points, labels).save(save_embedding)
     print(f"{len(detections)} objects")
     if out is not None:
         write_json(out, detections.to_dict())
@@ -223,6 +234,37 @@ def calibrate(coco: list[str], out: Path, checkpoint: Path = NANO, images: int =
     from dealkit.calibrate import calibrate as run_calibrate
 
     print(run_calibrate(checkpoint, find_files(coco), out, images=images)["best"])
+
+
+def thresholds(coco: list[str], out: Path, checkpoint: Path = NANO, images: int = 24) -> None:
+    """Compare the adaptive threshold with fixed ones and with the best cut of every prompt: F1 and counting error.
+
+    Args:
+        coco: COCO files, glob patterns allowed; images in `images` beside each.
+        out: JSON of results.
+        checkpoint: model weights.
+        images: how many images of each file.
+    """
+    from dealkit.calibrate import compare_thresholds
+
+    print(json.dumps(compare_thresholds(checkpoint, find_files(coco), out, images=images)["mean"], indent=1))
+
+
+def transfer(coco: list[str], out: Path, checkpoint: Path = NANO, clicked: int = 5, targets: int = 24, seeds: int = 1) -> None:
+    """Click in some images of a source, detect in its others: AP beside that of a click in each image itself.
+
+    Args:
+        coco: COCO files, glob patterns allowed; images in `images` beside each.
+        out: JSON of results.
+        checkpoint: model weights.
+        clicked: how many images the averaged prompt is made from.
+        targets: how many other images each category is looked for in, at most.
+        seeds: how many draws of clicks and images.
+    """
+    from dealkit.transfer import transfer as run_transfer
+
+    made = run_transfer(checkpoint, find_files(coco), out, clicked=clicked, targets=targets, seeds=seeds)
+    print(json.dumps(made["mean"], indent=1))
 
 
 def find_files(patterns: list[str]) -> list[Path]:
@@ -327,7 +369,8 @@ def bench(json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None, 
 
 def main() -> None:
     app = tyro.extras.SubcommandApp()
-    for function in (demo, train, clicks, predict, evaluate, benchmark, calibrate, ablate, publish, report, run, bench):
+    analyses = (benchmark, calibrate, thresholds, transfer, ablate)
+    for function in (demo, train, clicks, predict, evaluate, *analyses, publish, report, run, bench):
         app.command(function)
     data = tyro.extras.SubcommandApp()
     data.command(data_check, name="check")

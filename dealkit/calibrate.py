@@ -1,5 +1,8 @@
-"""The default score threshold and duplicate IoU of a checkpoint, chosen on training images, never on validation ones."""
+"""The default score threshold and duplicate IoU of a checkpoint, chosen on training images, never on validation ones; what an
+adaptive threshold is worth beside them."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -9,10 +12,12 @@ import torch
 from torchvision.ops import box_convert, box_iou, nms
 from tqdm.auto import tqdm
 
+from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.coco import CocoFolder
 from dealkit.evaluate import evaluate
-from dealkit.predict import predict_coco
+from dealkit.predict import Detections, predict_coco, predict_prompts
 from dealkit.prompts import make_clicks, read_json
+from dealkit.threshold import adaptive_threshold
 from dealkit.train import load_model, provenance, write_json
 
 Json = dict[str, Any]
@@ -42,6 +47,22 @@ def without_duplicates(found: list[Json], overlap: float) -> list[Json]:
     return kept
 
 
+def first_hits(boxes: torch.Tensor, objects: torch.Tensor) -> np.ndarray:
+    """(N,) bool: which boxes (N, 4), strongest first, cover an object (G, 4) at IoU 0.5 that no stronger one has; all xyxy.
+
+    >>> box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    >>> first_hits(box.expand(2, 4), box).tolist()
+    [True, False]
+    """
+    overlap = box_iou(boxes, objects).numpy()
+    right = np.zeros(len(boxes), dtype=bool)
+    for i in range(len(boxes) if len(objects) else 0):
+        best = int(overlap[i].argmax())
+        right[i] = overlap[i, best] >= 0.5
+        overlap[:, best] = -1.0 if right[i] else overlap[:, best]
+    return right
+
+
 def f1_curve(truth: list[Json], found: list[Json], thresholds: tuple[float, ...] = THRESHOLDS) -> list[float]:
     """F1 at IoU 0.5 of all detections at or above each threshold, matched strongest first, each object once.
 
@@ -53,16 +74,22 @@ def f1_curve(truth: list[Json], found: list[Json], thresholds: tuple[float, ...]
     objects, scores, right = by_pair(truth), [], []
     for pair, rows in by_pair(found).items():
         part = sorted((found[i] for i in rows), key=lambda r: -r["score"])
-        boxes = [truth[i] for i in objects.get(pair, [])]
-        overlap = box_iou(xyxy(part), xyxy(boxes)).numpy() if boxes else np.zeros((len(part), 1))
-        for row, iou in zip(part, overlap, strict=True):
-            best = int(iou.argmax())
-            hit = bool(iou[best] >= 0.5)
-            overlap[:, best] = -1.0 if hit else overlap[:, best]
-            scores.append(row["score"])
-            right.append(hit)
+        right += first_hits(xyxy(part), xyxy([truth[i] for i in objects.get(pair, [])])).tolist()
+        scores += [row["score"] for row in part]
     s, r = np.array(scores), np.array(right)
     return [2 * float(r[s >= t].sum()) / max(float((s >= t).sum() + len(truth)), 1.0) for t in thresholds]
+
+
+def first_images(truth: Json, images: int) -> Json:
+    """A COCO file's first images and their annotations.
+
+    >>> truth = {"images": [{"id": 4}, {"id": 2}], "annotations": [{"image_id": 2}], "categories": []}
+    >>> first_images(truth, 1)
+    {'images': [{'id': 4}], 'annotations': [], 'categories': []}
+    """
+    rows = truth["images"][:images]
+    chosen = {row["id"] for row in rows}
+    return {**truth, "images": rows, "annotations": [row for row in truth["annotations"] if row["image_id"] in chosen]}
 
 
 def calibrate(checkpoint: Path, files: list[Path], out: Path, *, images: int = 24) -> Json:
@@ -78,13 +105,7 @@ def calibrate(checkpoint: Path, files: list[Path], out: Path, *, images: int = 2
     model = load_model(checkpoint)
     rows: dict[float, list[Json]] = {overlap: [] for overlap in OVERLAPS}
     for file in tqdm(files, desc="sources", unit="source"):
-        truth = read_json(file)
-        chosen = {row["id"] for row in truth["images"][:images]}
-        truth = {
-            **truth,
-            "images": [row for row in truth["images"] if row["id"] in chosen],
-            "annotations": [row for row in truth["annotations"] if row["image_id"] in chosen],
-        }
+        truth = first_images(read_json(file), images)
         clicks = make_clicks(truth, setting="1/category", seed=0, kind="jitter")
         every = predict_coco(model, CocoFolder(file, file.parent / "images"), [clicks], overlap=1.0)[0]
         for overlap in OVERLAPS:
@@ -109,4 +130,113 @@ def calibrate(checkpoint: Path, files: list[Path], out: Path, *, images: int = 2
         "made_by": provenance(),
     }
     write_json(out, results)
+    return results
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Judged:
+    """The detections of one prompt, strongest first, judged against the objects that were meant."""
+
+    scores: np.ndarray
+    """(N,) float64, 0 to 1."""
+    right: np.ndarray
+    """(N,) bool: covers an object at IoU 0.5 that no stronger detection has."""
+    adaptive: np.ndarray
+    """(N,) bool: what the adaptive threshold shows."""
+    objects: int
+    """How many were meant."""
+    density: float
+    """How many the density sums to."""
+
+    @property
+    def oracle(self) -> np.ndarray:
+        """(N,) bool: the strongest detections that give this prompt its highest F1."""
+        rank = np.arange(1, len(self.scores) + 1)
+        f1 = self.right.cumsum() / (rank + self.objects)
+        return rank <= 1 + f1.argmax() if len(f1) else self.right
+
+
+def judge(found: Detections, truth: list[Json]) -> Judged:
+    """Detections of one image and category against its annotations; ignored ones, and what is centred in one, are left out.
+
+    >>> boxes, scores = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 8.0, 9.0]]), torch.tensor([0.9, 0.1])
+    >>> judged = judge(Detections(boxes=boxes, scores=scores, count=1.0), [{"bbox": [0, 0, 9, 9]}])
+    >>> judged.right.tolist(), judged.adaptive.tolist(), judged.oracle.tolist()
+    ([True, False], [True, False], [True, False])
+    """
+    crowd = xyxy([row for row in truth if row.get("iscrowd") or row.get("ignore")])
+    objects = xyxy([row for row in truth if not (row.get("iscrowd") or row.get("ignore"))])
+    shown = found.scores >= adaptive_threshold(found.scores, found.count)
+    shown = shown if found.clicked is None else shown | found.clicked
+    centre = ((found.boxes[:, :2] + found.boxes[:, 2:]) / 2)[:, None]
+    counts = ~((centre >= crowd[:, :2]) & (centre <= crowd[:, 2:])).all(-1).any(1)
+    return Judged(
+        scores=found.scores[counts].double().numpy(),
+        right=first_hits(found.boxes[counts], objects),
+        adaptive=shown[counts].numpy(),
+        objects=len(objects),
+        density=found.count,
+    )
+
+
+def shown_f1(prompts: Sequence[Judged], shown: Sequence[np.ndarray]) -> float:
+    """F1 of what is shown of all prompts together: 2 true / (shown + objects); 1 if there is nothing to find or show.
+
+    >>> one = Judged(scores=np.array([0.9, 0.4]), right=np.array([True, False]), adaptive=None, objects=1, density=1.0)
+    >>> shown_f1([one], [np.array([True, True])]), shown_f1([one], [np.array([True, False])])  # 2 / (2 + 1), 2 / (1 + 1)
+    (0.6666666666666666, 1.0)
+    """
+    total = sum(int(s.sum()) for s in shown) + sum(p.objects for p in prompts)
+    return 2 * sum(int(p.right[s].sum()) for p, s in zip(prompts, shown, strict=True)) / total if total else 1.0
+
+
+def compare_thresholds(
+    checkpoint: Path, files: list[Path], out: Path, *, images: int = 24, fixed: float = DEFAULT_THRESHOLD
+) -> Json:
+    """F1 and counting error of the adaptive threshold beside fixed ones and the best there could be; writes and returns them.
+
+    Clicks are drawn as in `calibrate`. A source's F1 is that of all its prompts together, its counting error the mean over them;
+    `mean` is over sources.
+
+    Args:
+        checkpoint: model weights.
+        files: annotation files; images lie in `images` beside each, the folder's name is the source's.
+        out: JSON to write. Of each source `f1` (IoU 0.5): `fixed`, `adaptive`, `best_of_source` (the best fixed threshold of this
+            source, `threshold` says which), `oracle` (the best cut of every prompt); `count_mae`: `density`, and the number shown
+            by `fixed` and by `adaptive`. `mean.f1.best_fixed` is of the one threshold that is best for the mean of these files.
+        images: how many of each file.
+        fixed: the fixed threshold.
+    """
+    model = load_model(checkpoint)
+    results: Json = {"checkpoint": Path(checkpoint).name, "images_per_source": images, "fixed": fixed, "sources": {}}
+    curves = []
+    for file in tqdm(files, desc="sources", unit="source"):
+        truth = first_images(read_json(file), images)
+        of_pair = by_pair(truth["annotations"])
+        clicks = make_clicks(truth, setting="1/category", seed=0, kind="jitter")
+        prompts = []
+        for _, prompt, found in predict_prompts(model, CocoFolder(file, file.parent / "images"), [clicks]):
+            rows = of_pair[prompt["image_id"], prompt["category_id"]]
+            prompts.append(judge(found, [truth["annotations"][i] for i in rows]))
+        curve = [shown_f1(prompts, [p.scores >= t for p in prompts]) for t in THRESHOLDS]
+        shown = {"fixed": [p.scores >= fixed for p in prompts], "adaptive": [p.adaptive for p in prompts]}
+        shown["oracle"] = [p.oracle for p in prompts]
+        f1 = {name: shown_f1(prompts, rows) for name, rows in shown.items()} | {"best_of_source": max(curve)}
+        counted = {name: [int(s.sum()) for s in shown[name]] for name in ("fixed", "adaptive")}
+        counted["density"] = [p.density for p in prompts]
+        results["sources"][file.parent.name] = {
+            "prompts": len(prompts),
+            "threshold": THRESHOLDS[int(np.argmax(curve))],
+            "f1": f1,
+            "count_mae": {
+                name: mean(abs(n - p.objects) for n, p in zip(numbers, prompts, strict=True)) for name, numbers in counted.items()
+            },
+        }
+        curves.append(curve)
+    every = list(results["sources"].values())
+    results["mean"] = {key: {name: mean(s[key][name] for s in every) for name in every[0][key]} for key in ("f1", "count_mae")}
+    means = np.mean(curves, axis=0)
+    results["mean"]["f1"]["best_fixed"] = float(means.max())
+    results["best_fixed"] = THRESHOLDS[int(means.argmax())]
+    write_json(out, {**results, "made_by": provenance()})
     return results

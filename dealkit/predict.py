@@ -8,14 +8,14 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.ops import clip_boxes_to_image, nms
+from torchvision.ops import box_iou, clip_boxes_to_image, nms
 from tqdm.auto import tqdm
 
 from dealkit.boxes import to_xyxy
@@ -23,12 +23,17 @@ from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, PROJECT_ROOT
 from dealkit.data.coco import CocoFolder
 from dealkit.data.images import read_image
 from dealkit.data.transforms import pad_to, to_input
+from dealkit.embedding import PromptEmbedding, check_model, model_hash
 from dealkit.model.deal import DEAL, Features, Output
-from dealkit.prompts import PointPrompts, check_clicks, stack_prompts
+from dealkit.prompts import PointPrompts, check_clicks, stack_prompts, without_clicks
+from dealkit.threshold import ADAPTIVE, adaptive_threshold, check_threshold
 from dealkit.train import autocast, bf16_is_faster, default_device, load_model
 
 DEFAULT_CHECKPOINT = PROJECT_ROOT / "data" / "checkpoints" / "nano.safetensors"
 """The checkpoint that comes with the repository."""
+
+MIN_SCORE = 0.001
+"""Detections under it cannot change a precision worth reading: they are never written, nor looked at for an adaptive cut."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,14 +57,31 @@ class Detections:
     """(P,) 1 object, 0 not this."""
     count: float | None = None
     """Objects that the density map estimates."""
+    clicked: Tensor | None = None
+    """(N,) bool: what was found at the clicks on objects; None if nothing was clicked."""
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def above(self, threshold: float) -> "Detections":
         """The detections whose score is at least `threshold`."""
-        keep = self.scores >= threshold
-        return replace(self, boxes=self.boxes[keep], scores=self.scores[keep])
+        return self._take(self.scores >= threshold)
+
+    def adaptive(self) -> "Detections":
+        """The detections from `adaptive_threshold` of these scores and this count on, and whatever was clicked.
+
+        >>> d = Detections(boxes=torch.zeros(3, 4), scores=torch.tensor([0.8, 0.7, 0.1]), count=2.0)
+        >>> len(d.adaptive())
+        2
+        """
+        if self.count is None:
+            raise ValueError("count: expected the number that the density sums to, got None")
+        keep = self.scores >= adaptive_threshold(self.scores, self.count)
+        return self._take(keep if self.clicked is None else keep | self.clicked)
+
+    def _take(self, keep: Tensor) -> "Detections":
+        clicked = None if self.clicked is None else self.clicked[keep]
+        return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], clicked=clicked)
 
     def to_dict(self) -> dict[str, list]:
         """`{"boxes": [[x1, y1, x2, y2], ...], "scores": [...]}`, for JSON."""
@@ -125,13 +147,16 @@ class Predictor:
         self,
         model: DEAL | str | Path = DEFAULT_CHECKPOINT,
         *,
-        threshold: float = DEFAULT_THRESHOLD,
+        threshold: float | Literal["adaptive"] = DEFAULT_THRESHOLD,
         device: torch.device | str | None = None,
     ):
-        """`model`: a DEAL or the path of a checkpoint. `threshold`: lowest score returned."""
+        """`model`: a DEAL or the path of a checkpoint. `threshold`: lowest score returned, or "adaptive": a cut for each image
+        and prompt (`adaptive_threshold`) that keeps what was clicked."""
+        self.threshold = check_threshold(threshold)
         self.device = torch.device(device) if device else default_device()
-        self.model = for_inference((model if isinstance(model, DEAL) else load_model(Path(model))).to(self.device))
-        self.threshold = threshold
+        loaded = model if isinstance(model, DEAL) else load_model(Path(model))
+        self.model_hash = model_hash(loaded)
+        self.model = for_inference(loaded.to(self.device))
         self.image: Tensor | None = None
         self.features: Features | None = None
 
@@ -154,28 +179,86 @@ class Predictor:
         Raises:
             ValueError: no image is set, a point lies outside it, or a category has no positive point.
         """
-        if self.image is None:
-            raise ValueError("no image: call set_image first")
+        features = self._encoded()
         height, width = self.image.shape[1:]
-        sets = []
-        for n, (points, labels) in enumerate(prompts):
-            p = torch.as_tensor(np.asarray(points), dtype=torch.float32)
-            if p.numel() and (p.ndim != 2 or p.shape[1] != 2):
-                raise ValueError(f"prompt set {n}: expected points [[x, y], ...], got shape {tuple(p.shape)}")
-            p = p.reshape(-1, 2)
-            outside = ((p < 0) | (p > torch.tensor([width, height]))).any(1) | ~torch.isfinite(p).all(1)
-            if outside.any():
-                where = f"expected x in 0..{width}, y in 0..{height}"
-                raise ValueError(f"prompt set {n}: point {p[outside][0].tolist()} is outside the image; {where}")
-            given = [1] * len(p) if labels is None else labels
-            sets.append((p, torch.as_tensor(given, dtype=torch.int64)))
+        sets = read_points(prompts, (height, width))
         stacked = stack_prompts(sets, [0] * len(sets)).to(self.device)
-        output = detect(self.model, self.features, stacked)
+        output = detect(self.model, features, stacked)
         found = []
         for n, (points, labels) in enumerate(sets):
-            detections = to_detections(output, n, (height, width), self.threshold)
+            detections = to_detections(output, n, (height, width), self.threshold, clicks=stacked.points.shape[1])
             found.append(replace(detections, image=self.image, points=points, labels=labels))
         return found
+
+    def embed(
+        self,
+        image: str | Path | Tensor | np.ndarray | Image.Image | None,
+        points: Sequence[Sequence[float]] | Tensor,
+        labels: Sequence[int] | Tensor | None = None,
+    ) -> PromptEmbedding:
+        """What the clicks in `image` (None: the image that is set) mean, to ask of other images with `predict_embedding`.
+
+        The image that is set stays set. Points and labels as in `predict`.
+
+        >>> from dealkit.config import ModelConfig
+        >>> predictor = Predictor(DEAL(ModelConfig(hidden_dim=32, fine_dim=16)))
+        >>> prompt = predictor.embed(torch.zeros(3, 50, 70, dtype=torch.uint8), [[20, 30]])
+        >>> predictor.set_image(torch.zeros(3, 40, 40, dtype=torch.uint8))
+        >>> isinstance(predictor.predict_embedding(prompt), Detections)
+        True
+
+        Raises:
+            ValueError: no image, a point outside it, or no positive point.
+        """
+        if image is None:
+            features, pixels = self._encoded(), self.image
+        else:
+            pixels = as_image(image)
+            features = encode_images(self.model, [pixels])
+        sets = read_points([(points, labels)], tuple(pixels.shape[1:]))
+        vectors = embed(self.model, features, stack_prompts(sets, [0]).to(self.device))[0].cpu()
+        return PromptEmbedding(vectors=vectors, clicks=len(sets[0][0]), model=self.model_hash)
+
+    def predict_embedding(self, embedding: PromptEmbedding) -> Detections:
+        """Everything in the image that is set of the kind that was clicked elsewhere.
+
+        Raises:
+            ValueError: no image is set, or another model made the embedding.
+        """
+        features = self._encoded()
+        check_model(embedding, self.model_hash)
+        output = detect(self.model, features, without_clicks([0]).to(self.device), embedding.vectors[None].to(self.device))
+        return replace(to_detections(output, 0, tuple(self.image.shape[1:]), self.threshold), image=self.image)
+
+    def _encoded(self) -> Features:
+        if self.features is None:
+            raise ValueError("no image: call set_image first")
+        return self.features
+
+
+def read_points(prompts: Sequence[tuple[Any, Any]], size_hw: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+    """Points (P, 2) float32 and labels (P,) int64 of every `(points, labels or None)`; without labels all are objects.
+
+    Raises:
+        ValueError: points of another shape or outside the image; names the prompt set.
+
+    >>> read_points([([[1, 2]], None)], (10, 10))
+    [(tensor([[1., 2.]]), tensor([1]))]
+    """
+    height, width = size_hw
+    sets = []
+    for n, (points, labels) in enumerate(prompts):
+        p = torch.as_tensor(np.asarray(points), dtype=torch.float32)
+        if p.numel() and (p.ndim != 2 or p.shape[1] != 2):
+            raise ValueError(f"prompt set {n}: expected points [[x, y], ...], got shape {tuple(p.shape)}")
+        p = p.reshape(-1, 2)
+        outside = ((p < 0) | (p > torch.tensor([width, height]))).any(1) | ~torch.isfinite(p).all(1)
+        if outside.any():
+            where = f"expected x in 0..{width}, y in 0..{height}"
+            raise ValueError(f"prompt set {n}: point {p[outside][0].tolist()} is outside the image; {where}")
+        given = [1] * len(p) if labels is None else labels
+        sets.append((p, torch.as_tensor(given, dtype=torch.int64)))
+    return sets
 
 
 def as_image(image: str | Path | Tensor | np.ndarray | Image.Image) -> Tensor:
@@ -235,24 +318,51 @@ def encode_images(model: DEAL, images: Sequence[Tensor]) -> Features:
 
 
 @torch.inference_mode()
-def detect(model: DEAL, features: Features, prompts: PointPrompts) -> Output:
-    """`model.detect` in bfloat16 where that is faster."""
+def embed(model: DEAL, features: Features, prompts: PointPrompts) -> Tensor:
+    """`model.embed` in bfloat16 where that is faster: (N, 2, D) float32."""
     with autocast(prompts.points.device):
-        return model.detect(features, prompts)
+        return model.embed(features, prompts)
+
+
+@torch.inference_mode()
+def detect(model: DEAL, features: Features, prompts: PointPrompts, embedding: Tensor | None = None) -> Output:
+    """`model.detect` in bfloat16 where that is faster; with embeddings (N, 2, D) `prompts` are `without_clicks`."""
+    with autocast(prompts.points.device):
+        return model.detect(features, prompts, embedding=embedding)
 
 
 def to_detections(
-    output: Output, n: int, size_hw: tuple[int, int], threshold: float, *, limit: int = 1500, overlap: float = DEFAULT_NMS
+    output: Output,
+    n: int,
+    size_hw: tuple[int, int],
+    threshold: float | str,
+    *,
+    clicks: int = 0,
+    limit: int = 1500,
+    overlap: float = DEFAULT_NMS,
 ) -> Detections:
     """Prompt set `n` of an output as detections: xyxy clipped to the image, without duplicates, strongest first, at most
-    `limit`."""
+    `limit`, from a score of `threshold` on, or above the cut of the prompt itself if it is "adaptive".
+
+    `clicks` is the number of points, P, of the prompts: the first P queries are the clicks' own. What was clicked is the
+    detection at such a query, or the stronger duplicate that stands for it.
+    """
     scores = output.pred_logits[n].sigmoid()
-    usable = (output.valid[n] & (scores >= threshold)).nonzero()[:, 0]
+    enough = scores >= (MIN_SCORE if threshold == ADAPTIVE else threshold)
+    enough[:clicks] |= threshold == ADAPTIVE
+    usable = (output.valid[n] & enough).nonzero()[:, 0]
     boxes, scores = clip_boxes_to_image(to_xyxy(output.pred_boxes[n][usable]), size_hw), scores[usable]
     area = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    boxes, scores = boxes[area], scores[area]
+    boxes, scores, own = boxes[area], scores[area], usable[area] < clicks
     keep = nms(boxes, scores, overlap)[:limit]
-    return Detections(boxes=boxes[keep].cpu(), scores=scores[keep].cpu(), count=float(output.count[n]))
+    clicked = None
+    if clicks:
+        clicked = torch.zeros(len(keep), dtype=torch.bool)
+        if len(keep) and own.any():
+            clicked[box_iou(boxes[own], boxes[keep]).argmax(1).cpu()] = True
+    count = float(output.count[n])
+    found = Detections(boxes=boxes[keep].cpu(), scores=scores[keep].cpu(), count=count, clicked=clicked)
+    return found.adaptive() if threshold == ADAPTIVE else found
 
 
 def predict_coco(
@@ -260,20 +370,35 @@ def predict_coco(
     data: CocoFolder,
     click_lists: Sequence[dict[str, Any]],
     *,
-    min_score: float = 0.001,
+    min_score: float = MIN_SCORE,
     max_dets: int = 1500,
     overlap: float = DEFAULT_NMS,
 ) -> list[list[dict[str, Any]]]:
     """Standard COCO results for each click list: every category of every image from its own prompt.
 
-    Each image is encoded once for all lists. Scores under `min_score` are left out: they cannot change a precision worth
-    reading. `overlap` is the IoU above which the weaker of two detections of one prompt is dropped; 1 keeps all.
+    Each image is encoded once for all lists. Scores under `min_score` are left out. `overlap` is the IoU above which the weaker
+    of two detections of one prompt is dropped; 1 keeps all.
 
     Returns:
         one list of `{"image_id", "category_id", "bbox" (xywh pixels), "score"}` per click list.
     """
-    model = for_inference(model)
     results: list[list[dict[str, Any]]] = [[] for _ in click_lists]
+    for k, prompt, found in predict_prompts(model, data, click_lists, min_score=min_score, max_dets=max_dets, overlap=overlap):
+        results[k] += to_rows(found, prompt["image_id"], prompt["category_id"])
+    return results
+
+
+def predict_prompts(
+    model: DEAL,
+    data: CocoFolder,
+    click_lists: Sequence[dict[str, Any]],
+    *,
+    min_score: float = MIN_SCORE,
+    max_dets: int = 1500,
+    overlap: float = DEFAULT_NMS,
+) -> Iterator[tuple[int, dict[str, Any], Detections]]:
+    """Which click list, prompt and detections, image by image; arguments as in `predict_coco`."""
+    model = for_inference(model)
     by_image: dict[int, list[tuple[int, dict]]] = {}
     for k, clicks in enumerate(click_lists):
         for prompt in check_clicks(clicks)["prompts"]:
@@ -286,20 +411,25 @@ def predict_coco(
         features = encode_images(model, [sample.image])
         for group in batches(prompts):
             sets = [(torch.tensor(p["points"], dtype=torch.float32), torch.tensor(p["labels"])) for _, p in group]
-            output = detect(model, features, stack_prompts(sets, [0] * len(sets)).to(features.maps[0].device))
+            stacked = stack_prompts(sets, [0] * len(sets)).to(features.maps[0].device)
+            output = detect(model, features, stacked)
+            size_hw, clicks = tuple(sample.image.shape[1:]), stacked.points.shape[1]
             for n, (k, prompt) in enumerate(group):
-                found = to_detections(output, n, tuple(sample.image.shape[1:]), min_score, limit=max_dets, overlap=overlap)
-                for (x1, y1, x2, y2), score in zip(found.boxes.tolist(), found.scores.tolist(), strict=True):
-                    box = [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]
-                    results[k].append(
-                        {
-                            "image_id": prompt["image_id"],
-                            "category_id": prompt["category_id"],
-                            "bbox": box,
-                            "score": round(score, 5),
-                        }
-                    )
-    return results
+                found = to_detections(output, n, size_hw, min_score, clicks=clicks, limit=max_dets, overlap=overlap)
+                yield k, prompt, found
+
+
+def to_rows(found: Detections, image_id: int, category_id: int) -> list[dict[str, Any]]:
+    """Detections as COCO results: xywh pixels rounded to 0.01, scores to 0.00001.
+
+    >>> to_rows(Detections(boxes=torch.tensor([[1.0, 1.0, 5.0, 4.0]]), scores=torch.tensor([0.5])), 7, 2)
+    [{'image_id': 7, 'category_id': 2, 'bbox': [1.0, 1.0, 4.0, 3.0], 'score': 0.5}]
+    """
+    rows = []
+    for (x1, y1, x2, y2), score in zip(found.boxes.tolist(), found.scores.tolist(), strict=True):
+        box = [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]
+        rows.append({"image_id": image_id, "category_id": category_id, "bbox": box, "score": round(score, 5)})
+    return rows
 
 
 def batches(prompts: list[tuple[int, dict]], largest: int = 8) -> Iterator[list[tuple[int, dict]]]:

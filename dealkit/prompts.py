@@ -30,7 +30,7 @@ class PointPrompts:
 
     Raises:
         ValueError: wrong shape or type, a label other than 1, 0, -1, a real point that is not finite, a negative image
-            index, or a set without a positive point; the message names the set.
+            index, or a set without a positive point unless `embedded`; the message names the set.
 
     >>> p = PointPrompts(points=torch.tensor([[[8.0, 9.0]]]), labels=torch.tensor([[1]]), image_index=torch.tensor([0]))
     >>> len(p)
@@ -43,6 +43,8 @@ class PointPrompts:
     """(N, P) int64: 1 object, 0 'not this', -1 padding."""
     image_index: Tensor
     """(N,) int64: which image of the batch each set belongs to."""
+    embedded: bool = False
+    """The sets have no click here: what they mean comes as an embedding."""
 
     def __post_init__(self) -> None:
         points, labels, index = self.points, self.labels, self.image_index
@@ -57,7 +59,7 @@ class PointPrompts:
             "a label that is not 1, 0 or -1": ((labels < -1) | (labels > 1)).any(1),
             "a point that is not finite": (real & ~torch.isfinite(points).all(2)).any(1),
             "a negative image_index": index < 0,
-            "no positive point": ~(labels == 1).any(1),
+            "no positive point": ~((labels == 1).any(1) | self.embedded),
         }
         # one transfer for all the checks: on a GPU each would stop the queue
         table = torch.stack(list(faults.values())).cpu()
@@ -70,7 +72,8 @@ class PointPrompts:
 
     def to(self, device: torch.device | str) -> "PointPrompts":
         """The same prompts on `device`."""
-        return PointPrompts(points=self.points.to(device), labels=self.labels.to(device), image_index=self.image_index.to(device))
+        points, labels, index = (x.to(device) for x in (self.points, self.labels, self.image_index))
+        return PointPrompts(points=points, labels=labels, image_index=index, embedded=self.embedded)
 
 
 def stack_prompts(prompts: list[tuple[Tensor, Tensor]], image_index: list[int]) -> PointPrompts:
@@ -103,6 +106,17 @@ def stack_prompts(prompts: list[tuple[Tensor, Tensor]], image_index: list[int]) 
         stacked_labels[n, : len(labels)] = labels
     index = torch.tensor(image_index, dtype=torch.int64, device=device)
     return PointPrompts(points=stacked, labels=stacked_labels, image_index=index)
+
+
+def without_clicks(image_index: list[int]) -> PointPrompts:
+    """Prompt sets of these images that have no click of their own, for `DEAL.detect` with embeddings.
+
+    >>> without_clicks([0, 0]).points.shape
+    torch.Size([2, 0, 2])
+    """
+    n = len(image_index)
+    labels, index = torch.zeros(n, 0, dtype=torch.int64), torch.tensor(image_index, dtype=torch.int64)
+    return PointPrompts(points=torch.zeros(n, 0, 2), labels=labels, image_index=index, embedded=True)
 
 
 def simulate_clicks(boxes_xyxy: Tensor, *, spread: float = 0.5, generator: torch.Generator | None = None) -> Tensor:

@@ -101,6 +101,20 @@ def test_one_image_is_predicted_from_repeated_points(cli, tiny_coco, checkpoint,
     assert found["scores"] != scores("--point", 13, 16, "--point", "53.5", 43) != scores("--point", 13, 16)
 
 
+def test_a_prompt_is_kept_in_a_file_and_asked_of_another_image(cli, tiny_coco, checkpoint, tmp_path):
+    first, second = (tiny_coco.parent / "images" / name for name in ("0.png", "1.png"))
+    prompt, options = tmp_path / "bolt.safetensors", ("--checkpoint", checkpoint, "--threshold", 0.0)
+    assert cli("predict", first, "--point", 13, 16, "--save-embedding", prompt, *options)[0] == 0
+    code, out, _ = cli("predict", second, "--embedding", prompt, *options, "--out", tmp_path / "found.json")
+    assert code == 0 and f"{len(json.loads((tmp_path / 'found.json').read_text())['boxes'])} objects" in out
+
+
+def test_an_adaptive_threshold_shows_at_least_what_was_clicked(cli, tiny_coco, checkpoint):
+    image = tiny_coco.parent / "images" / "0.png"
+    code, out, _ = cli("predict", image, "--checkpoint", checkpoint, "--point", 13, 16, "--threshold", "adaptive")
+    assert code == 0 and int(out.split()[0]) >= 1
+
+
 def test_a_data_set_is_predicted_from_a_click_list_and_scored(cli, tiny_coco, checkpoint, tmp_path):
     cli("clicks", tiny_coco, "--out", tmp_path / "c.json")
     code, out, _ = cli(
@@ -134,7 +148,14 @@ def test_perfect_predictions_score_one_hundred(cli, tiny_coco, tmp_path, options
     [
         (("predict",), "expected either IMAGE with --point X Y, or --coco"),
         (("predict", "a.png", "--coco", "b.json"), "expected either IMAGE"),
-        (("predict", "a.png"), "expected at least one --point X Y"),
+        (("predict", "a.png"), "expected at least one --point X Y, or --embedding"),
+        (("predict", "a.png", "--point", "1", "2", "--embedding", "b"), "predict --embedding: expected no --point"),
+        (
+            ("predict", "a.png", "--point", "1", "2", "--threshold", "2"),
+            "threshold: expected a score, 0 to 1, or 'adaptive', got 2",
+        ),
+        (("thresholds", "--coco", "none*.json", "--out", "r.json"), "--coco: no file matches none*.json"),
+        (("transfer", "--coco", "none*.json", "--out", "r.json"), "--coco: no file matches none*.json"),
         (("predict", "--coco", "b.json"), "expected --images, --clicks and --out, too"),
         (("predict", "a.png", "--point", "1", "2", "--checkpoint", "none.safetensors"), "none.safetensors: no such checkpoint"),
         (("clicks", "none.json", "--out", "c.json"), "none.json"),

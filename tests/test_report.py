@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dealkit.bench import bench_data, milliseconds
-from dealkit.calibrate import calibrate, f1_curve, without_duplicates
+from dealkit.calibrate import calibrate, compare_thresholds, f1_curve, judge, shown_f1, without_duplicates
 from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, PROJECT_ROOT
 from dealkit.data.photos import photo
 from dealkit.predict import DEFAULT_CHECKPOINT, Detections, Predictor
@@ -112,6 +112,41 @@ def test_calibration_names_one_of_its_thresholds_as_the_best(source, tmp_path):
     assert results["best"]["threshold"] in results["thresholds"]
     table = results["duplicate_iou"][str(results["best"]["duplicate_iou"])]
     assert max(table["f1"]) == max(max(t["f1"]) for t in results["duplicate_iou"].values())
+
+
+def test_detections_are_judged_strongest_first_and_ignored_regions_do_not_count():
+    found = Detections(
+        boxes=torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30], [52, 52, 56, 56], [70, 70, 80, 80]]),
+        scores=torch.tensor([0.9, 0.8, 0.7, 0.6, 0.1]),
+        clicked=torch.tensor([False, False, False, False, True]),
+        count=3.0,
+    )
+    rows = [{"bbox": [0, 0, 10, 10]}, {"bbox": [20, 20, 10, 10], "iscrowd": 0}, {"bbox": [50, 50, 8, 8], "iscrowd": 1}]
+    judged = judge(found, rows)
+    assert judged.right.tolist() == [True, False, True, False] and judged.objects == 2 and judged.density == 3.0
+    assert judged.scores.tolist() == pytest.approx([0.9, 0.8, 0.7, 0.1])  # the fourth is centred in the ignored region
+    # Otsu splits 0.9 0.8 0.7 0.6 from 0.1; 0.9 x 0.35 x (3.1 / 3)^0.3 = 0.318; the last was clicked
+    assert judged.adaptive.all()
+    assert judged.oracle.tolist() == [True, True, True, False]  # F1 2/3, 2/4, 4/5, 4/6
+    assert shown_f1([judged], [judged.oracle]) == pytest.approx(4 / 5)
+    assert shown_f1([judged, judged], [judged.oracle, judged.scores > 1]) == pytest.approx(2 * 2 / (3 + 0 + 4))
+
+
+def test_nothing_to_find_and_nothing_shown_is_no_fault():
+    judged = judge(Detections(boxes=torch.zeros(0, 4), scores=torch.zeros(0), count=0.0), [])
+    assert judged.oracle.tolist() == [] and shown_f1([judged], [judged.adaptive]) == shown_f1([], []) == 1.0
+
+
+def test_thresholds_are_compared_source_by_source(source, tmp_path):
+    file, checkpoint = source
+    results = compare_thresholds(checkpoint, [file], tmp_path / "thresholds.json", images=1, fixed=0.05)
+    row = results["sources"]["source"]
+    assert read_json(tmp_path / "thresholds.json")["sources"]["source"] == row and row["prompts"] >= 1
+    f1 = row["f1"]
+    assert f1["best_of_source"] >= f1["fixed"] and f1["oracle"] >= max(f1["fixed"], f1["adaptive"]) - 1e-9
+    assert row["threshold"] == results["best_fixed"]  # of a single source the two are one
+    assert results["mean"]["f1"] == {**f1, "best_fixed": f1["best_of_source"]}
+    assert set(row["count_mae"]) == {"density", "fixed", "adaptive"}
 
 
 def test_publishing_halves_the_weights_and_keeps_configs_and_logs_without_anyones_folders(tiny_model, tmp_path):

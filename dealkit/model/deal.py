@@ -101,7 +101,12 @@ class DEAL(nn.Module):
         return self.embed_points(features.maps, features.keep[1].flatten(1), prompts)
 
     def detect(
-        self, features: Features, prompts: PointPrompts, at_least: Tensor | None = None, noisy: Tensor | None = None
+        self,
+        features: Features,
+        prompts: PointPrompts,
+        at_least: Tensor | None = None,
+        noisy: Tensor | None = None,
+        embedding: Tensor | None = None,
     ) -> Output:
         """Detections for every prompt set.
 
@@ -110,13 +115,15 @@ class DEAL(nn.Module):
             at_least: (N,) known counts, in training, so that no object lacks a query while the density is still wrong.
             noisy: (N, R, 4) cxcywh pixels, in training: boxes for the decoder to correct, beside its own queries and unseen by
                 them; rows of zeros are padding.
+            embedding: (N, 2, D) of `embed` on other images, instead of that of `prompts`' own clicks.
         """
         index = prompts.image_index
         if len(index) and int(index.max()) >= len(features.maps[0]):
             raise ValueError(f"prompts.image_index: {int(index.max())} is not one of the {len(features.maps[0])} encoded images")
-        embedding = self.embed(features, prompts)
+        if embedding is None:
+            embedding = self.embed(features, prompts)
         fine = of_image(features.maps[0], index)
-        lit = self.activate(fine, embedding, (prompts.labels == 0).any(1), of_image(features.keep[0], index))
+        lit = self.activate(fine, embedding, embedding[:, 1].any(1), of_image(features.keep[0], index))
         count = lit.density.flatten(1).sum(1)
 
         with torch.no_grad():
