@@ -289,6 +289,33 @@ def publish(run: tyro.conf.Positional[Path], out: Path = NANO, after: tuple[Path
     print(out)
 
 
+def rounds(
+    coco: list[str],
+    out: Path,
+    checkpoint: Path = NANO,
+    clicks: int = 5,
+    kinds: list[Literal["positive", "negative"]] = ["positive", "negative"],  # noqa: B006
+    images: int | None = None,
+    seed: int = 0,
+) -> None:
+    """AP against the number of clicks of a simulated user, who adds the worst object, or "not this" on the worst mistake.
+
+    Args:
+        coco: COCO files or patterns; images in `images` beside each.
+        out: JSON to write.
+        checkpoint: model weights.
+        clicks: most clicks of a prompt.
+        kinds: what is clicked after the first object.
+        images: at most so many images of each file.
+        seed: which object is clicked first.
+    """
+    from dealkit.rounds import click_curves
+
+    results = click_curves(checkpoint, find_files(coco), out, clicks=clicks, kinds=kinds, images=images, seed=seed)
+    for kind, curve in results["mean"].items():
+        print(f"{kind:10}", "  ".join(f"{p['clicks']:.0f}: {100 * p['ap50']:.1f}" for p in curve))
+
+
 def ablate(
     grid: tyro.conf.Positional[Literal["components", "strategies", "cycles"]],
     out: Path = PROJECT_ROOT / "data" / "runs" / "ablation",
@@ -369,7 +396,7 @@ def bench(json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None, 
 
 def main() -> None:
     app = tyro.extras.SubcommandApp()
-    analyses = (benchmark, calibrate, thresholds, transfer, ablate)
+    analyses = (benchmark, calibrate, thresholds, transfer, rounds, ablate)
     for function in (demo, train, clicks, predict, evaluate, *analyses, publish, report, run, bench):
         app.command(function)
     data = tyro.extras.SubcommandApp()
