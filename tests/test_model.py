@@ -397,7 +397,7 @@ def test_context_is_the_same_at_any_place_of_a_larger_canvas():
         tokens, keep = torch.randn(height, width, 32), torch.zeros(height, width, dtype=torch.bool)
         tokens[top : top + 2, left : left + 3], keep[top : top + 2, left : left + 3] = content, True
         pos = cell_centres(height, width, 32, torch.device("cpu")).flatten(0, 1)[None]
-        out = layer(tokens.flatten(0, 1)[None], pos, keep.flatten()[None]).unflatten(1, (height, width))
+        out = layer(tokens.flatten(0, 1)[None], pos, keep.flatten()[None, None]).unflatten(1, (height, width))
         results.append(out[0, top : top + 2, left : left + 3])
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], rtol=1e-4, atol=1e-5)

@@ -90,11 +90,13 @@ class DEAL(nn.Module):
             # a strip narrower than half a cell would leave an image without any coarse token
             inside[:, 0, 0] = True
             keep.append(inside.all(-1))
-        maps = self.enhance(self.backbone(images.contiguous(memory_format=torch.channels_last)), keep[1])
+        padded = any(tuple(size) != (height, width) for size in sizes_hw or [])
+        maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        maps = self.enhance(maps, keep[1] if padded else None)
         cells = [m.permute(0, 2, 3, 1).flatten(1, 2) for m in maps]
-        values = [to_value(c).float() for to_value, c in zip(self.to_values, cells, strict=True)]
-        edges = [to_edge(c).float() for to_edge, c in zip(self.to_edges, cells, strict=False)] or [images.new_zeros(b, 0, 0)]
-        return Features(maps=maps, values=torch.cat(values, dim=1), edges=torch.cat(edges, dim=1), keep=keep)
+        values = [to_value(c) for to_value, c in zip(self.to_values, cells, strict=True)]
+        edges = [to_edge(c) for to_edge, c in zip(self.to_edges, cells, strict=False)] or [images.new_zeros(b, 0, 0)]
+        return Features(maps=maps, values=torch.cat(values, dim=1).float(), edges=torch.cat(edges, dim=1).float(), keep=keep)
 
     def embed(self, features: Features, prompts: PointPrompts) -> Tensor:
         """Prompt embeddings (N, 2, D) float32: of what is meant and of what is not (zero without negative clicks)."""

@@ -112,9 +112,9 @@ class ContextLayer(nn.Module):
         self.attention = RotaryAttention(dim, num_heads, wavelengths=(64.0, 512.0))
         self.ffn = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
-    def forward(self, x: Tensor, pos: Tensor, keep: Tensor) -> Tensor:
+    def forward(self, x: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
         y = self.norm1(x)
-        x = x + self.attention(y, pos, y, pos, keep[:, None])
+        x = x + self.attention(y, pos, y, pos, mask)
         return x + self.ffn(self.norm2(x))
 
 
@@ -152,8 +152,8 @@ class HybridFeatureEnhancement(nn.Module):
         self.top_down = nn.ModuleList([conv_norm(fine, fine), conv_norm(dim, dim), conv_norm(dim, dim)])
         self.down = nn.ModuleList([conv_norm(fine, dim, stride=2), conv_norm(dim, dim, stride=2), conv_norm(dim, dim, stride=2)])
 
-    def forward(self, maps: list[Tensor], keep: Tensor) -> list[Tensor]:
-        """`keep` (B, h, w) of the stride-32 map is False on padding."""
+    def forward(self, maps: list[Tensor], keep: Tensor | None) -> list[Tensor]:
+        """`keep` (B, h, w) of the stride-32 map is False on padding; None if there is none."""
         p4, p8, p16, p32 = (lateral(m) for lateral, m in zip(self.lateral, maps, strict=True))
         if not self.whole:
             p16 = p16 + upsample(p32)
@@ -162,8 +162,9 @@ class HybridFeatureEnhancement(nn.Module):
         b, _, h, w = p32.shape
         tokens = p32.permute(0, 2, 3, 1).flatten(1, 2)
         pos = cell_centres(h, w, 32, p32.device).flatten(0, 1).expand(b, -1, -1)
+        mask = None if keep is None else keep.flatten(1)[:, None]
         for layer in self.context:
-            tokens = layer(tokens, pos, keep.flatten(1))
+            tokens = layer(tokens, pos, mask)
         p32 = tokens.unflatten(1, (h, w)).permute(0, 3, 1, 2)
 
         p16 = self.top_down[2](p16 + upsample(p32))
