@@ -326,6 +326,35 @@ def speed_table(figures: Json) -> str:
     return "\n".join([f"| on {figures['made_by']['device']} | |", "|---|---|", *lines])
 
 
+def threshold_table(results: Json) -> str:
+    """Markdown: F1 of four ways to cut, and the counting error of two of them; means over sources."""
+    f1, error = results["mean"]["f1"], results["mean"]["count_mae"]
+    rows = [
+        (f"fixed at {results['fixed']}", "fixed"),
+        ("adaptive", "adaptive"),
+        ("best fixed of each source, found on it", "best_of_source"),
+        ("best of each prompt, found on it", "oracle"),
+    ]
+    lines = [
+        f"| {name} | {per_cent(f1[key])} | {'–' if error.get(key) is None else format(error[key], '.1f')} |" for name, key in rows
+    ]
+    return "\n".join(["| threshold | F1 at IoU 0.5 | objects counted wrong |", "|---|---|---|", *lines])
+
+
+def transfer_table(results: Json) -> str:
+    """Markdown: AP of a click in the image itself and of prompts from other images, the image's own clicked object ignored."""
+    rows = [
+        ("a click in the image itself", "own"),
+        ("a click in one other image", "one"),
+        (f"the mean of clicks in {results['clicked']} others", "mean"),
+    ]
+    lines = [
+        f"| {name} | {per_cent(results['mean'][key]['ap50_ignored'])} | {per_cent(results['mean'][key]['ap75_ignored'])} |"
+        for name, key in rows
+    ]
+    return "\n".join(["| prompt | AP50, clicked ignored | AP75, clicked ignored |", "|---|---|---|", *lines])
+
+
 def training_sentence(training: Json) -> str:
     """What was trained and for how long."""
     parts, minutes = training["parts"], sum(part["minutes"] for part in training["parts"])
@@ -343,6 +372,8 @@ TABLES = {
     "settings": ("realsmall_nano_settings.json", settings_table),
     "photos": ("photos_nano.json", photo_table),
     "speed": ("bench_nano.json", speed_table),
+    "thresholds": ("thresholds_nano.json", threshold_table),
+    "transfer": ("transfer_nano.json", transfer_table),
 }
 """Tables of the README: the results file and the function that draws each."""
 
