@@ -4,6 +4,7 @@ A sweep is a folder with one run per cell and seed; each leaves its own `results
 was cut off goes on from its last checkpoint.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,11 @@ def changed(base: RunConfig, changes: Changes, seed: int) -> RunConfig:
     return replace(run, train=replace(run.train, seed=seed))
 
 
+def as_json(run: RunConfig) -> Json:
+    """A config as a JSON file gives it back: tuples are lists."""
+    return json.loads(json.dumps(to_dict(run)))
+
+
 def run_cell(run: RunConfig, out: Path, scenes: int) -> Json:
     """Train and evaluate one cell, or read what it left: `{"config", "metrics", "curve", "minutes"}`.
 
@@ -71,10 +77,10 @@ def run_cell(run: RunConfig, out: Path, scenes: int) -> Json:
     Raises:
         ValueError: `out` holds the results of another config.
     """
-    file, config = out / "results.json", to_dict(run)
+    file, config = out / "results.json", as_json(run)
     if file.is_file():
         results = read_json(file)
-        if results["config"] != read_json_like(config):
+        if results["config"] != config:
             raise ValueError(f"{file}: made with another config; choose another folder")
         return results
 
@@ -85,21 +91,10 @@ def run_cell(run: RunConfig, out: Path, scenes: int) -> Json:
     row = row_of(evaluate_on_scenes(load_model(out / "model.safetensors"), scenes, run.data.size, CHOICE_SEED))
     curve = [{"step": line["step"], "ap50": line["val_ap50"]} for line in log if "val_ap50" in line]
     minutes = max(line["minutes"] for line in log)
-    results = {"config": read_json_like(config), "metrics": row, "curve": curve, "minutes": minutes}
+    results = {"config": config, "metrics": row, "curve": curve, "minutes": minutes}
     write_json(file, results)
     (out / "state.pt").unlink()  # 140 MB that nothing needs any more
     return results
-
-
-def read_json_like(value: Any) -> Any:
-    """A config as JSON gives it back: tuples become lists.
-
-    >>> read_json_like({"coco": ("a", "b")})
-    {'coco': ['a', 'b']}
-    """
-    if isinstance(value, dict):
-        return {k: read_json_like(v) for k, v in value.items()}
-    return [read_json_like(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def sweep(base: RunConfig, grid: str, out: Path, *, seeds: int = 3, scenes: int = 200, results: Path | None = None) -> Json:
@@ -116,7 +111,7 @@ def sweep(base: RunConfig, grid: str, out: Path, *, seeds: int = 3, scenes: int 
     for seed, name in tqdm(todo, desc=f"ablation of {grid}", unit="run"):
         folder = Path(out) / grid / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
         rows.append({"cell": name, "seed": seed, **run_cell(changed(base, cells[name], seed), folder, scenes)})
-        summary = {"grid": grid, "scenes": scenes, "base": read_json_like(to_dict(base)), "rows": rows, "made_by": provenance()}
+        summary = {"grid": grid, "scenes": scenes, "base": as_json(base), "rows": rows, "made_by": provenance()}
         if results is not None:
             write_json(results, summary)
     return summary

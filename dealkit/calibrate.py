@@ -80,8 +80,8 @@ def f1_curve(truth: list[Json], found: list[Json], thresholds: tuple[float, ...]
     return [2 * float(r[s >= t].sum()) / max(float((s >= t).sum() + len(truth)), 1.0) for t in thresholds]
 
 
-def first_images(truth: Json, images: int) -> Json:
-    """A COCO file's first images and their annotations.
+def first_images(truth: Json, images: int | None) -> Json:
+    """A COCO file's first images (None: all) and their annotations.
 
     >>> truth = {"images": [{"id": 4}, {"id": 2}], "annotations": [{"image_id": 2}], "categories": []}
     >>> first_images(truth, 1)

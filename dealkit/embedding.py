@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from dealkit.config import to_dict
 from dealkit.model.deal import DEAL
+from dealkit.train import read_safetensors
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,15 +63,7 @@ def load_embedding(path: str | Path) -> PromptEmbedding:
     Raises:
         ValueError: no such file, not safetensors, or a field that is missing or wrong; names the file and the field.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such prompt embedding")
-    try:
-        with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-    except Exception as error:
-        raise ValueError(f"{path}: not a safetensors prompt embedding: {error}") from None
+    tensors, about = read_safetensors(Path(path), "prompt embedding")
     missing = [name for name in ("vectors",) if name not in tensors] + [n for n in ("clicks", "model") if n not in about]
     if missing:
         raise ValueError(f"{path}: no {missing[0]}; expected a file written by PromptEmbedding.save")

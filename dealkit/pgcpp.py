@@ -90,8 +90,8 @@ def next_prompts(
         valid = output.valid[n]
         boxes, scores = output.pred_boxes[n][valid], output.pred_logits[n][valid].sigmoid()
         if len(target.boxes):
-            pairs = match(output.pred_boxes[n], output.pred_logits[n], valid, target.boxes, target.clicked)
             if config.strategy == "pgcpp":
+                pairs = match(output.pred_boxes[n], output.pred_logits[n], valid, target.boxes, target.clicked)
                 every = output.pred_logits[n].sigmoid()
                 chosen = worst_object(object_quality(output.pred_boxes[n], every, target.boxes, pairs))
             else:

@@ -366,24 +366,16 @@ def to_detections(
 
 
 def predict_coco(
-    model: DEAL,
-    data: CocoFolder,
-    click_lists: Sequence[dict[str, Any]],
-    *,
-    min_score: float = MIN_SCORE,
-    max_dets: int = 1500,
-    overlap: float = DEFAULT_NMS,
+    model: DEAL, data: CocoFolder, click_lists: Sequence[dict[str, Any]], **options: Any
 ) -> list[list[dict[str, Any]]]:
-    """Standard COCO results for each click list: every category of every image from its own prompt.
-
-    Each image is encoded once for all lists. Scores under `min_score` are left out. `overlap` is the IoU above which the weaker
-    of two detections of one prompt is dropped; 1 keeps all.
+    """Standard COCO results for each click list: every category of every image from its own prompt; options of
+    `predict_prompts`.
 
     Returns:
         one list of `{"image_id", "category_id", "bbox" (xywh pixels), "score"}` per click list.
     """
     results: list[list[dict[str, Any]]] = [[] for _ in click_lists]
-    for k, prompt, found in predict_prompts(model, data, click_lists, min_score=min_score, max_dets=max_dets, overlap=overlap):
+    for k, prompt, found in predict_prompts(model, data, click_lists, **options):
         results[k] += to_rows(found, prompt["image_id"], prompt["category_id"])
     return results
 
@@ -397,7 +389,11 @@ def predict_prompts(
     max_dets: int = 1500,
     overlap: float = DEFAULT_NMS,
 ) -> Iterator[tuple[int, dict[str, Any], Detections]]:
-    """Which click list, prompt and detections, image by image; arguments as in `predict_coco`."""
+    """Which click list, prompt and detections, image by image; each image is encoded once for all lists.
+
+    Scores under `min_score` are left out. `overlap` is the IoU above which the weaker of two detections of one prompt is
+    dropped; 1 keeps all.
+    """
     model = for_inference(model)
     by_image: dict[int, list[tuple[int, dict]]] = {}
     for k, clicks in enumerate(click_lists):

@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dealkit.boxes import to_cxcywh
+from dealkit.calibrate import first_images
 from dealkit.data.coco import CocoFolder, Sample
 from dealkit.evaluate import evaluate
 from dealkit.matcher import match
@@ -87,27 +88,21 @@ def curve_of_source(predictor: Predictor, file: Path, kind: str, *, clicks: int,
     Args:
         file: annotations, images in `images` beside it. clicks: most clicks of a prompt. images: at most so many, None all.
     """
-    data, truth = CocoFolder(file, file.parent / "images"), read_json(file)
+    data, truth = CocoFolder(file, file.parent / "images"), first_images(read_json(file), images)
     first = make_clicks(truth, setting="1/category", seed=seed)
     label = {category: i for i, (category, _) in enumerate(data.categories)}
     by_image: dict[int, list[Json]] = {}
     for prompt in first["prompts"]:
         by_image.setdefault(prompt["image_id"], []).append(prompt)
-    kept = dict(list(by_image.items())[:images])
     found: list[list[Json]] = [[] for _ in range(clicks)]
     lists: list[list[Json]] = [[] for _ in range(clicks)]
     row = {image_id: i for i, image_id in enumerate(data.image_ids)}
-    for image_id, prompts in tqdm(kept.items(), desc=f"{data.source}: {kind}", unit="img", mininterval=2):
+    for image_id, prompts in tqdm(by_image.items(), desc=f"{data.source}: {kind}", unit="img", mininterval=2):
         labels = [label[p["category_id"]] for p in prompts]
         for n, pairs in enumerate(click_on(predictor, data[row[image_id]], prompts, labels, kind, clicks)):
             for prompt, detections in pairs:
                 found[n] += to_rows(detections, image_id, prompt["category_id"])
                 lists[n].append(prompt)
-    truth = {
-        **truth,
-        "images": [r for r in truth["images"] if r["id"] in kept],
-        "annotations": [r for r in truth["annotations"] if r["image_id"] in kept],
-    }
     curve = []
     for n in range(clicks):
         results = evaluate(truth, found[n], {**first, "prompts": lists[n]})

@@ -257,6 +257,17 @@ def save_model(model: DEAL, path: Path, *, half: bool = False) -> None:
     os.replace(temporary, path)
 
 
+def read_safetensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file; an error names the file and, by `kind`, what was expected."""
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such {kind}")
+    try:
+        with safe_open(path, "pt") as file:
+            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118 (not a dict)
+    except Exception as error:
+        raise ValueError(f"{path}: not a safetensors {kind}: {error}") from None
+
+
 def load_model(path: Path, *, expected: ModelConfig | None = None) -> DEAL:
     """The model of a checkpoint written by `save_model`, in float32 and evaluation mode.
 
@@ -264,15 +275,7 @@ def load_model(path: Path, *, expected: ModelConfig | None = None) -> DEAL:
         ValueError: not safetensors, without a config, weights that do not fit it, or a config other than `expected`; names
         the file.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-    except Exception as error:
-        raise ValueError(f"{path}: not a safetensors checkpoint: {error}") from None
+    tensors, metadata = read_safetensors(path, "checkpoint")
     if "config" not in metadata:
         raise ValueError(f"{path}: no model config in its metadata; expected a file written by dealkit")
     try:

@@ -12,6 +12,7 @@ import dealkit.predict
 import dealkit.train
 from dealkit.config import ModelConfig
 from dealkit.model.deal import build_model
+from dealkit.predict import Predictor
 
 REAL = Path(os.environ.get("DEALKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -48,6 +49,19 @@ def make_tiny(tiny_config):
 def tiny_model(make_tiny):
     """One tiny model in evaluation mode for all tests: read it, never change it."""
     return make_tiny().requires_grad_(False)
+
+
+def noise(height, width, seed=0):
+    """A (3, height, width) uint8 image."""
+    return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+@pytest.fixture
+def predictor(tiny_model):
+    """A predictor that returns every query, with an image of noise set."""
+    made = Predictor(tiny_model, threshold=0.0)
+    made.set_image(noise(70, 90))
+    return made
 
 
 @pytest.fixture

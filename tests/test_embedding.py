@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import noise
 from safetensors.torch import save_file
 
 from dealkit.embedding import PromptEmbedding, load_embedding, mean_embedding, model_hash
@@ -12,19 +13,8 @@ from dealkit.train import load_model, save_model
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
 
-def noise(height, width, seed=0):
-    return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-
-
 def embedding(meant, unmeant=0.0, clicks=1, model="0123456789ab"):
     return PromptEmbedding(vectors=torch.tensor([[meant] * 3, [unmeant] * 3]), clicks=clicks, model=model)
-
-
-@pytest.fixture
-def predictor(tiny_model):
-    made = Predictor(tiny_model, threshold=0.0)
-    made.set_image(noise(70, 90))
-    return made
 
 
 def test_an_embedding_finds_what_its_click_finds_apart_from_the_clicks_own_query(predictor):

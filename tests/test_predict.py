@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import noise
 from PIL import Image
 
 import dealkit.predict
@@ -21,23 +22,11 @@ from dealkit.train import save_model
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
 
-def noise(height, width, seed=0):
-    return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-
-
 def same(a, b, tolerance=0.05):
     """Two sets of detections hold the same boxes and scores, in whatever order nearly equal scores are."""
     assert len(a.boxes) == len(b.boxes) > 0
     torch.testing.assert_close(a.scores.sort().values, b.scores.sort().values, rtol=1e-3, atol=1e-4)
     assert (torch.cdist(a.boxes, b.boxes, compute_mode="donot_use_mm_for_euclid_dist").amin(1) < tolerance).all()
-
-
-@pytest.fixture
-def predictor(tiny_model):
-    """Every query is returned."""
-    made = Predictor(tiny_model, threshold=0.0)
-    made.set_image(noise(70, 90))
-    return made
 
 
 # Predictor
