@@ -16,8 +16,14 @@ from dealkit.data.transforms import augment, recolour
 from dealkit.loss import Target
 from dealkit.prompts import PointPrompts, simulate_clicks, stack_prompts
 
-ENLARGED = 0.3
-"""Share of procedural scenes cropped and enlarged up to twice. Choice: scenes end at 48 px, photographs do not."""
+ENLARGED = 0.2
+"""Share of procedural scenes cropped and enlarged up to twice, blurred as an enlarged photograph."""
+
+LARGE = 0.4
+"""Share of procedural scenes drawn with larger objects, up to four times. Choice: scenes end at 48 px, photographs do not."""
+
+VARIETY = 0.4
+"""Share of procedural categories whose objects differ inside. Choice: clicked kinds are not copies of one another."""
 
 
 def open_sources(entries: tuple[str, ...], weights: tuple[float, ...] = ()) -> tuple[list[CocoFolder], np.ndarray]:
@@ -66,7 +72,9 @@ class TrainingStream(torch.utils.data.Dataset[Sample]):
         rng = np.random.default_rng([self.seed, index])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         if not self.sources or rng.random() < config.synthetic:
-            scene = make_scene(index, size_hw=(config.size, config.size), seed=TRAIN_SEED + self.seed)
+            larger = 4 ** rng.random() if rng.random() < LARGE else None
+            size_hw, seed = (config.size, config.size), TRAIN_SEED + self.seed
+            scene = make_scene(index, size_hw=size_hw, seed=seed, enlarge=larger, variety=VARIETY)
             if rng.random() < ENLARGED:
                 return augment(scene, size=config.size, scale=(1.0, 2.0), generator=generator)
             return Sample(**{**vars(scene), "image": recolour(scene.image, generator=generator)})

@@ -31,10 +31,15 @@ class SceneControls:
     """Strength of the background's irregular texture, 0..1."""
     grey: bool | None = None
     """One channel, repeated to three."""
+    enlarge: float | None = None
+    """Factor on the size of every category, 0.25 to 16; none exceeds half the image's shorter side. None: 1."""
+    variety: float | None = None
+    """Share of the categories whose objects differ inside from one another, 0..1. None: 0."""
 
     def __post_init__(self) -> None:
         lows = {"num_objects": 1, "num_categories": 1, "object_size": 2, "contrast": 0, "blur": 0, "clutter": 0}
-        highs = {"contrast": 1, "clutter": 1}
+        lows |= {"enlarge": 0.25, "variety": 0}
+        highs = {"contrast": 1, "clutter": 1, "enlarge": 16, "variety": 1}
         for name, low in lows.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= highs.get(name, np.inf):
@@ -132,6 +137,24 @@ def scene_categories(
                 found.append(c)
                 break
     return found
+
+
+def alter_categories(
+    categories: list[Category], controls: SceneControls, rng: np.random.Generator, size_hw: tuple[int, int]
+) -> list[Category]:
+    """The categories with `controls.enlarge` and `controls.variety` applied; where two differ only inside, both stay uniform.
+
+    Choice: after the draw, with a random source of its own, so that neither control changes what else is in a scene.
+    """
+    limit = 0.5 * min(size_hw)
+    larger = [replace(c, size=max(2.0, min(c.size * (controls.enlarge or 1.0), limit))) for c in categories]
+    altered = []
+    for i, (c, chance) in enumerate(zip(larger, rng.uniform(0, 1, len(larger)), strict=True)):
+        others = larger[:i] + larger[i + 1 :]
+        alone = all(_distinct(replace(c, pattern=o.pattern, outline=o.outline), o) for o in others)
+        varied = alone and c.family != "point" and chance < (controls.variety or 0.0)
+        altered.append(replace(c, individual=float(rng.uniform(0.3, 1))) if varied else c)
+    return altered
 
 
 def _distinct(a: Category, b: Category) -> bool:

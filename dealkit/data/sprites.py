@@ -52,6 +52,8 @@ class Category:
     """How far outlines differ within the category, 0..1."""
     params: tuple[float, ...]
     """Eight numbers in 0..1 that settle a family's free choices (corners, depth, width, ...)."""
+    individual: float = 0.0
+    """How strongly the inside of each object is its own, 0..1: coins and shells share outline and size, not their drawing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,12 +160,18 @@ def render_sprite(c: Category, rng: np.random.Generator, *, angle: float, blur: 
     level = FAMILIES[c.family](u, v, params).astype(np.float32)
     # exp(-1.386 r^2) is SOFT_LEVEL on the unit circle, so the nominal size of a point target is that of its box.
     alpha = np.exp(-1.386 * (u * u + v * v)) if soft else np.clip(0.5 - level * np.float32(b * ss), 0, 1)
-    share = inner_pattern(c.pattern, u, v, c.params[6], c.params[7], c.shape_jitter, rng)
+    pattern, period, phase = c.pattern, c.params[6], c.params[7]
+    main, second = np.asarray(c.colour, np.float32), np.asarray(c.second, np.float32)
+    if c.individual:
+        pattern = str(rng.choice(PATTERNS[:-1], p=[0.1, 0.1, 0.05, 0.1, 0.1, 0.1, 0.1, 0.35]))
+        period, phase = rng.uniform(0, 1, 2)
+        own = 0.25 * c.individual * (rng.standard_normal() + 0.3 * rng.standard_normal(3)[: len(main)])
+        second = np.clip(main + own, 0, 1).astype(np.float32)
+    share = inner_pattern(pattern, u, v, period, phase, c.shape_jitter, rng)
     if c.outline > 0 and not soft:
         share = np.maximum(share, np.clip((level + c.outline) * np.float32(b * ss) + 0.5, 0, 1))
     down, across = _reduce(h, ss, blur), _reduce(w, ss, blur).T
     low = np.clip(down @ alpha @ across, 0, 1) * np.float32(c.opacity)
-    main, second = np.asarray(c.colour, np.float32), np.asarray(c.second, np.float32)
     wobble = np.float32(c.colour_jitter) * (0.8 * rng.standard_normal() + 0.4 * rng.standard_normal(3)[: len(main)])
     colour = low[..., None] * np.clip(main + wobble, 0, 1).astype(np.float32)
     if not isinstance(share, float):

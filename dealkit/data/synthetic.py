@@ -19,7 +19,7 @@ from tqdm import tqdm
 from dealkit.data.backgrounds import draw_background
 from dealkit.data.canvas import FAINTEST, Canvas, add_sensor, candidate_places, paste, visible_boxes
 from dealkit.data.coco import Sample, coco_dict
-from dealkit.data.plan import SceneControls, ScenePlan, draw_plan, object_counts, scene_categories
+from dealkit.data.plan import SceneControls, ScenePlan, alter_categories, draw_plan, object_counts, scene_categories
 from dealkit.data.sprites import Category, category_names, render_variants
 
 TRAIN_SEED = 0
@@ -89,6 +89,8 @@ def _render(index: int, size_hw: tuple[int, int], seed: int, controls: SceneCont
     image, background = draw_background(ground_rng, size_hw, grey=plan.grey, clutter=plan.clutter, blur=plan.blur)
     mean, spread = image[::3, ::3].mean((0, 1)), float(image[::3, ::3].std((0, 1)).mean())
     categories = scene_categories(_streams([seed, index, 1], plan.num_categories), plan, controls, mean, spread)
+    if controls.enlarge is not None or controls.variety is not None:
+        categories = alter_categories(categories, controls, _streams([seed, index, 2], 1)[0], size_hw)
 
     faintest = FAINTEST if controls.contrast is None else min(FAINTEST, 0.5 * controls.contrast)
     canvas = Canvas(image, np.zeros(size_hw, np.int32), faintest)
