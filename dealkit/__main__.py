@@ -317,7 +317,7 @@ def rounds(
 
 
 def ablate(
-    grid: tyro.conf.Positional[Literal["components", "strategies", "cycles"]],
+    grid: tyro.conf.Positional[Literal["components", "strategies", "cycles", "scales"]],
     out: Path = PROJECT_ROOT / "data" / "runs" / "ablation",
     seeds: int = 3,
     steps: int = 600,
@@ -339,7 +339,7 @@ def ablate(
     from dealkit.ablate import paired_gains, sweep
 
     schedule = TrainConfig(steps=steps, warmup=min(100, steps // 5), evaluate_every=max(steps // 4, 1), checkpoint_every=100)
-    base = RunConfig(data=DataConfig(coco=coco, size=size), train=schedule, prompt=PromptConfig(cycles=2))
+    base = RunConfig(data=DataConfig(coco=coco, size=size, sets_per_image=1), train=schedule, prompt=PromptConfig(cycles=2))
     for row in paired_gains(sweep(base, grid, out, seeds=seeds, results=results)["rows"]):
         spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.1f}"
         print(f"{row['cell']:28} AP50 {100 * row['mean']:5.1f}{spread}   to the first {100 * row['gain']:+5.1f}")

@@ -1,9 +1,10 @@
 """Ablations: a grid of short trainings with one thing changed in each, several seeds, the same number of steps.
 
-A sweep is a folder with one run per cell and seed; each leaves its own `results.json`. What is finished is not run again, what
-was cut off goes on from its last checkpoint.
+A sweep is a folder with one run per config and seed, whatever grids ask for it; each leaves its own `results.json`. What is
+finished is not run again, what was cut off goes on from its last checkpoint.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from dealkit.config import RunConfig, to_dict
 from dealkit.data.synthetic import EVAL_SEED
 from dealkit.model.deal import DEAL
 from dealkit.prompts import read_json
-from dealkit.report import Json, evaluate_on_scenes, row_of
+from dealkit.report import Json, evaluate_across_scales, evaluate_on_scenes, row_of
 from dealkit.train import fit, load_model, provenance, write_json
 
 CHOICE_SEED = EVAL_SEED + 1
@@ -49,6 +50,10 @@ GRIDS: dict[str, dict[str, Changes]] = {
         "1 cycle": {"prompt": {"cycles": 1}},
         "3 cycles": {"prompt": {"cycles": 3}},
     },
+    "scales": {
+        "with": {},
+        "without cross-scale queries": {"model": {"cross_scale": False}},
+    },
 }
 """Cells of each grid and what they change in the base run; the first cell is what the others are compared with."""
 
@@ -69,10 +74,11 @@ def as_json(run: RunConfig) -> Json:
     return json.loads(json.dumps(to_dict(run)))
 
 
-def run_cell(run: RunConfig, out: Path, scenes: int) -> Json:
+def run_cell(run: RunConfig, out: Path, scenes: int, *, scales: bool = False) -> Json:
     """Train and evaluate one cell, or read what it left: `{"config", "metrics", "curve", "minutes"}`.
 
-    `curve` holds the AP50 on 60 scenes every `evaluate_every` steps.
+    `curve` holds the AP50 on 60 scenes every `evaluate_every` steps. With `scales` the metrics are those of
+    `evaluate_across_scales`.
 
     Raises:
         ValueError: `out` holds the results of another config.
@@ -88,7 +94,11 @@ def run_cell(run: RunConfig, out: Path, scenes: int) -> Json:
         return {"val_ap50": evaluate_on_scenes(model, 60, run.data.size, CHOICE_SEED)["all"]["ap50"]}
 
     log = fit(run, out, resume=(out / "state.pt").is_file(), validate=validate)
-    row = row_of(evaluate_on_scenes(load_model(out / "model.safetensors"), scenes, run.data.size, CHOICE_SEED))
+    model = load_model(out / "model.safetensors")
+    if scales:
+        row = evaluate_across_scales(model, scenes, CHOICE_SEED)
+    else:
+        row = row_of(evaluate_on_scenes(model, scenes, run.data.size, CHOICE_SEED))
     curve = [{"step": line["step"], "ap50": line["val_ap50"]} for line in log if "val_ap50" in line]
     minutes = max(line["minutes"] for line in log)
     results = {"config": config, "metrics": row, "curve": curve, "minutes": minutes}
@@ -109,8 +119,9 @@ def sweep(base: RunConfig, grid: str, out: Path, *, seeds: int = 3, scenes: int 
     cells, rows = GRIDS[grid], []
     todo = [(seed, name) for seed in range(seeds) for name in cells]
     for seed, name in tqdm(todo, desc=f"ablation of {grid}", unit="run"):
-        folder = Path(out) / grid / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
-        rows.append({"cell": name, "seed": seed, **run_cell(changed(base, cells[name], seed), folder, scenes)})
+        run = changed(base, cells[name], seed)
+        digest = hashlib.sha256(json.dumps(as_json(run), sort_keys=True).encode()).hexdigest()[:12]
+        rows.append({"cell": name, "seed": seed, **run_cell(run, Path(out) / digest, scenes, scales=grid == "scales")})
         summary = {"grid": grid, "scenes": scenes, "base": as_json(base), "rows": rows, "made_by": provenance()}
         if results is not None:
             write_json(results, summary)

@@ -52,6 +52,8 @@ class ModelConfig:
     """Ablation of DGQA: so many queries whatever the count says, and maps read as they are; 0: the paper's way."""
     point_embedding: bool = True
     """False ablates PE: a click is the features under it, without its neighbourhood or its image."""
+    cross_scale: bool = True
+    """Objects of 64 px or more get their queries from the stride-16 map; False: all objects from the stride-4 map."""
     enhancement: bool = True
     """False ablates HFE: a plain feature pyramid, without global context or the way back up."""
     max_queries: int = 1500

@@ -4,6 +4,7 @@ Shapes: `K` categories; `G` objects and `D` detections, of one image and categor
 one image and category. Boxes are xywh pixels of the original image, as in COCO files.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -53,6 +54,7 @@ def evaluate(
     max_dets: int = 1500,
     class_agnostic: bool = False,
     score_threshold: float = DEFAULT_THRESHOLD,
+    size_bins: Mapping[str, tuple[float, float]] = SIZE_BINS,
 ) -> Json:
     """Score predictions against COCO ground truth; with a click list, in the three numbers of the protocol.
 
@@ -76,13 +78,14 @@ def evaluate(
         class_agnostic: all annotations and predictions become one category. Predictions of several categories on one
             object are not merged: all but one are false. A pair is then an image, also for `max_dets` and `hit`.
         score_threshold: what counts as shown, for `hit_shown` and the counting error.
+        size_bins: smallest and largest area of each bin, square pixels.
 
     Returns:
         A dict ready for JSON; shares are 0 to 1, and None where there is nothing to score, never NaN or -1.
         `protocol`: the arguments, click list (`setting`, `kind`, `seed`, `clicks` hash), size bins, evaluator.
         `counts`: images, objects, ignored, predictions, over_max_dets, prompts, clicked, objects_without_prompt.
         `all`, `clicked_ignored`: `ap25 ap50 ap75 ap` (IoU 0.25, 0.5, 0.75, mean of 0.5:0.95), `ap50_*` and `ap_*` for
-        the bins vt, t, s, m, `ar` (recall, mean of 0.5:0.95), `recall50`, and `olrp` (lower is better) with its parts.
+        the bins (vt, t, s, m), `ar` (recall, mean of 0.5:0.95), `recall50`, and `olrp` (lower is better) with its parts.
         `hit`, `hit_shown`. `count`: `mae`, `rmse` of shown detections (without those on ignored regions) against
         objects, over the `pairs` that have either. `per_category`: a list.
 
@@ -125,11 +128,12 @@ def evaluate(
         clicked = np.array([row["id"] in chosen for row in rows], dtype=bool)
         prompted = np.array([(row["image_id"], row["category_id"]) in pairs for row in rows], dtype=bool)
 
-    overall, tables, count, hits = _score(objects, ignored, detections, shape, max_dets, score_threshold, clicked)
+    overall, tables, count, hits = _score(objects, ignored, detections, shape, max_dets, score_threshold, size_bins, clicked)
     second: Json | None = None
     second_tables: list[Json] = []
     if clicks is not None:
-        second, second_tables, _, _ = _score(objects, ignored | clicked, detections, shape, max_dets, score_threshold, None)
+        rows = (objects, ignored | clicked, detections)
+        second, second_tables, _, _ = _score(*rows, shape, max_dets, score_threshold, size_bins, None)
     column = objects.pair % shape[1]
     per_category = []
     for k, category in enumerate(shown_categories):
@@ -142,7 +146,7 @@ def evaluate(
             "class_agnostic": class_agnostic,
             "score_threshold": score_threshold,
             **click_protocol,
-            "size_bins": {name: list(ends) for name, ends in SIZE_BINS.items()},
+            "size_bins": {name: list(ends) for name, ends in size_bins.items()},
             "evaluator": f"faster-coco-eval {version('faster-coco-eval')}",
         },
         "counts": {
@@ -287,7 +291,14 @@ def _read_detections(rows: list[Json], images: dict[int, int], categories: dict[
     return _Rows(pair=pair, boxes=boxes, value=score, source=np.arange(len(rows))).take(np.lexsort((-score, pair)))
 
 
-def _run(objects: _Rows, ignored: Array, detections: _Rows, shape: tuple[int, int], max_dets: int) -> COCOeval_faster:
+def _run(
+    objects: _Rows,
+    ignored: Array,
+    detections: _Rows,
+    shape: tuple[int, int],
+    max_dets: int,
+    size_bins: Mapping[str, tuple[float, float]],
+) -> COCOeval_faster:
     """COCO's evaluation with all ids counted from 1, because to COCO's matching the id 0 means 'not matched'."""
     frame = {"images": [{"id": i + 1} for i in range(shape[0])], "categories": [{"id": k + 1} for k in range(shape[1])]}
     keys = ("id", "image_id", "category_id", "bbox", "area", "score", "iscrowd")
@@ -301,7 +312,7 @@ def _run(objects: _Rows, ignored: Array, detections: _Rows, shape: tuple[int, in
     truth = as_coco(objects, objects.value, ignored.astype(np.int64))
     area = detections.boxes[:, 2] * detections.boxes[:, 3]
     found = as_coco(detections, area, np.zeros(len(area), dtype=np.int64))
-    run = COCOeval_faster(truth, found, "bbox", ranges={name: list(ends) for name, ends in SIZE_BINS.items()})
+    run = COCOeval_faster(truth, found, "bbox", ranges={name: list(ends) for name, ends in size_bins.items()})
     run.params.maxDets, run.params.iouThrs = [max_dets], IOU_THRESHOLDS
     run.evaluate()
     run.accumulate()
@@ -315,10 +326,11 @@ def _score(
     shape: tuple[int, int],
     max_dets: int,
     score_threshold: float,
+    size_bins: Mapping[str, tuple[float, float]],
     clicked: Array | None,
 ) -> tuple[Json, list[Json], Json, tuple[Array, Array]]:
     """Scores over all categories, per category, the counting error, and which of the `clicked` objects are hit, shown."""
-    run = _run(objects, ignored, detections, shape, max_dets)
+    run = _run(objects, ignored, detections, shape, max_dets, size_bins)
     precision, recall = run.eval["precision"][..., 0], run.eval["recall"][..., 0]  # (T, R, K, A), (T, K, A)
     status, overlap = np.zeros(len(detections.pair), dtype=np.int8), np.zeros(len(detections.pair))
     hits = np.zeros(len(objects.pair), dtype=bool), np.zeros(len(objects.pair), dtype=bool)
@@ -333,7 +345,7 @@ def _score(
 
     scores = {"ap25": precision[_AP25, :, :, 0], "ap50": precision[_AP50, :, :, 0], "ap75": precision[_AP75, :, :, 0]}
     scores["ap"] = precision[_AP, :, :, 0]
-    for a, name in enumerate(SIZE_BINS, start=1):
+    for a, name in enumerate(size_bins, start=1):
         scores |= {f"ap50_{name}": precision[_AP50, :, :, a], f"ap_{name}": precision[_AP, :, :, a]}
     overall: Json = {key: _mean(values) for key, values in scores.items()}
     overall |= {"ar": _mean(recall[_AP, :, 0]), "recall50": _mean(recall[_AP50, :, 0])}

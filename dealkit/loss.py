@@ -14,6 +14,7 @@ from dealkit.config import LossConfig
 from dealkit.matcher import match, relative_l1
 from dealkit.model.deal import Output
 from dealkit.model.encoder import STRIDES, cell_centres
+from dealkit.model.queries import LARGE
 
 FARTHEST = 4.0
 """Relative L1 beyond which a pair of boxes has no box gradient."""
@@ -49,7 +50,7 @@ def varifocal(logits: Tensor, quality: Tensor, weight: Tensor, *, alpha: float =
     return weight * factor * F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
 
 
-def peak_target(boxes: Tensor, h: int, w: int) -> Tensor:
+def peak_target(boxes: Tensor, h: int, w: int, stride: int = STRIDES[0]) -> Tensor:
     """(h, w) Gaussian bumps of height 1 at the cells of the objects' centres; sigma is a sixth of the object, at least 0.4 cells.
 
     Source: CenterNet, arXiv 1904.07850. Choice: a smaller sigma, elongated with its object, so that touching objects keep
@@ -57,7 +58,6 @@ def peak_target(boxes: Tensor, h: int, w: int) -> Tensor:
     """
     if not len(boxes):
         return boxes.new_zeros(h, w)
-    stride = STRIDES[0]
     cell = (boxes[:, :2] / stride).floor()
     sigma = (boxes[:, 2:] / stride / 6).clamp(min=0.4)
     x = torch.arange(w, device=boxes.device) - cell[:, :1]
@@ -79,7 +79,7 @@ def focal_heatmap(logits: Tensor, target: Tensor, keep: Tensor) -> Tensor:
     return ((found + false) * keep).sum()
 
 
-def poisson_density(density: Tensor, boxes: Tensor, keep: Tensor) -> Tensor:
+def poisson_density(density: Tensor, boxes: Tensor, keep: Tensor, stride: int = STRIDES[0]) -> Tensor:
     """Negative log-likelihood of the objects' centres under a Poisson process whose intensity is the density.
 
     Integral of the intensity minus the sum of its logs at the centres: where it is least, the density sums to the count.
@@ -87,7 +87,7 @@ def poisson_density(density: Tensor, boxes: Tensor, keep: Tensor) -> Tensor:
     Choice: one term that both places and counts, without a kernel width to choose.
     """
     h, w = density.shape
-    row, column = (boxes[:, 1] / STRIDES[0]).long().clamp(0, h - 1), (boxes[:, 0] / STRIDES[0]).long().clamp(0, w - 1)
+    row, column = (boxes[:, 1] / stride).long().clamp(0, h - 1), (boxes[:, 0] / stride).long().clamp(0, w - 1)
     keep = keep.clone()
     keep[row, column] = True  # an object inside an ignored region would otherwise be rewarded without bound
     at = density[row, column]
@@ -104,7 +104,7 @@ def box_losses(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return relative_l1(pred, target).clamp(max=FARTHEST), 1 - giou, iou
 
 
-def dense_box(boxes: Tensor, target: Tensor) -> Tensor:
+def dense_box(boxes: Tensor, target: Tensor, stride: int = STRIDES[0]) -> Tensor:
     """Box loss of the dense head at nine cells in the middle of every object, mean over the nine, summed over objects.
 
     Choice: cells off the centre learn the same box, so that a click that is off the centre still starts from a good one.
@@ -112,7 +112,7 @@ def dense_box(boxes: Tensor, target: Tensor) -> Tensor:
     h, w = boxes.shape[:2]
     step = torch.tensor([[dx, dy] for dy in (-0.25, 0.0, 0.25) for dx in (-0.25, 0.0, 0.25)], device=target.device)
     spots = target[:, None, :2] + step * target[:, None, 2:]  # (T, 9, 2)
-    cell = (spots / STRIDES[0]).long()
+    cell = (spots / stride).long()
     pred = boxes[cell[..., 1].clamp(0, h - 1), cell[..., 0].clamp(0, w - 1)].flatten(0, 1)
     l1, giou, _ = box_losses(pred, target[:, None].expand(-1, 9, -1).flatten(0, 1))
     return (l1 + giou).sum() / 9
@@ -124,6 +124,30 @@ def in_regions(points_xy: Tensor, regions: Tensor) -> Tensor:
         return torch.zeros(points_xy.shape[:-1], dtype=torch.bool, device=points_xy.device)
     offset = (points_xy[..., None, :] - regions[:, :2]).abs()
     return (offset <= regions[:, 2:] / 2).all(-1).any(-1)
+
+
+def activation_losses(output: Output, targets: list[Target], share: list[float]) -> dict[str, Tensor]:
+    """`peak`, `density` and `dense_box` summed over levels and sets, set n `share[n]` times.
+
+    Each object peaks and counts on the level of its size; every object's box is learned on the stride-4 map too, where clicks
+    start whatever they are on.
+    """
+    levels = [(output.activation, STRIDES[0])] + ([(output.large, STRIDES[2])] if output.large is not None else [])
+    sums = {name: output.count.sum() * 0.0 for name in ("peak", "density", "dense_box")}
+    for level, stride in levels:
+        h, w = level.peak_logits.shape[-2:]
+        centres = cell_centres(h, w, stride, level.density.device)
+        peaks, densities, dense = level.peak_logits.unbind(0), level.density.unbind(0), level.boxes.unbind(0)
+        for n, (target, s) in enumerate(zip(targets, share, strict=True)):
+            boxes, keep = target.boxes, ~in_regions(centres, target.crowd)
+            if output.large is not None:
+                is_large = boxes[:, 2:].prod(1) >= LARGE**2
+                boxes = boxes[is_large if level is output.large else ~is_large]
+            sums["peak"] = sums["peak"] + s * focal_heatmap(peaks[n], peak_target(boxes, h, w, stride), keep)
+            sums["density"] = sums["density"] + s * poisson_density(densities[n], boxes, keep, stride)
+            everything = target.boxes if stride == STRIDES[0] else boxes
+            sums["dense_box"] = sums["dense_box"] + s * dense_box(dense[n], everything, stride)
+    return sums
 
 
 def criterion(output: Output, targets: list[Target], weights: LossConfig, origin: Tensor | None = None) -> dict[str, Tensor]:
@@ -139,20 +163,14 @@ def criterion(output: Output, targets: list[Target], weights: LossConfig, origin
         `loss_score`, `loss_bbox`, `loss_giou` (all decoder layers), `loss_peak`, `loss_density`, `loss_dense_box`, and with
         noisy boxes `loss_denoise`: float32 scalars.
     """
-    lit = output.activation
-    h, w = lit.peak_logits.shape[-2:]
-    centres = cell_centres(h, w, STRIDES[0], lit.peak_logits.device)
     layers = [(b.unbind(0), s.unbind(0)) for b, s in [*output.aux_outputs, (output.pred_boxes, output.pred_logits)]]
-    peaks, densities, dense = lit.peak_logits.unbind(0), lit.density.unbind(0), lit.boxes.unbind(0)
     names = ["score", "bbox", "giou", "peak", "density", "dense_box"] + ["denoise"] * (origin is not None)
-    sums = {name: lit.density.sum() * 0.0 for name in names}
+    sums = {name: output.count.sum() * 0.0 for name in names}
     share = [max(len(t.boxes), 1) ** -0.5 for t in targets]
     total = sum(s * max(len(t.boxes), 1) for s, t in zip(share, targets, strict=True))
+    for name, value in activation_losses(output, targets, share).items():
+        sums[name] = sums[name] + value
     for n, (target, s) in enumerate(zip(targets, share, strict=True)):
-        keep = ~in_regions(centres, target.crowd)
-        sums["peak"] = sums["peak"] + s * focal_heatmap(peaks[n], peak_target(target.boxes, h, w), keep)
-        sums["density"] = sums["density"] + s * poisson_density(densities[n], target.boxes, keep)
-        sums["dense_box"] = sums["dense_box"] + s * dense_box(dense[n], target.boxes)
         if origin is not None:
             used = origin[n] >= 0
             for boxes in output.denoised:

@@ -4,7 +4,7 @@ typed."""
 import hashlib
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torchvision.ops import box_iou
 from tqdm.auto import tqdm
 
+from dealkit.boxes import SIZE_BINS
 from dealkit.config import DEFAULT_THRESHOLD, PROJECT_ROOT
 from dealkit.data.coco import CocoFolder, Sample
 from dealkit.data.photos import photo
@@ -122,14 +123,34 @@ def benchmark(
     return results
 
 
-def evaluate_on_scenes(model: DEAL, count: int = 500, size: int = 256, seed: int = EVAL_SEED) -> Json:
+def evaluate_on_scenes(
+    model: DEAL,
+    count: int = 500,
+    size: int = 256,
+    seed: int = EVAL_SEED,
+    *,
+    size_bins: Mapping[str, tuple[float, float]] = SIZE_BINS,
+    **controls: Any,
+) -> Json:
     """Results on procedural scenes of a seed never trained on, 1/category, centre clicks; every (scene, category) is a category
-    of its own."""
+    of its own. `controls` are fields of `SceneControls`."""
     with tempfile.TemporaryDirectory() as folder:
-        file = write_coco(Path(folder), count, size=size, seed=seed)
+        file = write_coco(Path(folder), count, size=size, seed=seed, **controls)
         clicks = make_clicks(file, setting="1/category", seed=0)
         found = predict_coco(model, CocoFolder(file, file.parent, source="scenes"), [clicks])[0]
-        return evaluate(file, found, clicks)
+        return evaluate(file, found, clicks, size_bins=size_bins)
+
+
+SCALE_BINS = {f"{low}-{high}": (low**2, high**2) for low, high in ((4, 8), (8, 16), (16, 32), (32, 64), (64, 96), (96, 256))}
+"""Sizes in pixels of an evaluation across scales; the last bin is COCO's large objects."""
+
+
+def evaluate_across_scales(model: DEAL, count: int = 200, seed: int = EVAL_SEED) -> Json:
+    """Results on 512 px scenes in which every category has a size of its own, from 4 to 256 px: AP50 by size."""
+    results = evaluate_on_scenes(model, count, 512, seed, size_bins=SCALE_BINS, sizes=(4.0, 256.0))
+    return {"scenes": count, "seed": seed, "ap50": results["all"]["ap50"], "hit": results["hit"]} | {
+        name: results["all"][f"ap50_{name}"] for name in SCALE_BINS
+    }
 
 
 def validate_on_scenes(model: DEAL) -> dict[str, float]:
@@ -208,7 +229,7 @@ def demo(out: Path, checkpoint: Path) -> Json:
 
 
 def photo_results(checkpoint: Path, out: Path) -> Json:
-    """Results of clicking every coin, and of 500 procedural scenes; written to `out`."""
+    """Results of clicking every coin, of 500 procedural scenes and of scenes across scales; written to `out`."""
     predictor = Predictor(checkpoint)
     scenes = evaluate_on_scenes(predictor.model)
     results = {
@@ -216,6 +237,7 @@ def photo_results(checkpoint: Path, out: Path) -> Json:
         "sha256": sha_of(checkpoint),
         "coins": click_every_object(predictor, photo("coins")),
         "scenes": {"protocol": scenes["protocol"], "counts": scenes["counts"], **row_of(scenes)},
+        "scales": evaluate_across_scales(predictor.model),
         "made_by": provenance(),
     }
     write_json(out, results)

@@ -66,8 +66,13 @@ def test_a_sweep_runs_seed_by_seed_and_writes_after_every_cell(base, tmp_path, m
     summary = sweep(base, "two", tmp_path, seeds=2, results=tmp_path / "results.json")
     assert [(row["cell"], row["seed"]) for row in summary["rows"]] == [(c, s) for s in (0, 1) for c in ("full", "one cycle")]
     assert read_json(tmp_path / "results.json")["rows"] == summary["rows"]
-    assert {folder.name for folder in (tmp_path / "two").iterdir()} == {"full-0", "full-1", "one-cycle-0", "one-cycle-1"}
-    with pytest.raises(ValueError, match="grid: expected one of components, strategies, cycles, two, got 'three'"):
+    folders = [folder for folder in tmp_path.iterdir() if folder.is_dir()]
+    assert len(folders) == 4
+    monkeypatch.setitem(GRIDS, "one", {"one": {"prompt": {"cycles": 1}}})
+    shared = sweep(base, "one", tmp_path, seeds=2)  # the same runs under another name are not run again
+    assert [row["metrics"] for row in shared["rows"]] == [r["metrics"] for r in summary["rows"] if r["cell"] == "one cycle"]
+    assert len([folder for folder in tmp_path.iterdir() if folder.is_dir()]) == 4
+    with pytest.raises(ValueError, match="grid: expected one of components, strategies, cycles, scales, two, one, got 'three'"):
         sweep(base, "three", tmp_path)
 
 

@@ -12,7 +12,7 @@ from dealkit.loss import Target, criterion
 from dealkit.model.deal import build_model, decode_in_groups
 from dealkit.model.decoder import BoxReader, DecoderLayer, DeformableAttention, refine
 from dealkit.model.encoder import STRIDES, Backbone, ContextLayer, RotaryAttention, cell_centres, nano_stages, rotate
-from dealkit.model.queries import allocate_queries, of_image, sample_map
+from dealkit.model.queries import allocate_queries, local_peaks, of_image, sample_map
 from dealkit.predict import DEFAULT_CHECKPOINT, Predictor
 from dealkit.prompts import stack_prompts
 from dealkit.train import load_model, save_model
@@ -31,6 +31,7 @@ def with_density(model, per_cell):
     with torch.no_grad():
         model.activate.heads.weight[1] = 0
         model.activate.heads.bias[1] = torch.tensor(per_cell).expm1().log()
+        model.activate_large.heads.weight[1], model.activate_large.heads.bias[1] = 0, -30
     return model
 
 
@@ -48,7 +49,7 @@ def test_maps_have_the_strides_of_the_image_at_any_multiple_of_32(tiny_model, ti
     sizes = [(size_hw[0] // s, size_hw[1] // s) for s in STRIDES]
     assert [m.shape for m in features.maps] == [(2, c, *hw) for c, hw in zip(widths, sizes, strict=True)]
     assert features.values.shape == (2, sum(h * w for h, w in sizes), tiny_config.hidden_dim)
-    assert [k.shape for k in features.keep] == [(2, *sizes[0]), (2, *sizes[-1])]
+    assert [k.shape for k in features.keep] == [(2, *sizes[0]), (2, *sizes[2]), (2, *sizes[3])]
 
 
 @pytest.mark.parametrize(("size_hw", "shown"), [((64, 100), "64 x 100"), ((33, 64), "33 x 64")])
@@ -154,11 +155,14 @@ def test_nothing_is_counted_or_started_on_padding(tiny_model):
     # cells have their centres at 2, 6, ..., 46, 50: the 13th is not inside, so columns 12 and on are padding
     assert (out.activation.density[..., 12:] == 0).all() and (out.activation.density[..., :12] > 0).all()
     assert (out.activation.peak_logits[..., 12:] == -20).all()
-    dense = out.activation.boxes.clone()
-    dense[:, :, 12:] = -1
+    # of stride 16 they are at 8, 24, 40, 56: column 3 and on is padding
+    assert (out.large.density[..., 3:] == 0).all() and (out.large.density[..., :3] > 0).all()
+    dense, coarse = out.activation.boxes.clone(), out.large.boxes.clone()
+    dense[:, :, 12:], coarse[:, :, 3:] = -1, -1
     starts = out.reference_points[out.valid]
-    assert (starts[:, None] == dense.reshape(1, -1, 4)).all(-1).any(1).all()
-    torch.testing.assert_close(out.count, out.activation.density.sum((1, 2)))
+    every = torch.cat([dense.reshape(1, -1, 4), coarse.reshape(1, -1, 4)], dim=1)
+    assert (starts[:, None] == every).all(-1).any(1).all()
+    torch.testing.assert_close(out.count, out.activation.density.sum((1, 2)) + out.large.density.sum((1, 2)))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (15, 15)])
@@ -239,7 +243,7 @@ def test_rows_of_an_image_are_shared_where_there_is_one():
         (0.25, (64, 64), 100),  # 256 cells: 64 objects, ceil(83.2) + 16
         (0.125, (64, 64), 58),  # 32 objects, ceil(41.6) + 16
         (1e-8, (64, 64), 24),  # no object: the fewest, since ceil(0.0..) + 16 is less
-        (1.0, (64, 64), 256),  # 256 objects would be 349, but there are no more cells
+        (1.0, (64, 64), 272),  # 256 objects would be 349, but there are no more cells on both maps
         (0.7, (192, 192), 1500),  # 2304 cells: 1613 objects, the most
         (0.1, (192, 192), 316),  # 230.4 objects: ceil(299.5) + 16
     ],
@@ -254,7 +258,7 @@ def test_the_density_sets_the_number_of_queries(make_tiny, per_cell, size_hw, ex
 
 def test_each_prompt_set_has_its_own_number_of_queries(tiny_config):
     peaks = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))
-    cells, valid = allocate_queries(peaks, torch.tensor([0.0, 20.0, 64.0]), tiny_config)
+    cells, valid = allocate_queries(local_peaks(peaks), torch.tensor([0.0, 20.0, 64.0]), tiny_config)
     assert valid.sum(1).tolist() == [24, 42, 100] and cells.shape == (3, 100)
     assert valid[1].tolist() == [True] * 42 + [False] * 58  # padding comes last
     assert all(len(set(row)) == 100 for row in cells.tolist())
@@ -262,19 +266,19 @@ def test_each_prompt_set_has_its_own_number_of_queries(tiny_config):
 
 def test_known_objects_have_queries_however_low_the_density(tiny_config):
     peaks = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0))
-    _, valid = allocate_queries(peaks, torch.tensor([0.0, 64.0]), tiny_config, at_least=torch.tensor([64.0, 3.0]))
+    _, valid = allocate_queries(local_peaks(peaks), torch.tensor([0.0, 64.0]), tiny_config, at_least=torch.tensor([64.0, 3.0]))
     assert valid.sum(1).tolist() == [100, 100]
 
 
 def test_queries_start_on_peaks_before_their_neighbours():
     peaks = torch.zeros(1, 5, 7)
     peaks[0, 1, 1], peaks[0, 1, 2], peaks[0, 3, 5] = 9.0, 8.0, 1.0  # the 8 belongs to the 9
-    cells, _ = allocate_queries(peaks, torch.zeros(1), ModelConfig(min_queries=2, extra_queries=0))
+    cells, _ = allocate_queries(local_peaks(peaks), torch.zeros(1), ModelConfig(min_queries=2, extra_queries=0))
     assert cells.tolist() == [[1 * 7 + 1, 3 * 7 + 5]]
 
 
 def test_a_count_that_is_not_a_number_gives_the_fewest_queries(tiny_config):
-    _, valid = allocate_queries(torch.zeros(1, 16, 16), torch.tensor([float("nan")]), tiny_config)
+    _, valid = allocate_queries(local_peaks(torch.zeros(1, 16, 16)), torch.tensor([float("nan")]), tiny_config)
     assert valid.sum() == 24
 
 

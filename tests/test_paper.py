@@ -12,7 +12,7 @@ from dealkit.loss import poisson_density
 from dealkit.model.deal import build_model
 from dealkit.model.decoder import DeformableAttention
 from dealkit.model.encoder import HybridFeatureEnhancement
-from dealkit.model.queries import DensityActivation, allocate_queries
+from dealkit.model.queries import DensityActivation, allocate_queries, local_peaks
 from dealkit.prompts import SETTINGS, make_clicks, stack_prompts
 
 CLICK = (torch.tensor([[20.0, 30.0]]), torch.tensor([1]))
@@ -139,7 +139,7 @@ def test_the_prompt_generates_the_kernel_that_lights_up_the_map(tiny_config):
 def test_the_integral_of_the_density_sets_the_number_of_queries(count):
     """DGQA (a): the density "by its integral estimates how many objects there are and so sets the number of queries"."""
     config = ModelConfig()
-    _, valid = allocate_queries(seeded(1, 64, 64), torch.tensor([count]), config)
+    _, valid = allocate_queries(local_peaks(seeded(1, 64, 64)), torch.tensor([count]), config)
     assert valid.sum() >= count  # every object that is counted has a query
     wanted = -(-config.queries_per_object * count // 1) + config.extra_queries
     assert valid.sum() == max(wanted, config.min_queries)

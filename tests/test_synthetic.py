@@ -358,3 +358,42 @@ def test_written_scenes_read_back_as_they_were_made(tmp_path):
 def test_writing_no_scenes_gives_an_empty_file(tmp_path):
     data = json.loads(write_coco(tmp_path, 0).read_text())
     assert data == {"images": [], "annotations": [], "categories": []}
+
+
+def test_sizes_gives_every_category_a_size_of_its_own():
+    """From 4 to 100 px log-uniformly; categories that grow alike are left out, so fewer than before may remain."""
+    sizes = []
+    for index in range(30):
+        factors = scene_factors(index, size_hw=(256, 256), num_categories=4, num_objects=20, sizes=(4.0, 100.0))
+        sizes += [c["size"] for c in factors["categories"]]
+    assert min(sizes) < 8 and max(sizes) > 60 and all(4 <= s <= 100 for s in sizes)
+
+
+def test_enlarge_multiplies_every_size_up_to_half_the_image():
+    plain, large = (scene_factors(3, num_objects=10, enlarge=f)["categories"] for f in (None, 3.0))
+    assert [c["size"] for c in large] == pytest.approx([min(3 * c["size"], 128.0) for c in plain][: len(large)])
+
+
+def test_variety_draws_the_inside_of_every_object_anew():
+    assert all(c["individual"] == 0 for i in range(20) for c in scene_factors(i)["categories"])
+    strong = [c["individual"] for i in range(20) for c in scene_factors(i, variety=1.0)["categories"]]
+    assert sum(s > 0 for s in strong) / len(strong) > 0.3 and all(s == 0 or 0.3 <= s <= 1 for s in strong)
+    disc = replace(draw_category(np.random.default_rng(0), size=30.0, background=np.ones(3), contrast=0.4), colour_jitter=0.0)
+    alike, own = (
+        [render_sprite(replace(disc, individual=s), np.random.default_rng(i), angle=0.0).colour.mean() for i in range(8)]
+        for s in (0.0, 1.0)
+    )
+    assert np.std(own) > 1.5 * np.std(alike)
+
+
+@pytest.mark.parametrize(
+    ("controls", "message"),
+    [
+        ({"enlarge": 0.1}, "enlarge: expected 0.25 to 16"),
+        ({"variety": 2}, "variety: expected 0 to 1"),
+        ({"sizes": (9, 4)}, "sizes: expected 2 <="),
+    ],
+)
+def test_controls_out_of_range_are_named(controls, message):
+    with pytest.raises(ValueError, match=message):
+        make_scene(0, **controls)

@@ -33,6 +33,8 @@ class SceneControls:
     """One channel, repeated to three."""
     enlarge: float | None = None
     """Factor on the size of every category, 0.25 to 16; none exceeds half the image's shorter side. None: 1."""
+    sizes: tuple[float, float] | None = None
+    """Smallest and largest size, pixels; every category draws its own, log-uniformly. None: one scale per scene."""
     variety: float | None = None
     """Share of the categories whose objects differ inside from one another, 0..1. None: 0."""
 
@@ -44,6 +46,8 @@ class SceneControls:
             value = getattr(self, name)
             if value is not None and not low <= value <= highs.get(name, np.inf):
                 raise ValueError(f"{name}: expected {low} to {highs.get(name, 'any')}, got {value}")
+        if self.sizes is not None and not 2 <= self.sizes[0] <= self.sizes[1]:
+            raise ValueError(f"sizes: expected 2 <= smallest <= largest, got {self.sizes}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,15 +146,25 @@ def scene_categories(
 def alter_categories(
     categories: list[Category], controls: SceneControls, rng: np.random.Generator, size_hw: tuple[int, int]
 ) -> list[Category]:
-    """The categories with `controls.enlarge` and `controls.variety` applied; where two differ only inside, both stay uniform.
+    """The categories with `enlarge`, `sizes` and `variety` of the controls applied.
 
-    Choice: after the draw, with a random source of its own, so that neither control changes what else is in a scene.
+    One that a new size makes look like another is left out; where two differ only inside, both stay uniform.
+
+    Choice: after the draw, with a random source of its own, so that these controls change nothing else in a scene.
     """
-    limit = 0.5 * min(size_hw)
-    larger = [replace(c, size=max(2.0, min(c.size * (controls.enlarge or 1.0), limit))) for c in categories]
+    limit, chances, drawn = 0.5 * min(size_hw), rng.uniform(0, 1, len(categories)), rng.uniform(0, 1, len(categories))
+    kept: list[Category] = []
+    for c, share in zip(categories, drawn, strict=True):
+        size = c.size * (controls.enlarge or 1.0)
+        if controls.sizes is not None:
+            low, high = controls.sizes
+            size = low * (high / low) ** share
+        c = replace(c, size=float(np.clip(size, 2.0, limit)))
+        if controls.sizes is None or all(_distinct(c, other) for other in kept):
+            kept.append(c)
     altered = []
-    for i, (c, chance) in enumerate(zip(larger, rng.uniform(0, 1, len(larger)), strict=True)):
-        others = larger[:i] + larger[i + 1 :]
+    for i, (c, chance) in enumerate(zip(kept, chances, strict=False)):
+        others = kept[:i] + kept[i + 1 :]
         alone = all(_distinct(replace(c, pattern=o.pattern, outline=o.outline), o) for o in others)
         varied = alone and c.family != "point" and chance < (controls.variety or 0.0)
         altered.append(replace(c, individual=float(rng.uniform(0.3, 1))) if varied else c)

@@ -89,7 +89,7 @@ def _render(index: int, size_hw: tuple[int, int], seed: int, controls: SceneCont
     image, background = draw_background(ground_rng, size_hw, grey=plan.grey, clutter=plan.clutter, blur=plan.blur)
     mean, spread = image[::3, ::3].mean((0, 1)), float(image[::3, ::3].std((0, 1)).mean())
     categories = scene_categories(_streams([seed, index, 1], plan.num_categories), plan, controls, mean, spread)
-    if controls.enlarge is not None or controls.variety is not None:
+    if (controls.enlarge, controls.sizes, controls.variety) != (None, None, None):
         categories = alter_categories(categories, controls, _streams([seed, index, 2], 1)[0], size_hw)
 
     faintest = FAINTEST if controls.contrast is None else min(FAINTEST, 0.5 * controls.contrast)
@@ -241,7 +241,7 @@ class SyntheticScenes:
         return make_scene(index, size_hw=self.size_hw, seed=self.seed)
 
 
-def write_coco(folder: Path, count: int, *, size: int = 256, seed: int = TRAIN_SEED) -> Path:
+def write_coco(folder: Path, count: int, *, size: int = 256, seed: int = TRAIN_SEED, **controls: Any) -> Path:
     """Write scenes 0 to `count - 1` as PNG files and one COCO file; existing files of these names are replaced.
 
     Categories: each category of each scene has an id of its own, since unlimited kinds share no list. Its name is
@@ -253,6 +253,7 @@ def write_coco(folder: Path, count: int, *, size: int = 256, seed: int = TRAIN_S
     Args:
         folder: made if missing; receives `images/000001.png` ... and `annotations.json`.
         size: height and width of the images, pixels.
+        controls: fields of `SceneControls`.
 
     Returns:
         The path of `annotations.json`; `file_name` in it is relative to `folder`.
@@ -266,7 +267,7 @@ def write_coco(folder: Path, count: int, *, size: int = 256, seed: int = TRAIN_S
     rows: list[tuple[str, tuple[int, int], torch.Tensor, torch.Tensor]] = []
     names: list[str] = []
     for index in tqdm(range(count), desc="scenes", unit="scene"):
-        scene = _render(index, (size, size), seed, SceneControls())
+        scene = _render(index, (size, size), seed, SceneControls(**controls))
         file_name = f"images/{index + 1:06d}.png"
         Image.fromarray(scene.sample.image.permute(1, 2, 0).numpy()).save(folder / file_name)
         rows.append((file_name, (size, size), scene.sample.boxes, scene.sample.labels + len(names)))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dealkit.config import ModelConfig
 from dealkit.model.decoder import Decoder
 from dealkit.model.encoder import STRIDES, Backbone, HybridFeatureEnhancement, cell_centres
-from dealkit.model.queries import Activation, DensityActivation, PointEmbedding, allocate_queries, of_image
+from dealkit.model.queries import Activation, DensityActivation, PointEmbedding, allocate_queries, local_peaks, of_image
 from dealkit.prompts import PointPrompts
 
 
@@ -28,7 +28,7 @@ class Features:
     edges: Tensor
     """(B, S', E) float32: cells of strides 4, 8 and 16, as the decoder reads the inside of a box; E may be 0."""
     keep: list[Tensor]
-    """(B, H/4, W/4) and (B, H/32, W/32) bool: False where a cell's centre lies on padding."""
+    """(B, H/s, W/s) bool for s = 4, 16 and 32: False where a cell's centre lies on padding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,8 @@ class Output:
     """(N, K) bool: queries that are not padding. The first P are the clicks' own."""
     activation: Activation
     """Peaks, density and dense boxes on the stride-4 map."""
+    large: Activation | None = None
+    """The same on the stride-16 map, for large objects; None without cross-scale queries."""
     aux_outputs: list[tuple[Tensor, Tensor]]
     """(boxes, logits) of the decoder's earlier layers."""
     reference_points: Tensor
@@ -75,6 +77,7 @@ class DEAL(nn.Module):
         self.to_edges = nn.ModuleList(nn.Linear(c, config.edge_dim) for c in (fine, dim, dim) if config.edge_dim)
         self.embed_points = PointEmbedding(config)
         self.activate = DensityActivation(config)
+        self.activate_large = DensityActivation(config, STRIDES[2]) if config.cross_scale else None
         self.decoder = Decoder(config)
 
     def encode(self, images: Tensor, sizes_hw: list[tuple[int, int]] | None = None) -> Features:
@@ -84,7 +87,7 @@ class DEAL(nn.Module):
             raise ValueError(f"images: expected height and width to be multiples of 32, got {height} x {width}; use pad_to")
         extent = torch.tensor(sizes_hw or [(height, width)] * b, device=images.device)
         keep = []
-        for stride in (STRIDES[0], STRIDES[-1]):
+        for stride in (STRIDES[0], STRIDES[2], STRIDES[3]):
             centres = cell_centres(height // stride, width // stride, stride, images.device)
             inside = centres < extent.flip(1)[:, None, None]
             # a strip narrower than half a cell would leave an image without any coarse token
@@ -92,7 +95,7 @@ class DEAL(nn.Module):
             keep.append(inside.all(-1))
         padded = any(tuple(size) != (height, width) for size in sizes_hw or [])
         maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
-        maps = self.enhance(maps, keep[1] if padded else None)
+        maps = self.enhance(maps, keep[-1] if padded else None)
         cells = [m.permute(0, 2, 3, 1).flatten(1, 2) for m in maps]
         values = [to_value(c) for to_value, c in zip(self.to_values, cells, strict=True)]
         edges = [to_edge(c) for to_edge, c in zip(self.to_edges, cells, strict=False)] or [images.new_zeros(b, 0, 0)]
@@ -100,7 +103,7 @@ class DEAL(nn.Module):
 
     def embed(self, features: Features, prompts: PointPrompts) -> Tensor:
         """Prompt embeddings (N, 2, D) float32: of what is meant and of what is not (zero without negative clicks)."""
-        return self.embed_points(features.maps, features.keep[1].flatten(1), prompts)
+        return self.embed_points(features.maps, features.keep[-1].flatten(1), prompts)
 
     def detect(
         self,
@@ -124,12 +127,18 @@ class DEAL(nn.Module):
             raise ValueError(f"prompts.image_index: {int(index.max())} is not one of the {len(features.maps[0])} encoded images")
         if embedding is None:
             embedding = self.embed(features, prompts)
-        fine = of_image(features.maps[0], index)
-        lit = self.activate(fine, embedding, embedding[:, 1].any(1), of_image(features.keep[0], index))
-        count = lit.density.flatten(1).sum(1)
+        has_negative = embedding[:, 1].any(1)
+        lit = self.activate(of_image(features.maps[0], index), embedding, has_negative, of_image(features.keep[0], index))
+        large = None
+        if self.activate_large is not None:
+            coarse, keep = of_image(features.maps[2], index), of_image(features.keep[1], index)
+            large = self.activate_large(coarse, embedding, has_negative, keep)
+        levels = [lit] if large is None else [lit, large]
+        count = torch.stack([level.density.flatten(1).sum(1) for level in levels]).sum(0)
 
         with torch.no_grad():
-            cells, valid = allocate_queries(lit.peak_logits, count, self.config, at_least)
+            strength = torch.cat([local_peaks(level.peak_logits) for level in levels], dim=1)
+            cells, valid = allocate_queries(strength, count, self.config, at_least)
             h, w = lit.peak_logits.shape[-2:]
             at = (prompts.points / STRIDES[0]).long()
             own = at[..., 1].clamp(0, h - 1) * w + at[..., 0].clamp(0, w - 1)  # (N, P)
@@ -143,12 +152,13 @@ class DEAL(nn.Module):
             group = torch.cat([2 * (noisy[..., 2] > 0), valid.long()], dim=1)  # queries see their own group
             clicked = torch.cat([torch.zeros_like(noisy[..., 0], dtype=torch.bool), clicked], dim=1)
 
-        def at_cells(dense: Tensor) -> Tensor:  # (N, h, w, c) -> (N, K, c)
-            return dense.flatten(1, 2).gather(1, starts[..., None].expand(-1, -1, dense.shape[-1]))
+        def at_cells(dense: list[Tensor]) -> Tensor:  # (N, h, w, c) of every level -> (N, K, c)
+            cells = torch.cat([d.flatten(1, 2) for d in dense], dim=1)
+            return cells.gather(1, starts[..., None].expand(-1, -1, cells.shape[-1]))
 
-        content = at_cells(lit.hidden.permute(0, 2, 3, 1)).float()
+        content = at_cells([level.hidden.permute(0, 2, 3, 1) for level in levels]).float()
         skip = noisy.shape[1]
-        reference = torch.cat([noisy.clamp(min=0.5), at_cells(lit.boxes)[:, skip:].detach()], dim=1)
+        reference = torch.cat([noisy.clamp(min=0.5), at_cells([level.boxes for level in levels])[:, skip:].detach()], dim=1)
         lit_up = lit.peak_logits.detach().sigmoid() * (self.config.fixed_queries == 0)
 
         def decode(rows: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
@@ -165,6 +175,7 @@ class DEAL(nn.Module):
             pred_boxes=boxes,
             valid=valid,
             activation=lit,
+            large=large,
             aux_outputs=layers[:-1],
             reference_points=reference[:, skip:],
             count=count,

@@ -1,9 +1,10 @@
 """Point embedding, point-guided density activation, density-guided query allocation.
 
 `B` images, `N` prompt sets (one category in one image each), `P` points, `K` queries, `D` width, `C` width of the stride-4 map,
-`G` generated kernels, `h, w` size of the stride-4 map. Positions and sizes are pixels of the network input.
+`G` generated kernels, `h, w` size of a map. Positions and sizes are pixels of the network input.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from dealkit.config import ModelConfig
 from dealkit.model.encoder import STRIDES, RotaryAttention, cell_centres, conv_norm
 from dealkit.prompts import PointPrompts
+
+LARGE = 64.0
+"""Square root of the box area, pixels, from which an object belongs to the stride-16 map. Choice: four of its cells."""
 
 
 def sample_map(feature: Tensor, points_xy: Tensor, stride: int) -> Tensor:
@@ -93,7 +97,7 @@ class PointEmbedding(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Activation:
-    """What a prompt lights up on the stride-4 map of its image."""
+    """What a prompt lights up on one map of its image, of stride 4 or 16."""
 
     hidden: Tensor
     """(N, C, h, w) features modulated by the prompt."""
@@ -106,32 +110,35 @@ class Activation:
 
 
 class DensityActivation(nn.Module):
-    """Point-guided density activation: the embedding generates kernels and a FiLM scale and shift for the stride-4 map.
+    """Point-guided density activation: the embedding generates kernels and a FiLM scale and shift for one map.
 
     The response to the negatives' kernels is subtracted from that to the positives'. One hidden map then gives peaks,
     density and a first box for every cell.
 
     Source: paper, DGQA. Choice: 1 x 1 kernels (the map's receptive field is wide already); the density as the intensity of a
-    Poisson process and a separate peak map, since one map cannot both sum to the count and peak at 1.
+    Poisson process and a separate peak map, since one map cannot both sum to the count and peak at 1. Choice: cross-scale
+    queries (beyond the paper) are a second module of this kind, on the stride-16 map, for objects of `LARGE` pixels or more.
     """
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, stride: int = STRIDES[0]):
         super().__init__()
         dim, fine, kernels = config.hidden_dim, config.fine_dim, config.num_kernels
-        self.kernels = nn.Linear(dim, kernels * fine)
+        self.stride, channels = stride, fine if stride == STRIDES[0] else dim
+        self.kernels = nn.Linear(dim, kernels * channels)
         self.negative_gain = nn.Parameter(torch.ones(kernels))
-        self.film = nn.Linear(dim, 2 * fine)
-        self.mix = conv_norm(fine + kernels, fine)
+        self.film = nn.Linear(dim, 2 * channels)
+        self.mix = conv_norm(channels + kernels, fine)
         self.heads = nn.Conv2d(fine, 6, 1)
         nn.init.normal_(self.heads.weight, std=0.01)
-        with torch.no_grad():  # rare peaks, 0.002 objects per cell, 16 px boxes centred on their cell
-            self.heads.bias.copy_(torch.tensor([-4.0, -6.0, 0.0, 0.0, 2.77, 2.77]))
+        usual = math.log(4 * stride)
+        with torch.no_grad():  # rare peaks, 0.002 objects per cell, boxes of four cells centred on their own
+            self.heads.bias.copy_(torch.tensor([-4.0, -6.0, 0.0, 0.0, usual, usual]))
 
-    def forward(self, fine: Tensor, embedding: Tensor, has_negative: Tensor, keep: Tensor) -> Activation:
-        """fine (N, C, h, w), embedding (N, 2, D), has_negative (N,) bool, keep (N, h, w) False on padding."""
-        n, c, h, w = fine.shape
+    def forward(self, map_: Tensor, embedding: Tensor, has_negative: Tensor, keep: Tensor) -> Activation:
+        """map_ (N, C, h, w), embedding (N, 2, D), has_negative (N,) bool, keep (N, h, w) False on padding."""
+        n, c, h, w = map_.shape
         kernels = self.kernels(embedding).unflatten(-1, (-1, c))  # (N, 2, G, C)
-        cells = fine.permute(0, 2, 3, 1).flatten(1, 2)  # (N, hw, C)
+        cells = map_.permute(0, 2, 3, 1).flatten(1, 2)  # (N, hw, C)
         response = cells @ kernels[:, 0].transpose(1, 2).to(cells.dtype)
         if has_negative.any():
             against = cells @ kernels[:, 1].transpose(1, 2).to(cells.dtype)
@@ -143,7 +150,7 @@ class DensityActivation(nn.Module):
 
         out = self.heads(hidden).float()
         size = out[:, 4:6].clamp(-1.0, 7.0).exp().permute(0, 2, 3, 1)
-        centre = cell_centres(h, w, STRIDES[0], fine.device) + out[:, 2:4].permute(0, 2, 3, 1).clamp(-2.0, 2.0) * size
+        centre = cell_centres(h, w, self.stride, map_.device) + out[:, 2:4].permute(0, 2, 3, 1).clamp(-2.0, 2.0) * size
         return Activation(
             hidden=hidden,
             peak_logits=out[:, 0].masked_fill(~keep, -20.0),
@@ -152,8 +159,18 @@ class DensityActivation(nn.Module):
         )
 
 
+def local_peaks(peak_logits: Tensor) -> Tensor:
+    """(N, h, w) -> (N, h * w) strength of each cell as a place for a query: its logit at a 3 x 3 local maximum, else 1,000 less.
+
+    Choice: local maxima, so that one object does not use up the queries of its neighbours.
+    """
+    local_max = F.max_pool2d(peak_logits[:, None], 3, 1, 1)[:, 0]
+    is_peak = (peak_logits == local_max) & (peak_logits > -20.0)  # padding is a plain of -20: without peaks, and last
+    return torch.where(is_peak, peak_logits, peak_logits - 1e3).flatten(1)
+
+
 def allocate_queries(
-    peak_logits: Tensor, count: Tensor, config: ModelConfig, at_least: Tensor | None = None
+    strength: Tensor, count: Tensor, config: ModelConfig, at_least: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Cells where queries start, per prompt set: the strongest local peaks, as many as the count asks for.
 
@@ -161,15 +178,16 @@ def allocate_queries(
     `fixed_queries`.
 
     Args:
-        peak_logits: (N, h, w). count: (N,) estimated objects. at_least: (N,) known objects, in training.
+        strength: (N, S) of `local_peaks`, all cells of one map or of several. count: (N,) estimated objects. at_least: (N,)
+            known objects, in training.
 
     Returns:
-        cells (N, K) flat indices into h x w, valid (N, K) bool.
+        cells (N, K) indices into the S cells, valid (N, K) bool.
 
-    Source: paper, DGQA. Choice: a 3 x 3 local maximum, so that one object does not use up the queries of its neighbours.
+    Source: paper, DGQA.
 
     >>> peaks = torch.tensor([[[9.0, 8.0, 0.0, 0.0, 7.0]]])  # the 8 is no peak: its neighbour is higher
-    >>> cells, valid = allocate_queries(peaks, torch.zeros(1), ModelConfig(min_queries=2, extra_queries=0))
+    >>> cells, valid = allocate_queries(local_peaks(peaks), torch.zeros(1), ModelConfig(min_queries=2, extra_queries=0))
     >>> cells.tolist(), valid.tolist()
     ([[0, 4]], [[True, True]])
     """
@@ -179,10 +197,7 @@ def allocate_queries(
     if config.fixed_queries:
         wanted = torch.full_like(wanted, config.fixed_queries)
     # of a count that is not a number the fewest: training then reports the loss that is not finite
-    wanted = wanted.nan_to_num().clamp(config.min_queries, min(config.max_queries, peak_logits.shape[1:].numel())).long()
-    local_max = F.max_pool2d(peak_logits[:, None], 3, 1, 1)[:, 0]
-    is_peak = (peak_logits == local_max) & (peak_logits > -20.0)  # padding is a plain of -20: without peaks, and last
-    strength = torch.where(is_peak, peak_logits, peak_logits - 1e3).flatten(1)
+    wanted = wanted.nan_to_num().clamp(config.min_queries, min(config.max_queries, strength.shape[1])).long()
     k = int(wanted.max()) if len(wanted) else 0
     cells = strength.topk(k, dim=1).indices
     return cells, torch.arange(k, device=cells.device) < wanted[:, None]
