@@ -10,6 +10,7 @@ from dealkit.config import LossConfig
 from dealkit.loss import (
     CLICKED,
     Target,
+    activation_losses,
     box_losses,
     criterion,
     dense_box,
@@ -311,3 +312,46 @@ def test_an_object_inside_an_ignored_region_still_has_a_finite_best_density():
     nothing = torch.zeros(4, 4, dtype=torch.bool)
     values = [poisson_density(torch.full((4, 4), d), boxes([2, 2, 4, 4]), nothing).item() for d in (0.5, 1.0, 2.0)]
     assert values[1] == 1 and values[1] < min(values[0], values[2])
+
+
+# Cross-scale queries
+
+
+def on_two_levels(objects, large):
+    """A prediction for 128 x 128 px whose maps know nothing: peaks and densities of 0.1 everywhere, on strides 4 and 16."""
+
+    def level(cells):
+        logits, boxes_ = torch.zeros(1, cells, cells), torch.full((1, cells, cells, 4), 40.0)
+        return Activation(hidden=torch.zeros(1, 1, 1, 1), peak_logits=logits, density=logits + 0.1, boxes=boxes_)
+
+    found = objects[None].clone()
+    return Output(
+        pred_logits=torch.zeros(found.shape[:2]),
+        pred_boxes=found,
+        valid=torch.ones(found.shape[:2], dtype=torch.bool),
+        activation=level(32),
+        large=level(8) if large else None,
+        aux_outputs=[],
+        reference_points=found,
+        count=torch.full((1,), 100.0),
+        denoised=[],
+    )
+
+
+def test_objects_of_64_pixels_belong_to_the_coarse_level():
+    """A 64 x 64 and a 50 x 70 (59.2) px object: one on each level, and the boxes of both on the fine one."""
+    of_set = target([[64.0, 64.0, 64.0, 64.0], [60.0, 60.0, 50.0, 70.0]])
+    terms = activation_losses(on_two_levels(of_set.boxes, large=True), [of_set], [1.0])
+    # integrals 32 x 32 x 0.1 and 8 x 8 x 0.1; each level pays -log 0.1 for its own object
+    assert terms["density"].item() == pytest.approx(102.4 + 6.4 + 2 * 2.302585, rel=1e-5)
+    alone = [target(b[None].tolist()) for b in of_set.boxes]
+    fine, coarse = on_two_levels(of_set.boxes, large=True).activation, on_two_levels(of_set.boxes, large=True).large
+    box = dense_box(fine.boxes[0], of_set.boxes) + dense_box(coarse.boxes[0], alone[0].boxes, 16)
+    assert terms["dense_box"].item() == pytest.approx(box.item(), rel=1e-5)
+    single = activation_losses(on_two_levels(of_set.boxes, large=False), [of_set], [1.0])
+    assert single["density"].item() == pytest.approx(102.4 + 2 * 2.302585, rel=1e-5)
+
+
+def test_a_peak_of_the_coarse_level_lies_in_the_cell_of_its_object():
+    bump = peak_target(boxes([40, 24, 96, 96]), 8, 8, 16)
+    assert (bump == 1).nonzero().tolist() == [[1, 2]]  # row 24 // 16, column 40 // 16

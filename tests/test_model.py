@@ -545,3 +545,17 @@ def test_an_object_has_the_same_box_in_a_crop_a_large_image_a_strip_and_beside_p
         found[name] = boxes[overlap.argmax(1)] - torch.tensor([dx, dy, dx, dy])
     for name, boxes in found.items():
         assert (boxes - found["crop"]).abs().max() <= 0.5, (name, boxes, found["crop"])
+
+
+def test_large_objects_get_queries_from_the_coarse_map(make_tiny):
+    """A peak on the stride-16 map alone: queries start there, with the boxes of its cells; none without cross-scale queries."""
+    model = make_tiny()
+    with torch.no_grad():
+        model.activate.heads.weight[0], model.activate.heads.bias[0] = 0, -15
+        model.activate_large.heads.weight[0], model.activate_large.heads.bias[0] = 0, 5
+        out = model(images(64, 96), stack_prompts([ONE], [0]))
+    starts = out.reference_points[out.valid]
+    assert (starts[:, None] == out.large.boxes.reshape(1, -1, 4)).all(-1).any(0).all()  # all 24 cells of a plain are peaks
+    with torch.no_grad():
+        plain = make_tiny(config=replace(model.config, cross_scale=False))(images(64, 96), stack_prompts([ONE], [0]))
+    assert plain.large is None and plain.count.item() == pytest.approx(plain.activation.density.sum().item())
