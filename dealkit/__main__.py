@@ -311,10 +311,11 @@ def rounds(
         seeds: how many first clicks each prompt gets, one curve for each.
     """
     from dealkit.rounds import click_curves
+    from dealkit.tables import per_cent
 
     results = click_curves(checkpoint, find_files(coco), out, clicks=clicks, kinds=kinds, images=images, seeds=seeds)
     for kind, curve in results["mean"].items():
-        print(f"{kind:10}", "  ".join(f"{p['clicks']:.0f}: {100 * p['ap50']:.1f}" for p in curve))
+        print(f"{kind:10}", "  ".join(f"{p['clicks']}: {per_cent(p['ap50'])}" for p in curve))
 
 
 def positions(
@@ -336,10 +337,11 @@ def positions(
         seeds: how many objects of each prompt are clicked, one curve for each; every one at all offsets.
     """
     from dealkit.positions import position_curves
+    from dealkit.tables import per_cent
 
     results = position_curves(checkpoint, find_files(coco), out, offsets=offsets, images=images, seeds=seeds)
     for point in results["mean"]:
-        print(f"{point['offset']:.2f}  AP50 {100 * point['ap50']:.1f}, clicked ignored {100 * point['ap50_ignored']:.1f}")
+        print(f"{point['offset']:.2f}  AP50 {per_cent(point['ap50'])}, clicked ignored {per_cent(point['ap50_ignored'])}")
 
 
 def ablate(
@@ -362,10 +364,10 @@ def ablate(
         coco: COCO files to train on besides procedural scenes.
         results: JSON of all cells.
     """
-    from dealkit.ablate import paired_gains, sweep
+    from dealkit.ablate import base_run, sweep
+    from dealkit.tables import paired_gains
 
-    schedule = TrainConfig(steps=steps, warmup=min(100, steps // 5), evaluate_every=max(steps // 4, 1), checkpoint_every=100)
-    base = RunConfig(data=DataConfig(coco=coco, size=size), train=schedule, prompt=PromptConfig(cycles=2))
+    base = base_run(steps=steps, size=size, coco=coco)
     for row in paired_gains(sweep(base, grid, out, seeds=seeds, results=results)["rows"]):
         spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.1f}"
         print(f"{row['cell']:28} AP50 {100 * row['mean']:5.1f}{spread}   to the first {100 * row['gain']:+5.1f}")

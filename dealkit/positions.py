@@ -104,8 +104,8 @@ def position_curves(
     Args:
         checkpoint: model weights.
         files: annotation files; images lie in `images` beside each, the folder's name is the source's.
-        out: JSON to write: `sources` name -> seed -> offset -> numbers; `mean` over sources, then seeds, and its `spread` over
-            seeds, per offset. Sources that it already holds for the same checkpoint and request are not run again.
+        out: JSON to write: `sources`: name -> seed -> offset -> numbers; `of_seeds`: their means over sources; `mean` and
+            `spread` of these over seeds, per offset. Sources that it holds for the same checkpoint and request are kept.
         offsets: see `offset_point`. images: at most so many of each file, None all.
         seeds: how many draws of objects and directions.
     """
@@ -121,11 +121,11 @@ def position_curves(
         curves = positions_of_source(model, file, offsets, images=images, seeds=seeds)
         results["sources"][file.parent.name] = curves
         write_json(out, results)
-    of_seeds = [
-        [average([source[seed][i] for source in results["sources"].values()]) for seed in range(seeds)]
-        for i in range(len(offsets))
-    ]
-    results["mean"] = [average(rows) for rows in of_seeds]
-    results["spread"] = [{**spread(rows), "offset": offset} for rows, offset in zip(of_seeds, offsets, strict=True)]
+    every = list(results["sources"].values())
+    of_seeds = [[average([source[seed][i] for source in every]) for i in range(len(offsets))] for seed in range(seeds)]
+    results["of_seeds"] = of_seeds
+    rows = list(zip(*of_seeds, strict=True))
+    results["mean"] = [average(list(r)) for r in rows]
+    results["spread"] = [{**spread(list(r)), "offset": offset} for r, offset in zip(rows, offsets, strict=True)]
     write_json(out, {**results, "made_by": provenance()})
     return results

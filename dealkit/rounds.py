@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -26,6 +27,19 @@ KINDS = ("positive", "negative")
 METRICS = tuple(f"{ap}{of}" for of in ("", "_ignored", "_unclicked") for ap in ("ap50", "ap75"))
 """What a point of a curve holds: AP over all objects; with `_ignored`, those clicked so far ignored; with `_unclicked`, those
 ignored that are clicked by the last point, so that every point is scored on the same objects."""
+
+
+def quality_of(found: Detections, objects: Tensor) -> Tensor:
+    """How well each of the objects (T, 4) xyxy is handled, (T,): score x IoU of the detection assigned to it (`object_quality`).
+
+    >>> box = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
+    >>> quality_of(Detections(boxes=box, scores=torch.tensor([0.9])), torch.cat([box, box + 20]))
+    tensor([0.9000, 0.0000])
+    """
+    boxes, truth = to_cxcywh(found.boxes), to_cxcywh(objects)
+    every = torch.ones(len(boxes), dtype=torch.bool)
+    pairs = match(boxes, found.scores.clamp(1e-4, 1 - 1e-4).logit(), every, truth, torch.zeros(0, dtype=torch.int64))
+    return object_quality(boxes, found.scores, truth, pairs)
 
 
 def next_click(
@@ -58,9 +72,7 @@ def next_click(
         return None if wrong is None else (boxes[wrong, :2], -1)
     if len(clicked) == len(objects):
         return None
-    every = torch.ones(len(boxes), dtype=torch.bool)
-    pairs = match(boxes, scores.clamp(1e-4, 1 - 1e-4).logit(), every, truth, torch.zeros(0, dtype=torch.int64))
-    quality = object_quality(boxes, scores, truth, pairs)
+    quality = quality_of(found, objects)
     quality[list(clicked)] = torch.inf
     worst = worst_object(quality)
     return truth[worst, :2], worst
@@ -138,8 +150,8 @@ def curve_of_source(predictor: Predictor, file: Path, kind: str, *, clicks: int,
     return curve
 
 
-def mean_curves(curves: dict[str, list[list[list[Json]]]]) -> tuple[Json, Json, dict[str, int]]:
-    """Mean and spread over seeds of the mean over sources, for each kind; and how many sources each metric is a mean of.
+def mean_curves(curves: dict[str, list[list[list[Json]]]]) -> Json:
+    """Means over sources of the curves of all sources.
 
     A source is left out of a metric that it lacks at any number of clicks, kind or seed: else a curve would rise or fall only
     because other sources are left.
@@ -147,32 +159,33 @@ def mean_curves(curves: dict[str, list[list[list[Json]]]]) -> tuple[Json, Json, 
     Args:
         curves: kind -> source -> seed -> curve.
 
+    Returns:
+        `of_seeds`: kind -> seed -> curve; `mean`, `spread`: kind -> curve, over seeds; `sources_in_mean`: metric -> number.
+
     >>> curve = [[{"clicks": 1, **dict.fromkeys(METRICS, v)}] for v in (0.2, 0.6)]  # two sources, one seed
-    >>> mean, spread, sources = mean_curves({"positive": [[c] for c in curve]})
-    >>> mean["positive"][0]["ap50"], spread["positive"][0]["ap50"], sources["ap50"]
+    >>> means = mean_curves({"positive": [[c] for c in curve]})
+    >>> means["mean"]["positive"][0]["ap50"], means["spread"]["positive"][0]["ap50"], means["sources_in_mean"]["ap50"]
     (0.4, None, 2)
     """
+
+    def has(source: int, metric: str) -> bool:
+        return all(p[metric] is not None for of_kind in curves.values() for curve in of_kind[source] for p in curve)
+
     number = len(next(iter(curves.values())))
-    whole = {
-        metric: [
-            s
-            for s in range(number)
-            if all(p[metric] is not None for of_kind in curves.values() for curve in of_kind[s] for p in curve)
-        ]
-        for metric in METRICS
-    }
-    means: Json = {}
-    spreads: Json = {}
+    whole = {metric: [s for s in range(number) if has(s, metric)] for metric in METRICS}
+
+    def over_sources(points: Sequence[Json]) -> Json:  # of every source the same number of clicks and seed
+        row = {m: mean(points[s][m] for s in whole[m]) if whole[m] else None for m in METRICS}
+        return {"clicks": points[0]["clicks"], **row}
+
+    result: Json = {"of_seeds": {}, "mean": {}, "spread": {}, "sources_in_mean": {m: len(s) for m, s in whole.items()}}
     for kind, of_kind in curves.items():
-        means[kind], spreads[kind] = [], []
-        for n, point in enumerate(of_kind[0][0]):
-            seeds = [
-                {m: average([{m: of_kind[s][i][n][m]} for s in whole[m]])[m] if whole[m] else None for m in METRICS}
-                for i in range(len(of_kind[0]))
-            ]
-            means[kind].append({"clicks": point["clicks"], **average(seeds)})
-            spreads[kind].append({"clicks": point["clicks"], **spread(seeds)})
-    return means, spreads, {metric: len(sources) for metric, sources in whole.items()}
+        of_seeds = [[over_sources(points) for points in zip(*seed, strict=True)] for seed in zip(*of_kind, strict=True)]
+        result["of_seeds"][kind] = of_seeds
+        rows = list(zip(*of_seeds, strict=True))
+        result["mean"][kind] = [{**average(list(r)), "clicks": r[0]["clicks"]} for r in rows]
+        result["spread"][kind] = [{**spread(list(r)), "clicks": r[0]["clicks"]} for r in rows]
+    return result
 
 
 def click_curves(
@@ -209,6 +222,6 @@ def click_curves(
         results["sources"][file.parent.name] = {"several_categories": several, "curves": curves}
         write_json(out, results)
     every = {kind: [source["curves"][kind] for source in results["sources"].values()] for kind in kinds}
-    results["mean"], results["spread"], results["sources_in_mean"] = mean_curves(every)
+    results |= mean_curves(every)
     write_json(out, {**results, "made_by": provenance()})
     return results

@@ -1,4 +1,4 @@
-"""`dealkit.ablate`: cells, resuming and skipping, paired gains."""
+"""`dealkit.ablate`: cells, resuming and skipping."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import pytest
 
 import dealkit.ablate
 import dealkit.train
-from dealkit.ablate import GRIDS, changed, paired_gains, run_cell, sweep
+from dealkit.ablate import GRIDS, base_run, changed, run_cell, sweep
 from dealkit.config import DataConfig, PromptConfig, RunConfig, TrainConfig
 from dealkit.prompts import read_json
 from dealkit.train import fit
@@ -71,11 +71,9 @@ def test_a_sweep_runs_seed_by_seed_and_writes_after_every_cell(base, tmp_path, m
         sweep(base, "three", tmp_path)
 
 
-def test_gains_are_paired_by_seed():
-    """b against a: -0.1 and -0.3, mean -0.2, spread 0.1 x sqrt(2); c has one seed only, and no spread."""
-    scores = {("a", 0): 0.5, ("b", 0): 0.4, ("c", 0): 0.7, ("a", 1): 0.6, ("b", 1): 0.3}
-    a, b, c = paired_gains([{"cell": k, "seed": s, "metrics": {"ap50": v}} for (k, s), v in scores.items()])
-    assert (a["gain"], a["gain_spread"], a["seeds"]) == (0, 0, 2)
-    assert b["gain"] == pytest.approx(-0.2) and b["gain_spread"] == pytest.approx(0.02**0.5)
-    assert c["gain"] == pytest.approx(0.2) and c["gain_spread"] is None and c["spread"] is None
-    assert paired_gains([]) == []
+def test_the_base_run_is_evaluated_four_times_and_checked(tiny_config):
+    base = base_run(steps=600, size=128, coco=["a.json"])
+    assert (base.train.warmup, base.train.evaluate_every, base.prompt.cycles, base.data.coco) == (100, 150, 2, ("a.json",))
+    assert base_run(steps=2, size=64).train.evaluate_every == 1
+    with pytest.raises(ValueError, match="steps: expected at least 1"):
+        base_run(steps=0, size=64)
