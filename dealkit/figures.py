@@ -340,10 +340,10 @@ def gain_plot(gains: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
         if bounds is not None:
             ax.plot(bounds, (y, y), color=BLUE, linewidth=2, solid_capstyle="butt")
         ax.scatter(mean(values), y, s=80, color=BLUE, edgecolors="white", zorder=3)
-        ax.scatter(values, [y] * len(values), s=16, color=ORANGE, edgecolors="white", linewidths=0.5, zorder=4)
+        ax.scatter(values, [y] * len(values), s=26, color=ORANGE, edgecolors="white", linewidths=0.5, zorder=4)
     ax.set_yticks(range(len(others)), [row["cell"] for row in others])
     ax.set(xlim=(low - beyond, high + beyond), ylim=(max(len(others), 1) - 0.5, -0.5))
-    ax.set_xlabel(f"AP50 less that of “{first['cell']}”, points")
+    ax.set_xlabel(f"AP50 minus that of “{first['cell']}”, points")
     ax.grid(axis="x", alpha=0.3)
     ax.set_title(title, loc="left")
     return figure

@@ -1,13 +1,16 @@
 """`dealkit.ablate`: cells, resuming and skipping."""
 
+import inspect
 from dataclasses import replace
 
 import pytest
+import yaml
 
 import dealkit.ablate
 import dealkit.train
+from dealkit.__main__ import ablate
 from dealkit.ablate import GRIDS, base_run, changed, run_cell, sweep
-from dealkit.config import DataConfig, PromptConfig, RunConfig, TrainConfig
+from dealkit.config import MODELS, PROJECT_ROOT, DataConfig, PromptConfig, RunConfig, TrainConfig
 from dealkit.prompts import read_json
 from dealkit.train import fit
 
@@ -77,3 +80,17 @@ def test_the_base_run_is_evaluated_four_times_and_checked(tiny_config):
     assert base_run(steps=2, size=64).train.evaluate_every == 1
     with pytest.raises(ValueError, match="steps: expected at least 1"):
         base_run(steps=0, size=64)
+
+
+def test_the_notebooks_full_run_is_that_of_the_command():
+    """What one has trained the other reads: same folder and same configs."""
+    values = yaml.safe_load((PROJECT_ROOT / "notebooks" / "params" / "03_pgcpp_ablation_full.yml").read_text())
+    options = inspect.signature(ablate).parameters
+    assert {name: values[name] for name in ("seeds", "steps", "size")} == {
+        name: options[name].default for name in ("seeds", "steps", "size")
+    }
+    base = base_run(steps=values["steps"], size=values["size"])
+    chosen = {"batch_size": values["batch_size"], "lr": values["learning_rate"], "ema_decay": values["ema_decay"]}
+    assert replace(base, model=MODELS[values["model"]], train=replace(base.train, **chosen)) == base
+    assert values["eval_scenes"] == inspect.signature(sweep).parameters["scenes"].default
+    assert PROJECT_ROOT / "data" / "runs" / values["out"] == options["out"].default and values["grids"] == list(GRIDS)
