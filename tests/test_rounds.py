@@ -92,6 +92,18 @@ def test_a_prompt_with_nothing_left_to_click_is_not_predicted_again(tiny_model, 
     assert rounds[4][0][1] is rounds[2][0][1] and rounds[4][1][1] is rounds[0][1][1]
 
 
+@pytest.mark.usefixtures("float32_cpu")
+def test_clicks_on_several_kinds_are_those_of_each_alone(tiny_model, source):
+    data, clicks = CocoFolder(source, source.parent / "images"), make_clicks(source, setting="1/category", seed=0)
+    predictor, prompts = Predictor(tiny_model, threshold=0.001), clicks["prompts"][:2]  # bolts and a nut of the first image
+    together = click_on(predictor, data[0], prompts, [0, 1], "positive", 4)
+    for k, prompt in enumerate(prompts):
+        alone = click_on(predictor, data[0], [prompt], [k], "positive", 4)
+        for pairs, ((grown, detections),) in zip(together, alone, strict=True):
+            assert pairs[k][0] == grown
+            torch.testing.assert_close(pairs[k][1].scores, detections.scores, atol=1e-5, rtol=1e-4)
+
+
 def test_the_first_point_of_every_curve_is_that_of_one_click(tiny_model, source, tmp_path, monkeypatch):
     save_model(tiny_model, tmp_path / "m.safetensors")
     results = click_curves(tmp_path / "m.safetensors", [source], tmp_path / "out.json", clicks=4, seeds=2)
