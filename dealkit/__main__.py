@@ -293,12 +293,13 @@ def rounds(
     coco: list[str],
     out: Path,
     checkpoint: Path = NANO,
-    clicks: int = 5,
+    clicks: int = 20,
     kinds: list[Literal["positive", "negative"]] = ["positive", "negative"],  # noqa: B006
     images: int | None = None,
-    seed: int = 0,
+    seeds: int = 1,
 ) -> None:
-    """AP against the number of clicks of a simulated user, who adds the worst object, or "not this" on the worst mistake.
+    """AP against the number of clicks of a simulated user, who adds the worst object, or "not this" on the worst mistake; goes on
+    where it was stopped.
 
     Args:
         coco: COCO files or patterns; images in `images` beside each.
@@ -307,20 +308,47 @@ def rounds(
         clicks: most clicks of a prompt.
         kinds: what is clicked after the first object.
         images: at most so many images of each file.
-        seed: which object is clicked first.
+        seeds: how many first clicks each prompt gets, one curve for each.
     """
     from dealkit.rounds import click_curves
+    from dealkit.tables import per_cent
 
-    results = click_curves(checkpoint, find_files(coco), out, clicks=clicks, kinds=kinds, images=images, seed=seed)
+    results = click_curves(checkpoint, find_files(coco), out, clicks=clicks, kinds=kinds, images=images, seeds=seeds)
     for kind, curve in results["mean"].items():
-        print(f"{kind:10}", "  ".join(f"{p['clicks']:.0f}: {100 * p['ap50']:.1f}" for p in curve))
+        print(f"{kind:10}", "  ".join(f"{p['clicks']}: {per_cent(p['ap50'])}" for p in curve))
+
+
+def positions(
+    coco: list[str],
+    out: Path,
+    checkpoint: Path = NANO,
+    offsets: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 0.95),
+    images: int | None = None,
+    seeds: int = 1,
+) -> None:
+    """AP against where in the object the click is, from its centre (0) to its border (1); goes on where it was stopped.
+
+    Args:
+        coco: COCO files or patterns; images in `images` beside each.
+        out: JSON to write.
+        checkpoint: model weights.
+        offsets: distances from the centre in half widths and heights of the box, 0 to 1.
+        images: at most so many images of each file.
+        seeds: how many objects of each prompt are clicked, one curve for each; every one at all offsets.
+    """
+    from dealkit.positions import position_curves
+    from dealkit.tables import per_cent
+
+    results = position_curves(checkpoint, find_files(coco), out, offsets=offsets, images=images, seeds=seeds)
+    for point in results["mean"]:
+        print(f"{point['offset']:.2f}  AP50 {per_cent(point['ap50'])}, clicked ignored {per_cent(point['ap50_ignored'])}")
 
 
 def ablate(
     grid: tyro.conf.Positional[Literal["components", "strategies", "cycles", "scales"]],
     out: Path = PROJECT_ROOT / "data" / "runs" / "ablation",
     seeds: int = 3,
-    steps: int = 600,
+    steps: int = 400,
     size: int = 128,
     coco: tuple[str, ...] = (),
     results: Path | None = None,
@@ -336,10 +364,10 @@ def ablate(
         coco: COCO files to train on besides procedural scenes.
         results: JSON of all cells.
     """
-    from dealkit.ablate import paired_gains, sweep
+    from dealkit.ablate import base_run, sweep
+    from dealkit.tables import paired_gains
 
-    schedule = TrainConfig(steps=steps, warmup=min(100, steps // 5), evaluate_every=max(steps // 4, 1), checkpoint_every=100)
-    base = RunConfig(data=DataConfig(coco=coco, size=size, sets_per_image=1), train=schedule, prompt=PromptConfig(cycles=2))
+    base = base_run(steps=steps, size=size, coco=coco)
     for row in paired_gains(sweep(base, grid, out, seeds=seeds, results=results)["rows"]):
         spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.1f}"
         print(f"{row['cell']:28} AP50 {100 * row['mean']:5.1f}{spread}   to the first {100 * row['gain']:+5.1f}")
@@ -396,7 +424,7 @@ def bench(json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None, 
 
 def main() -> None:
     app = tyro.extras.SubcommandApp()
-    analyses = (benchmark, calibrate, thresholds, transfer, rounds, ablate)
+    analyses = (benchmark, calibrate, thresholds, transfer, rounds, positions, ablate)
     for function in (demo, train, clicks, predict, evaluate, *analyses, publish, report, run, bench):
         app.command(function)
     data = tyro.extras.SubcommandApp()

@@ -9,12 +9,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from dealkit.config import RunConfig, to_dict
+from dealkit.config import DataConfig, PromptConfig, RunConfig, TrainConfig, to_dict
 from dealkit.data.synthetic import EVAL_SEED
 from dealkit.model.deal import DEAL
 from dealkit.prompts import read_json
@@ -58,6 +57,21 @@ GRIDS: dict[str, dict[str, Changes]] = {
 """Cells of each grid and what they change in the base run; the first cell is what the others are compared with."""
 
 
+def base_run(*, steps: int, size: int, coco: Sequence[str] = ()) -> RunConfig:
+    """The run that the cells of a grid change: PG-CPP with two cycles, evaluated four times.
+
+    Args:
+        steps: of every training. size: side of training crops and evaluation scenes, pixels.
+        coco: COCO files to train on besides procedural scenes.
+
+    >>> base_run(steps=600, size=128).train.evaluate_every
+    150
+    """
+    schedule = TrainConfig(steps=steps, warmup=min(100, steps // 5), evaluate_every=max(steps // 4, 1), checkpoint_every=100)
+    data = DataConfig(coco=tuple(coco), size=size, sets_per_image=1)
+    return RunConfig(data=data, train=schedule, prompt=PromptConfig(cycles=2))
+
+
 def changed(base: RunConfig, changes: Changes, seed: int) -> RunConfig:
     """The base run with a cell's changes and a seed of its own.
 
@@ -77,7 +91,7 @@ def as_json(run: RunConfig) -> Json:
 def run_cell(run: RunConfig, out: Path, scenes: int, *, scales: bool = False) -> Json:
     """Train and evaluate one cell, or read what it left: `{"config", "metrics", "curve", "minutes"}`.
 
-    `curve` holds the AP50 on 60 scenes every `evaluate_every` steps. With `scales` the metrics are those of
+    `curve` holds the AP50 on at most 60 scenes every `evaluate_every` steps. With `scales` the metrics are those of
     `evaluate_across_scales`.
 
     Raises:
@@ -91,7 +105,7 @@ def run_cell(run: RunConfig, out: Path, scenes: int, *, scales: bool = False) ->
         return results
 
     def validate(model: DEAL) -> dict[str, float]:
-        return {"val_ap50": evaluate_on_scenes(model, 60, run.data.size, CHOICE_SEED)["all"]["ap50"]}
+        return {"val_ap50": evaluate_on_scenes(model, min(scenes, 60), run.data.size, CHOICE_SEED)["all"]["ap50"]}
 
     log = fit(run, out, resume=(out / "state.pt").is_file(), validate=validate)
     model = load_model(out / "model.safetensors")
@@ -126,32 +140,3 @@ def sweep(base: RunConfig, grid: str, out: Path, *, seeds: int = 3, scenes: int 
         if results is not None:
             write_json(results, summary)
     return summary
-
-
-def paired_gains(rows: Sequence[Json], metric: str = "ap50") -> list[Json]:
-    """Per cell the mean and spread of a metric over seeds, and of its difference to the first cell with the same seed.
-
-    >>> scores = {("a", 0): 0.5, ("b", 0): 0.4, ("a", 1): 0.6, ("b", 1): 0.3}
-    >>> rows = [{"cell": cell, "seed": seed, "metrics": {"ap50": score}} for (cell, seed), score in scores.items()]
-    >>> [(g["cell"], round(g["mean"], 3), round(g["gain"], 3)) for g in paired_gains(rows)]
-    [('a', 0.55, 0.0), ('b', 0.35, -0.2)]
-    """
-    values = {(row["cell"], row["seed"]): row["metrics"][metric] for row in rows}
-    cells = list(dict.fromkeys(row["cell"] for row in rows))
-    table = []
-    for cell in cells:
-        seeds = [seed for name, seed in values if name == cell and (cells[0], seed) in values]
-        own = [values[cell, seed] for seed in seeds]
-        gains = [values[cell, seed] - values[cells[0], seed] for seed in seeds]
-        several = len(seeds) > 1
-        table.append(
-            {
-                "cell": cell,
-                "seeds": len(seeds),
-                "mean": mean(own),
-                "spread": stdev(own) if several else None,
-                "gain": mean(gains),
-                "gain_spread": stdev(gains) if several else None,
-            }
-        )
-    return table

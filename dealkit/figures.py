@@ -1,10 +1,12 @@
-"""Drawings for the notebooks: boxes, clicks, density maps, queries, loss curves, bars.
+"""Drawings for the notebooks: boxes, clicks, maps, queries, bars, and curves of trainings, clicks and ablations.
 
 `N`, `T` boxes, `h, w` cells of a map. Boxes are xyxy pixels of the image they are drawn on. Colours are those of Okabe and
 Ito, which readers with any colour vision tell apart; on images each kind of box also has a line style of its own.
 """
 
 from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -14,14 +16,15 @@ from matplotlib.collections import PatchCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Circle, Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 from torchvision.ops import box_iou
 
 from dealkit.data.coco import Sample
 from dealkit.predict import Detections
+from dealkit.tables import interval
 
 BLUE, ORANGE, GREEN, SKY, YELLOW, RED, PINK = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#F0E442", "#D55E00", "#CC79A7"
 CATEGORY_COLOURS = (SKY, ORANGE, GREEN, PINK, YELLOW, RED, BLUE)
@@ -147,11 +150,13 @@ def draw_verdicts(ax: Axes, found: Detections, sample: Sample, title: str = "", 
     legend_below(ax)
 
 
-def draw_map(ax: Axes, image: Tensor, cells: Tensor, title: str = "", *, label: str = "", top: float | None = None) -> None:
-    """A map (h, w) of stride-4 cells over its darkened image, with a colour bar; `top` is the value of the brightest colour."""
+def draw_map(
+    ax: Axes, image: Tensor, cells: Tensor, title: str = "", *, label: str = "", top: float | None = None, stride: int = 4
+) -> None:
+    """A map (h, w) of cells of `stride` pixels over its darkened image, with a colour bar; `top` is the value of the brightest
+    colour; what is 0 or less lets the image through."""
     height, width = image.shape[-2:]
     show_image(ax, image, title, dim=0.5)
-    stride = 4
     values = cells[: -(-height // stride), : -(-width // stride)].float()
     extent = (0, values.shape[1] * stride, values.shape[0] * stride, 0)
     top = top or max(float(values.max()), 1e-6)
@@ -253,4 +258,131 @@ def count_plot(true: Sequence[float], series: Mapping[str, Sequence[float]], *, 
     ax.set_title(title, loc="left")
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)
+    return figure
+
+
+def draw_quality(ax: Axes, image: Tensor, boxes: Tensor, quality: Tensor, worst: int | None, title: str = "") -> None:
+    """Objects (T, 4) in the colour of how well each is handled, (T,) 0 to 1; a ring around the worst."""
+    show_image(ax, image, title, dim=0.6)
+    colours = ScalarMappable(Normalize(0, 1), "viridis")
+    corners = [Rectangle((x1, y1), x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes.tolist()]
+    edges = colours.to_rgba(quality.clamp(0, 1).numpy())
+    ax.add_collection(PatchCollection(corners, facecolor="none", edgecolor=edges, linewidth=1.8))
+    if worst is not None:
+        x1, y1, x2, y2 = boxes[worst].tolist()
+        for width, colour in ((4.2, "black"), (2.0, "white")):
+            ring = Circle(((x1 + x2) / 2, (y1 + y2) / 2), max(x2 - x1, y2 - y1, 8.0), fill=False)
+            ring.set(edgecolor=colour, linewidth=width)
+            ax.add_patch(ring)
+    ax.figure.colorbar(colours, ax=ax, location="bottom", shrink=0.7, aspect=40, pad=0.02).set_label("score x IoU of each object")
+
+
+def cosine_figure(image: Tensor, points: Tensor, maps: Mapping[str, Tensor], *, width: float = 9) -> Figure:
+    """An image with its clicks (P, 2), and beside it the cosine maps of a click, name -> (h, w): colours from 0 to 1.
+
+    The stride of each map is found from its size.
+    """
+    axes = image_axes(*[tuple(image.shape[-2:])] * (1 + len(maps)), width=width)
+    show_image(axes[0], image, "click")
+    draw_clicks(axes[0], points, size=70)
+    for ax, (name, cells) in zip(axes[1:], maps.items(), strict=True):
+        stride = next(s for s in (4, 8, 16, 32) if -(-image.shape[-1] // s) == cells.shape[-1])
+        draw_map(ax, image, cells.clamp(min=0), name, label="cosine", top=1.0, stride=stride)
+        draw_clicks(ax, points, size=30)
+    return axes[0].figure
+
+
+def band_plot(ax: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str, by: str, *, title: str = "") -> None:
+    """Mean and standard deviation over seeds of `y`, a share shown in per cent, against `x`; a line for each value of `by`.
+
+    Rows without a value (None) are left out; of a single seed there is no band.
+    """
+    import seaborn
+
+    rows = [row for row in rows if row[y] is not None]
+    names = list(dict.fromkeys(row[by] for row in rows))
+    columns = {name: [row[name] for row in rows] for name in (x, by)} | {y: [100 * row[y] for row in rows]}
+    colours = dict(zip(names, (BLUE, ORANGE, GREEN, PINK, SKY, RED, "#777777"), strict=False))
+    style = {"hue": by, "style": by, "hue_order": names, "style_order": names, "markers": True, "dashes": False}
+    if rows:
+        seaborn.lineplot(columns, x=x, y=y, palette=colours, errorbar="sd", ax=ax, **style)
+        ax.legend(frameon=False)
+    ax.set_title(title, loc="left")
+    ax.grid(alpha=0.3)
+
+
+def learning_curves(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
+    """AP50 over the steps of a sweep's trainings, rows as in its JSON: a line per cell, mean and spread over seeds."""
+    figure, ax = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    points = [{"cell": row["cell"], **point} for row in rows for point in row["curve"]]
+    band_plot(ax, points, "step", "ap50", "cell", title=title)
+    ax.set(xlabel="step", ylabel="AP50, per cent", ylim=(0, None))
+    if points:
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return figure
+
+
+def gain_plot(gains: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
+    """Differences of the cells of a sweep to its first, paired by seed: a small dot per seed, a large one for the mean, a line
+    for Student's 95 % interval; rows of `tables.paired_gains`.
+
+    The interval of two or three seeds is wide, as it should be; one that reaches far beyond all dots is cut at the frame.
+    """
+    first, *others = gains
+    figure, ax = plt.subplots(figsize=(8, 0.9 + 0.42 * max(len(others), 1)), layout="constrained")
+    ax.axvline(0, color="grey", linewidth=1)
+    dots = [100 * value for row in others for value in row["gains"]] or [0.0]
+    low, high = min(0.0, *dots), max(0.0, *dots)
+    beyond = max(0.4 * (high - low), 0.5)
+    for y, row in enumerate(others):
+        values = [100 * value for value in row["gains"]]
+        bounds = interval(values)
+        if bounds is not None:
+            ax.plot(bounds, (y, y), color=BLUE, linewidth=2, solid_capstyle="butt")
+        ax.scatter(mean(values), y, s=80, color=BLUE, edgecolors="white", zorder=3)
+        ax.scatter(values, [y] * len(values), s=26, color=ORANGE, edgecolors="white", linewidths=0.5, zorder=4)
+    ax.set_yticks(range(len(others)), [row["cell"] for row in others])
+    ax.set(xlim=(low - beyond, high + beyond), ylim=(max(len(others), 1) - 0.5, -0.5))
+    ax.set_xlabel(f"AP50 minus that of “{first['cell']}”, points")
+    ax.grid(axis="x", alpha=0.3)
+    ax.set_title(title, loc="left")
+    return figure
+
+
+def click_plot(results: Mapping[str, Any]) -> Figure:
+    """AP50 against the number of clicks, positive beside negative further ones; results of `rounds.click_curves`.
+
+    Left over all objects; in the middle with those clicked so far ignored; right over those that are never clicked, the same at
+    every number of clicks (after negative clicks all but the first). Bands: standard deviation over seeds.
+    """
+    panels = {"ap50": "all objects", "ap50_ignored": "clicked so far ignored", "ap50_unclicked": "never clicked"}
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained", sharex=True, sharey=True)
+    rows = [
+        {"further clicks": kind, **point} for kind, seeds in results["of_seeds"].items() for curve in seeds for point in curve
+    ]
+    for ax, (metric, name) in zip(axes, panels.items(), strict=True):
+        sources = results["sources_in_mean"][metric]
+        band_plot(ax, rows, "clicks", metric, "further clicks", title=f"{name}, {sources} sources")
+        ax.set(xlabel="clicks", ylabel="AP50, per cent")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if ax is not axes[0] and ax.get_legend() is not None:
+            ax.get_legend().remove()
+    return figure
+
+
+def position_plot(results: Mapping[str, Any]) -> Figure:
+    """AP50 and hit against the distance of the click from the centre of its object; results of `positions.position_curves`.
+
+    Bands: standard deviation over seeds.
+    """
+    names = {"ap50": "AP50, all objects", "ap50_ignored": "AP50, clicked ignored", "hit": "hit: the clicked object"}
+    figure, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
+    rows = [
+        {"of": name, "offset": point["offset"], "share": point[metric]}
+        for curve in results["of_seeds"]
+        for point in curve
+        for metric, name in names.items()
+    ]
+    band_plot(ax, rows, "offset", "share", "of")
+    ax.set(xlabel="click: 0 the centre of the object, 1 its border", ylabel="per cent", ylim=(0, 100))
     return figure

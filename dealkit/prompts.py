@@ -158,6 +158,15 @@ def _draw(seed: int, image_id: int, category_id: int, annotation_id: int) -> tup
     return rank, u / 2**64, v / 2**64
 
 
+def uniform_pair(seed: int, image_id: int, category_id: int, annotation_id: int) -> tuple[float, float]:
+    """Two uniform numbers in [0, 1) that depend on nothing but the arguments: where a click of `make_clicks` is in its box.
+
+    >>> uniform_pair(0, 1, 2, 3) == uniform_pair(0, 1, 2, 3) != uniform_pair(1, 1, 2, 3)
+    True
+    """
+    return _draw(seed, image_id, category_id, annotation_id)[1:]
+
+
 def read_json(source: Any) -> Any:
     """The content of a JSON file; anything that is not a path is returned as it is.
 

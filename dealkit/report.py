@@ -22,6 +22,7 @@ from dealkit.evaluate import evaluate
 from dealkit.model.deal import DEAL
 from dealkit.predict import Detections, Predictor, predict_coco
 from dealkit.prompts import clicks_hash, make_clicks, read_json, save_clicks
+from dealkit.tables import ablation_table, noc_table, per_cent, position_table, rounds_table
 from dealkit.train import load_model, provenance, read_log, save_model, write_json
 
 Json = dict[str, Any]
@@ -283,10 +284,6 @@ def sha_of(file: Path) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
 
 
-def per_cent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f}"
-
-
 def source_table(results: Json, setting: str = "1/category centre") -> str:
     """Markdown: one row per source, mean over seeds, in per cent; the last row is the mean over sources with its spread over
     seeds."""
@@ -396,19 +393,29 @@ TABLES = {
     "speed": ("bench_nano.json", speed_table),
     "thresholds": ("thresholds_nano.json", threshold_table),
     "transfer": ("transfer_nano.json", transfer_table),
+    "rounds": ("rounds_nano.json", rounds_table),
+    "noc": ("rounds_nano.json", noc_table),
+    "positions": ("positions_nano.json", position_table),
+    "components": ("ablation_components.json", ablation_table),
+    "strategies": ("ablation_strategies.json", ablation_table),
+    "cycles": ("ablation_cycles.json", ablation_table),
 }
 """Tables of the README: the results file and the function that draws each."""
 
 
 def update_readme(readme: Path = PROJECT_ROOT / "README.md", results: Path = PROJECT_ROOT / "data" / "results") -> str:
-    """Write the tables between the markers `<!-- table NAME -->` and `<!-- end -->` of the README from the committed results."""
+    """Write the tables between the markers `<!-- table NAME -->` and `<!-- end -->` of the README from the committed results.
+
+    What stands between the markers of a table without a results file stays.
+    """
     text = readme.read_text()
     for name, (file, table) in TABLES.items():
-        values = read_json(results / file)
         start, end = f"<!-- table {name} -->", "<!-- end -->"
         if start not in text:
             raise ValueError(f"{readme}: no marker {start!r}")
+        if not (results / file).is_file():
+            continue
         head, rest = text.split(start, 1)
-        text = f"{head}{start}\n{table(values)}\n{end}{rest.split(end, 1)[1]}"
+        text = f"{head}{start}\n{table(read_json(results / file))}\n{end}{rest.split(end, 1)[1]}"
     readme.write_text(text)
     return text

@@ -1,13 +1,16 @@
-"""`dealkit.ablate`: cells, resuming and skipping, paired gains."""
+"""`dealkit.ablate`: cells, resuming and skipping."""
 
+import inspect
 from dataclasses import replace
 
 import pytest
+import yaml
 
 import dealkit.ablate
 import dealkit.train
-from dealkit.ablate import GRIDS, changed, paired_gains, run_cell, sweep
-from dealkit.config import DataConfig, PromptConfig, RunConfig, TrainConfig
+from dealkit.__main__ import ablate
+from dealkit.ablate import GRIDS, base_run, changed, run_cell, sweep
+from dealkit.config import MODELS, PROJECT_ROOT, DataConfig, PromptConfig, RunConfig, TrainConfig
 from dealkit.prompts import read_json
 from dealkit.train import fit
 
@@ -76,11 +79,23 @@ def test_a_sweep_runs_seed_by_seed_and_writes_after_every_cell(base, tmp_path, m
         sweep(base, "three", tmp_path)
 
 
-def test_gains_are_paired_by_seed():
-    """b against a: -0.1 and -0.3, mean -0.2, spread 0.1 x sqrt(2); c has one seed only, and no spread."""
-    scores = {("a", 0): 0.5, ("b", 0): 0.4, ("c", 0): 0.7, ("a", 1): 0.6, ("b", 1): 0.3}
-    a, b, c = paired_gains([{"cell": k, "seed": s, "metrics": {"ap50": v}} for (k, s), v in scores.items()])
-    assert (a["gain"], a["gain_spread"], a["seeds"]) == (0, 0, 2)
-    assert b["gain"] == pytest.approx(-0.2) and b["gain_spread"] == pytest.approx(0.02**0.5)
-    assert c["gain"] == pytest.approx(0.2) and c["gain_spread"] is None and c["spread"] is None
-    assert paired_gains([]) == []
+def test_the_base_run_is_evaluated_four_times_and_checked(tiny_config):
+    base = base_run(steps=600, size=128, coco=["a.json"])
+    assert (base.train.warmup, base.train.evaluate_every, base.prompt.cycles, base.data.coco) == (100, 150, 2, ("a.json",))
+    assert base_run(steps=2, size=64).train.evaluate_every == 1
+    with pytest.raises(ValueError, match="steps: expected at least 1"):
+        base_run(steps=0, size=64)
+
+
+def test_the_notebooks_full_run_is_that_of_the_command():
+    """What one has trained the other reads: same folder and same configs."""
+    values = yaml.safe_load((PROJECT_ROOT / "notebooks" / "params" / "03_pgcpp_ablation_full.yml").read_text())
+    options = inspect.signature(ablate).parameters
+    assert {name: values[name] for name in ("seeds", "steps", "size")} == {
+        name: options[name].default for name in ("seeds", "steps", "size")
+    }
+    base = base_run(steps=values["steps"], size=values["size"])
+    chosen = {"batch_size": values["batch_size"], "lr": values["learning_rate"], "ema_decay": values["ema_decay"]}
+    assert replace(base, model=MODELS[values["model"]], train=replace(base.train, **chosen)) == base
+    assert values["eval_scenes"] == inspect.signature(sweep).parameters["scenes"].default
+    assert PROJECT_ROOT / "data" / "runs" / values["out"] == options["out"].default and values["grids"] == list(GRIDS)[:3]

@@ -204,3 +204,14 @@ def test_the_module_runs_as_a_program_and_lists_its_commands():
     done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True)
     assert done.returncode == 0
     assert all(name in done.stdout for name in ("train", "clicks", "predict", "evaluate", "data check", "data synth"))
+
+
+def test_curves_over_clicks_and_positions_are_printed_and_written(cli, tiny_coco, checkpoint, tmp_path):
+    common = ("--coco", tiny_coco, "--checkpoint", checkpoint, "--images", 1)
+    code, out, _ = cli("rounds", *common, "--out", tmp_path / "r.json", "--clicks", 2, "--kinds", "positive")
+    assert code == 0 and "positive   1: " in out and list(json.loads((tmp_path / "r.json").read_text())["mean"]) == ["positive"]
+    code, out, _ = cli("positions", *common, "--out", tmp_path / "p.json", "--offsets", 0, 0.5)
+    assert code == 0 and [line[:4] for line in out.splitlines()[-2:]] == ["0.00", "0.50"]
+    assert json.loads((tmp_path / "p.json").read_text())["request"]["offsets"] == [0, 0.5]
+    code, _, err = cli("positions", *common, "--out", tmp_path / "q.json", "--offsets", 2)
+    assert code == 2 and "offset: expected 0 to 1, got 2" in err

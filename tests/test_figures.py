@@ -8,6 +8,7 @@ import torch
 from dealkit import figures
 from dealkit.data.coco import Sample
 from dealkit.predict import Detections
+from dealkit.tables import paired_gains
 
 matplotlib.use("Agg")
 
@@ -125,3 +126,72 @@ def test_count_plot_shows_every_estimate_and_none_below_one():
     figure = figures.count_plot([1, 5], {"after": [0.25, 40.0]})
     assert figure.axes[0].collections[0].get_offsets().tolist() == [[1, 1], [5, 40]]
     assert figure.axes[0].get_ylim()[1] > 40
+
+
+def test_maps_of_coarse_cells_cover_as_many_pixels():
+    # 40 x 60 px: 5 x 8 cells of 8 px, the last reaching over the border
+    (ax,) = figures.image_axes((40, 60))
+    figures.draw_map(ax, torch.zeros(3, 40, 60, dtype=torch.uint8), torch.ones(5, 8), stride=8)
+    assert list(ax.images[-1].get_extent()) == [0, 64, 40, 0] and ax.get_xlim() == (0, 60)
+
+
+def test_cosine_maps_stand_beside_their_image():
+    maps = {"fine": torch.ones(10, 15), "coarse": -torch.ones(2, 2)}
+    figure = figures.cosine_figure(torch.zeros(3, 40, 60, dtype=torch.uint8), torch.tensor([[5.0, 6.0]]), maps)
+    panels = [ax for ax in figure.axes if ax.get_title(loc="left")]
+    assert [ax.get_title(loc="left") for ax in panels] == ["click", "fine", "coarse"]
+    assert list(panels[2].images[-1].get_extent()) == [0, 64, 64, 0]
+    assert not panels[2].images[-1].get_array()[..., 3].any()  # what is below 0 lets the image through
+
+
+@pytest.mark.parametrize("worst", [None, 1])
+def test_qualities_colour_their_objects_and_ring_the_worst(worst):
+    (ax,) = figures.image_axes((40, 60))
+    boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [10.0, 10.0, 20.0, 30.0]])
+    figures.draw_quality(ax, torch.zeros(3, 40, 60, dtype=torch.uint8), boxes, torch.tensor([0.9, 0.1]), worst)
+    assert len(ax.collections[0].get_edgecolor()) == 2
+    assert {ring.center for ring in ax.patches} == ({(15, 20)} if worst else set())
+
+
+def trainings():
+    curve = [{"step": 1, "ap50": 0.1}, {"step": 2, "ap50": 0.2}]
+    rows = [("full", 0, 0.2), ("full", 1, 0.3), ("less", 0, 0.1), ("less", 1, 0.1)]
+    return [{"cell": c, "seed": s, "metrics": {"ap50": v}, "curve": curve} for c, s, v in rows]
+
+
+def test_learning_curves_have_a_line_per_cell_in_per_cent():
+    pytest.importorskip("seaborn")
+    (ax,) = figures.learning_curves(trainings()).axes
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["full", "less"]
+    assert ax.lines[0].get_ydata() == pytest.approx([10, 20])
+    assert not figures.learning_curves([]).axes[0].lines
+
+
+def test_gains_have_a_dot_per_seed_and_a_mean():
+    (ax,) = figures.gain_plot(paired_gains(trainings())).axes  # -0.1 and -0.2: mean -15 points
+    assert ax.collections[0].get_offsets().tolist() == [pytest.approx([-15, 0])]
+    assert ax.collections[1].get_offsets().tolist() == [pytest.approx([-10, 0]), pytest.approx([-20, 0])]
+    # standard error 5 points, times 12.71
+    assert list(ax.lines[1].get_xdata()) == pytest.approx([-15 - 63.53, -15 + 63.53], abs=0.01)
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["less"]
+    assert not figures.gain_plot(paired_gains(trainings()[:1])).axes[0].collections
+
+
+def test_click_curves_leave_out_what_no_source_has():
+    pytest.importorskip("seaborn")
+    points = [{"clicks": n, "ap50": n / 10, "ap50_ignored": 0.1, "ap50_unclicked": None} for n in (1, 2)]
+    sources = {"ap50": 3, "ap50_ignored": 2, "ap50_unclicked": 0}
+    figure = figures.click_plot({"of_seeds": {"positive": [points], "negative": [points]}, "sources_in_mean": sources})
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [
+        "all objects, 3 sources",
+        "clicked so far ignored, 2 sources",
+        "never clicked, 0 sources",
+    ]
+    assert figure.axes[0].lines[0].get_ydata() == pytest.approx([10, 20]) and not figure.axes[2].lines
+
+
+def test_position_curves_show_ap_and_hit():
+    pytest.importorskip("seaborn")
+    points = [{"offset": o, "ap50": 0.5, "ap50_ignored": 0.25, "hit": 1.0} for o in (0.0, 0.5)]
+    (ax,) = figures.position_plot({"of_seeds": [points, points]}).axes
+    assert [line.get_ydata()[0] for line in ax.lines if len(line.get_xdata()) == 2] == [50, 25, 100]

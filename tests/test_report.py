@@ -15,6 +15,7 @@ from dealkit.data.photos import photo
 from dealkit.predict import DEFAULT_CHECKPOINT, Detections, Predictor
 from dealkit.prompts import clicks_hash, load_clicks, read_json
 from dealkit.report import (
+    TABLES,
     average,
     benchmark,
     click_every_object,
@@ -260,3 +261,13 @@ def test_tables_of_thresholds_and_transfer_show_shares_in_per_cent():
     scores = {"ap50_ignored": 0.5, "ap75_ignored": 0.25}
     rows = transfer_table({"clicked": 5, "mean": dict.fromkeys(("own", "one", "mean"), scores)}).splitlines()
     assert rows[-1] == "| the mean of clicks in 5 others | 50.0 | 25.0 |" and len(rows) == 5
+
+
+def test_a_table_without_results_stays_as_it_is(tmp_path):
+    readme = tmp_path / "README.md"
+    text = "\n".join(f"<!-- table {name} -->\nNot run yet.\n<!-- end -->" for name in TABLES)
+    readme.write_text(text)
+    assert update_readme(readme, tmp_path) == text
+    readme.write_text(text.replace("<!-- table cycles -->", ""))
+    with pytest.raises(ValueError, match="no marker '<!-- table cycles -->'"):
+        update_readme(readme, tmp_path)
