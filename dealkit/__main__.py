@@ -64,9 +64,9 @@ def data_sources(write: bool = False) -> None:
     """
     from dealkit.data.sources import sources_text, update_data_card
 
-    print(sources_text())
     if write:
         update_data_card()
+    print(sources_text())
 
 
 def data_get(name: tyro.conf.Positional[str], root: Path) -> None:

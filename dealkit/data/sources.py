@@ -106,15 +106,14 @@ SOURCES: dict[str, Source] = {
         images=28_036,
         boxes=700_621,
         layout="annotations/aitod_{train,val,test}_v1.json, images/{train,val,test}/*.png",
-        note="mean size 12.8 px, 800 x 800; a third of the images are tiles of xView, others of DOTA, DIOR, VisDrone: build with "
-        "one of them and tiles repeat its images",
+        note="mean size 12.8 px, 800 x 800; a third of the images are tiles of xView, the rest of other aerial sets",
         read=read_aitod,
     ),
     "aitod-v2": Source(
         title="AI-TOD-v2",
         domain=REMOTE,
         licence="CC BY-NC-SA 4.0",
-        page="https://github.com/Chasel-Tsui/mmdet-aitod",
+        page="https://chasel-tsui.github.io/AI-TOD-v2/",
         by_hand=AITOD_BY_HAND,
         images=28_036,
         boxes=None,

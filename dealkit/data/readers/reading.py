@@ -139,7 +139,7 @@ class Reading:
         found: dict[str, Path] = {}
         for folder in folders:
             for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-                if path.suffix.lower() not in IMAGE_SUFFIXES:
+                if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
                     continue
                 if self.own and path.stem in found:
                     self.wrong(path, "image", "name", f"the same name as {found[path.stem].name}, expected one image per name")
