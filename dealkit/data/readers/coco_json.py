@@ -210,35 +210,41 @@ def _coco(
             reading.wrong(file, f"image {row['id']}", "id", "used more than once")
         else:
             images[row["id"]] = row
-    objects = defaultdict(list)
-    for i, row in enumerate(data["annotations"]):
-        where = f"annotation {row['id']}" if isinstance(row, dict) and "id" in row else f"annotations[{i}]"
-        if not isinstance(row, dict):
-            reading.wrong(file, where, "record", f"expected an object, got {row!r:.60}")
-        elif _key(row.get("image_id")) not in images:
-            reading.wrong(file, where, "image_id", f"unknown image {row.get('image_id')!r}")
-        elif _key(row.get("category_id")) not in names:
-            reading.wrong(file, where, "category_id", f"unknown category {row.get('category_id')!r}")
+    rows = data["annotations"]
+    of_image: dict[Any, list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        if isinstance(row, dict) and _key(row.get("image_id")) in images:
+            of_image[row["image_id"]].append(i)
+        elif isinstance(row, dict):
+            reading.wrong(file, _where(i, row), "image_id", f"unknown image {row.get('image_id')!r}")
         else:
-            box = row.get("bbox")
-            if not (isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box)):
-                reading.wrong(file, where, "bbox", f"expected four numbers x, y, width, height, got {box!r:.80}")
-                continue
+            reading.wrong(file, f"annotations[{i}]", "record", f"expected an object, got {row!r:.60}")
+
+    def found(i: int) -> Found | None:
+        row, rows[i] = rows[i], None  # forget it: files have millions
+        where, box, name = _where(i, row), row.get("bbox"), names.get(_key(row.get("category_id")))
+        if name is None:
+            reading.wrong(file, where, "category_id", f"unknown category {row.get('category_id')!r}")
+        elif not (isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box)):
+            reading.wrong(file, where, "bbox", f"expected four numbers x, y, width, height, got {box!r:.80}")
+        else:
             x, y, width, height = box
-            name = names[row["category_id"]]
-            ignore = name in ignored or bool(row.get("iscrowd")) or any(bool(row.get(key)) for key in ignore_keys)
-            found = Found(where, name, (x, y, x + width, y + height), ignore, _outline(row.get("segmentation")))
-            objects[row["image_id"]].append(found)
+            ignore = name in ignored or bool(row.get("iscrowd")) or any(row.get(key) for key in ignore_keys)
+            return Found(where, name, (x, y, x + width, y + height), ignore, _outline(row.get("segmentation")))
+        return None
+
     lost = []
+    folder = next((f for name in folders if (f := reading.root / name).is_dir()), reading.root / folders[0])
     for image_id, row in images.items():
-        path = _find(reading.root, folders, row["file_name"]) or reading.root / folders[0] / row["file_name"]
+        path = _find(reading.root, folders, row["file_name"]) or folder / row["file_name"]
         if missing is not None and not path.is_file():
             lost.append(row["file_name"])
             continue
         size = (row["width"], row["height"]) if "width" in row and "height" in row else None
         name = group(row) if group is not None else ""
         where = f"image {image_id}"
-        record = reading.record(path, objects[image_id], file=file, where=where, size=size, group=name, split=split)
+        objects = [o for i in of_image.pop(image_id, ()) if (o := found(i)) is not None]
+        record = reading.record(path, objects, file=file, where=where, size=size, group=name, split=split)
         if record is not None:
             yield record
     if lost:
@@ -261,6 +267,10 @@ def _outline(segmentation: Any) -> np.ndarray | None:
         return None
     polygon = np.array(values, np.float32).reshape(-1, 2)
     return polygon if np.isfinite(polygon).all() else None
+
+
+def _where(i: int, row: Row) -> str:
+    return f"annotation {row['id']}" if "id" in row else f"annotations[{i}]"
 
 
 def _key(value: Any) -> Any:

@@ -24,7 +24,7 @@ ORIENTATION = 0x0112
 """EXIF tag; 5 to 8 are images lying on their side."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Found:
     """One object as a file states it, before it is checked."""
 
@@ -153,10 +153,10 @@ class Reading:
         except UnicodeEncodeError:
             self.wrong(path, where, "file_name", "expected a name in UTF-8")
             return None
+        if path.is_file() and path.stat().st_size == 0:
+            self.wrong(path, where, "image", "an empty file, 0 bytes")
+            return None
         try:
-            if path.stat().st_size == 0:
-                self.wrong(path, where, "image", "an empty file, 0 bytes")
-                return None
             with Image.open(path) as image:
                 turned = "exif" in image.info or image.format == "TIFF"  # of a PNG, getexif would decode the pixels
                 turned = turned and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
@@ -203,16 +203,15 @@ class Reading:
             self.wrong(file, where, "width, height", stated)
             return None
         self._seen.add(name)
-        cut = ((found, self._cut(found, actual, file)) for found in objects)
-        kept = [(found, box) for found, box in cut if box is not None]
-        polygons = tuple(None if o.polygon is None else np.asarray(o.polygon, np.float32).reshape(-1, 2) for o, _ in kept)
+        kept, boxes = self._cut(list(objects), actual, file)
+        polygons = tuple(None if o.polygon is None else np.asarray(o.polygon, np.float32).reshape(-1, 2) for o in kept)
         return ImageRecord(
             path=path,
             width=actual[0],
             height=actual[1],
-            boxes=np.array([box for _, box in kept], np.float32).reshape(-1, 4),
-            categories=tuple(found.category for found, _ in kept),
-            ignore=np.array([found.ignore for found, _ in kept], bool),
+            boxes=boxes,
+            categories=tuple(found.category for found in kept),
+            ignore=np.array([found.ignore for found in kept], bool),
             polygons=polygons if any(p is not None for p in polygons) else (),
             source=self.source,
             image_id=name,
@@ -220,24 +219,29 @@ class Reading:
             split=split,
         )
 
-    def _cut(self, found: Found, size: tuple[int, int], file: Path) -> np.ndarray | None:
-        box = np.array(found.box, np.float64)
-        shown = [round(float(v), 2) for v in box]
+    def _cut(self, objects: list[Found], size: tuple[int, int], file: Path) -> tuple[list[Found], np.ndarray]:
+        """The objects that have an area inside the image, and their boxes (N, 4) cut to it; tells of the others."""
+        stated = np.array([found.box for found in objects], np.float64).reshape(-1, 4)
         frame = np.array([*size, *size], np.float64)
-        over = max(0.0, -box.min(), float((box - frame).max()))
-        if not np.isfinite(box).all():
-            wrong = f"expected four finite numbers, got {shown}"
-        elif not (box[:2] < box[2:]).all():
-            wrong = f"expected x1 < x2 and y1 < y2, got {shown} (x1, y1, x2, y2)"
-        elif self.own and over > BOX_TOLERANCE:
-            wrong = f"{shown} (x1, y1, x2, y2) is outside the image of {size[0]} x {size[1]} (width x height)"
-        else:
-            cut = np.clip(box, 0, frame).astype(np.float32)
-            if (cut[:2] < cut[2:]).all():
-                return cut
-            wrong = f"{shown} (x1, y1, x2, y2) has no area inside the image of {size[0]} x {size[1]} (width x height)"
-        self.defect(file, found.where, "box", wrong)
-        return None
+        with np.errstate(invalid="ignore", over="ignore"):
+            over = np.maximum(-stated, stated - frame).max(1, initial=-np.inf)
+            cut = np.clip(stated, 0, frame).astype(np.float32)
+        finite = np.isfinite(stated).all(1)
+        ordered = (stated[:, :2] < stated[:, 2:]).all(1)
+        inside = over <= BOX_TOLERANCE if self.own else np.ones(len(stated), bool)
+        good = finite & ordered & inside & (cut[:, :2] < cut[:, 2:]).all(1)
+        for i in np.flatnonzero(~good):
+            shown, image = stated[i].round(2).tolist(), f"the image of {size[0]} x {size[1]} (width x height)"
+            if not finite[i]:
+                wrong = f"expected four finite numbers, got {shown}"
+            elif not ordered[i]:
+                wrong = f"expected x1 < x2 and y1 < y2, got {shown} (x1, y1, x2, y2)"
+            elif not inside[i]:
+                wrong = f"{shown} (x1, y1, x2, y2) is outside {image}"
+            else:
+                wrong = f"{shown} (x1, y1, x2, y2) has no area inside {image}"
+            self.defect(file, objects[i].where, "box", wrong)
+        return [found for found, keep in zip(objects, good, strict=True) if keep], cut[good]
 
 
 def box_of(polygon: np.ndarray) -> list[float]:

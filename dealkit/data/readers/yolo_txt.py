@@ -119,9 +119,10 @@ def _yaml(reading: Reading, file: Path) -> dict:
     try:
         import yaml
     except ImportError:
-        raise ImportError(
-            f"{file}: reading it needs PyYAML: pip install dealkit[data], or write the names to classes.txt"
-        ) from None
+        reading.wrong(
+            file, "file", "content", "reading it needs PyYAML: pip install dealkit[data], or write the names to classes.txt"
+        )
+        return {}
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
