@@ -1,10 +1,11 @@
-"""`dealkit.data.download` against a local server that misbehaves, and archives that are broken or dangerous."""
+"""`dealkit.data.download` and `unpack` against a local server that misbehaves, and archives that are broken or dangerous."""
 
 import errno
 import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 import threading
@@ -17,8 +18,9 @@ import pytest
 from PIL import Image
 
 import dealkit.data.download as download
-from dealkit.data.download import check_source, fetch, get, unpack
+from dealkit.data.download import check_source, fetch, get
 from dealkit.data.sources import SOURCES, Download
+from dealkit.data.unpack import unpack
 
 BODY = bytes(range(256)) * 1200  # 300 kB
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -182,6 +184,12 @@ def test_a_wrong_checksum_removes_the_file(server, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_md5_is_checked_where_nothing_better_is_known(server, tmp_path):
+    assert quick(server.url, tmp_path / "a", md5=hashlib.md5(BODY).hexdigest()) == f"{len(BODY)} bytes, md5 as expected"
+    with pytest.raises(ValueError, match="md5 is .*, expected 00; the file was removed"):
+        quick(server.url, tmp_path / "b", md5="00")
+
+
 def test_a_wrong_size_is_told_before_anything_is_fetched(server, tmp_path):
     with pytest.raises(ValueError, match=f"the server has {len(BODY)} bytes, expected 5: another version"):
         quick(server.url, tmp_path / "a.zip", size=5)
@@ -236,7 +244,7 @@ def test_a_server_that_falls_silent_counts_as_broken(server, tmp_path):
 
 def test_too_little_room_is_told_before_the_download(server, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 1000, 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 1000, 1000))
     with pytest.raises(ValueError, match="needs 307200 bytes more, 1000 are free; make room and run again"):
         quick(server.url, tmp_path / "a.zip")
 
@@ -342,7 +350,7 @@ def test_a_broken_archive_leaves_nothing(tmp_path):
 def test_an_archive_larger_than_the_disk_is_refused(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     make_zip(tmp_path / "a.zip", {"a.bin": bytes(10**6)})
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage(10**9, 0, 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, 1000))
     with pytest.raises(ValueError, match="needs 1000000 bytes more"):
         unpack(tmp_path / "a.zip", tmp_path / "out")
 

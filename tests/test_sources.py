@@ -364,6 +364,13 @@ def test_dior_restores_names_and_finds_images_of_both_folders(made):
         list(read_dior(made(files)))
 
 
+def test_dior_of_a_mirror_and_dota_of_another_are_read(made):
+    files = {"Annotations/trainval/1.xml": voc(), "Images/trainval/1.jpg": SIDE, "Images/test/2.jpg": SIDE}
+    assert [record.image_id for record in read(read_dior, made(files))[0]] == ["Images/trainval/1.jpg"]
+    files = {"val/annotations/version2.0/P1.txt": "1 1 9 1 9 9 1 9 helipad 0", "val/images/P1.png": SIDE}
+    assert read(read_dota, made(files))[0][0].categories == ("helipad",)
+
+
 def test_dior_without_test_labels_leaves_the_test_images_out(made):
     files = {"Annotations/00001.xml": voc(), "JPEGImages-trainval/00001.jpg": SIDE, "JPEGImages-test/11726.jpg": SIDE}
     records, problems = read(read_dior, made(files))

@@ -1,30 +1,27 @@
-"""Fetching a source: downloads that go on where they broke off, are checked and unpacked safely; or how to get it by hand."""
+"""Fetching a source: downloads that go on where they broke off, are checked and unpacked; or how to get it by hand."""
 
 import errno
 import hashlib
 import http.client
-import io
 import json
 import os
 import shutil
 import ssl
 import subprocess
-import tarfile
 import time
 import urllib.error
 import urllib.request
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tqdm import tqdm
 
 from dealkit import __version__
 from dealkit.data.coco import Problem
 from dealkit.data.sources import SOURCES, Download, Source
+from dealkit.data.unpack import need_space, unpack
 
 CHUNK = 1 << 20
 PERMANENT = {400, 401, 403, 404, 405, 406, 410, 451}
@@ -38,6 +35,7 @@ def fetch(
     path: Path,
     *,
     sha256: str | None = None,
+    md5: str | None = None,
     size: int | None = None,
     tries: int = 6,
     wait: float = 1.0,
@@ -51,6 +49,7 @@ def fetch(
 
     Args:
         sha256: checksum, where it is known.
+        md5: the same, looked at where sha256 is not known.
         size: bytes, where they are known; else what the server states.
         tries: give up after so many in a row that brought nothing new.
         wait: seconds before the second try, doubled each time, a minute at most.
@@ -72,11 +71,11 @@ def fetch(
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         part = _download(url, path, size, tries, wait, timeout)
-        checked = _check(part, url, sha256, size, _read_state(path).get("total"))
+        checked = _check(part, url, sha256, md5, size, _read_state(path).get("total"))
         os.replace(part, path)
         _state_file(path).unlink(missing_ok=True)
         return checked
-    return _check(path, url, sha256, size)
+    return _check(path, url, sha256, md5, size)
 
 
 def _download(url: str, path: Path, size: int | None, tries: int, wait: float, timeout: float) -> Path:
@@ -133,7 +132,7 @@ def _attempt(url: str, path: Path, part: Path, size: int | None, timeout: float,
         version = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
         _state_file(path).write_text(json.dumps({"url": url, "version": version, "total": total}))
         if total is not None:
-            _need(path.parent, total - have, f"{url} of {total} bytes")
+            need_space(path.parent, total - have, f"{url} of {total} bytes")
             bar.total = total
         bar.n = have
         bar.refresh()
@@ -152,13 +151,14 @@ def _attempt(url: str, path: Path, part: Path, size: int | None, timeout: float,
     return have == total if total is not None else True
 
 
-def _check(file: Path, url: str, sha256: str | None, size: int | None, announced: int | None = None) -> str:
+def _check(file: Path, url: str, sha256: str | None, md5: str | None, size: int | None, announced: int | None = None) -> str:
     """What was checked, in words; removes a file that is wrong."""
     found = file.stat().st_size
     if size is not None and found != size:
         _remove(file)
         raise ValueError(f"{url}: {found} bytes came, expected {size}; the file was removed, run again")
-    digest = hashlib.sha256()
+    kind, expected = ("md5", md5) if sha256 is None and md5 is not None else ("sha256", sha256)
+    digest = hashlib.new(kind, usedforsecurity=False)
     with (
         open(file, "rb") as stream,
         tqdm(desc=f"check {file.name}", unit="B", unit_scale=True, total=found, delay=3, leave=False) as bar,
@@ -166,13 +166,13 @@ def _check(file: Path, url: str, sha256: str | None, size: int | None, announced
         while block := stream.read(CHUNK):
             digest.update(block)
             bar.update(len(block))
-    if sha256 is None:
+    if expected is None:
         known = "as expected" if size is not None else "as the server announced" if announced == found else "of unknown length"
         return f"{found} bytes {known}; no checksum is published, its sha256 is {digest.hexdigest()}"
-    if digest.hexdigest() != sha256.lower():
+    if digest.hexdigest() != expected.lower():
         _remove(file)
-        raise ValueError(f"{url}: sha256 is {digest.hexdigest()}, expected {sha256}; the file was removed, run again")
-    return f"{found} bytes, sha256 as expected"
+        raise ValueError(f"{url}: {kind} is {digest.hexdigest()}, expected {expected}; the file was removed, run again")
+    return f"{found} bytes, {kind} as expected"
 
 
 def _remove(file: Path) -> None:
@@ -198,98 +198,6 @@ def _content_range(text: str) -> tuple[int | None, int | None]:
     span, _, total = rest.partition("/")
     start = span.partition("-")[0]
     return (int(start) if unit == "bytes" and start.isdigit() else None, int(total) if total.isdigit() else None)
-
-
-def _need(folder: Path, count: int, what: str) -> None:
-    free = shutil.disk_usage(folder).free
-    if count > free:
-        raise ValueError(f"{folder}: {what} needs {count} bytes more, {free} are free; make room and run again to go on")
-
-
-def unpack(archives: Path | Sequence[Path], folder: Path) -> int:
-    """Unpack a zip or tar file, or one cut in pieces, into a folder; gives the number of files.
-
-    Files come into being in a hidden folder and move to their places when all are there, so that no half-written file ever has
-    its name. Links and names that lead out of the folder are refused; the folder `__MACOSX` is left out.
-
-    Raises:
-        ValueError: broken, dangerous, larger than the free space, or neither zip nor tar; names the member.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as name:
-    ...     with zipfile.ZipFile(Path(name, "a.zip"), "w") as file:
-    ...         file.writestr("images/a.txt", "hello")
-    ...     unpack(Path(name, "a.zip"), Path(name, "out")), Path(name, "out/images/a.txt").read_text()
-    (1, 'hello')
-    """
-    pieces = [archives] if isinstance(archives, Path) else list(archives)
-    hidden = folder / f".{pieces[0].name}.unpacking"
-    shutil.rmtree(hidden, ignore_errors=True)
-    hidden.mkdir(parents=True)
-    try:
-        if zipfile.is_zipfile(pieces[0]):
-            _unzip(pieces[0], hidden)
-        else:
-            _untar(pieces, hidden)
-        files = [path for path in hidden.rglob("*") if not path.is_dir()]
-        for path in files:
-            target = folder / path.relative_to(hidden)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, target)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise ValueError(f"{pieces[0]}: cannot be unpacked: {error}") from error
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
-    return len(files)
-
-
-def _unzip(archive: Path, folder: Path) -> None:
-    inside = folder.resolve()
-    with zipfile.ZipFile(archive) as file:
-        members = [m for m in file.infolist() if not m.filename.startswith("__MACOSX/")]
-        for member in members:
-            if not (folder / member.filename).resolve().is_relative_to(inside):
-                raise ValueError(f"{archive}: {member.filename!r} leads out of the folder")
-            if member.external_attr >> 16 & 0o170000 == 0o120000:
-                raise ValueError(f"{archive}: {member.filename!r} is a link")
-        _need(folder, sum(member.file_size for member in members), str(archive))
-        for member in tqdm(members, desc=f"unpack {archive.name}", delay=3, leave=False):
-            file.extract(member, folder)
-
-
-def _untar(pieces: Sequence[Path], folder: Path) -> None:
-    if not hasattr(tarfile, "data_filter"):
-        raise ValueError("unpacking tar files safely needs Python 3.10.12, 3.11.4 or newer")
-    with _Joined(pieces) as joined, tarfile.open(fileobj=io.BufferedReader(joined, CHUNK), mode="r|*") as file:
-        for member in tqdm(file, desc=f"unpack {pieces[0].name}", delay=3, leave=False):
-            if member.issym() or member.islnk():
-                raise ValueError(f"{pieces[0]}: {member.name!r} is a link")
-            if member.name.startswith("__MACOSX/"):
-                continue
-            if member.isfile():
-                _need(folder, member.size, f"{pieces[0]}: {member.name}")
-            file.extract(member, folder, filter="data")
-
-
-class _Joined(io.RawIOBase):
-    """Files read as one, in order."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._files: list[BinaryIO] = [open(path, "rb") for path in paths]  # noqa: SIM115
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        for file in self._files:
-            if count := file.readinto(buffer):  # type: ignore[attr-defined]
-                return count
-        return 0
-
-    def close(self) -> None:
-        for file in self._files:
-            file.close()
-        super().close()
 
 
 def get(name: str, root: Path) -> tuple[str, int]:
@@ -338,7 +246,7 @@ def _get(item: Download, folder: Path) -> str:
                 f"{item.url}: the pieces in {done.parent} have {found} bytes, expected {item.size}; remove them and run again"
             )
     else:
-        checked = fetch(item.url, pieces[0], sha256=item.sha256, size=item.size)
+        checked = fetch(item.url, pieces[0], sha256=item.sha256, md5=item.md5, size=item.size)
     count = unpack(pieces, folder)
     done.write_text(json.dumps({"url": item.url, "checked": checked, "files": count}, indent=1) + "\n")
     for piece in pieces:

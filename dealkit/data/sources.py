@@ -38,6 +38,8 @@ class Download:
     """URLs of the pieces of one archive cut in pieces, in order; `url` then only names the whole."""
     sha256: str | None = None
     """Checksum of the whole, where it is known."""
+    md5: str | None = None
+    """The same, where only this one is published."""
     size: int | None = None
     """Bytes of the whole, where they are known."""
 
@@ -86,11 +88,33 @@ class Source:
 
 
 ULTRALYTICS = "https://github.com/ultralytics/assets/releases/download/v0.0.0/VisDrone2019-DET-{}.zip"
-WIDERFACE = "https://huggingface.co/datasets/CUHK-CSE/wider_face/resolve/main/data/{}.zip"
+WIDERFACE = "https://huggingface.co/datasets/CUHK-CSE/wider_face/resolve/main/data/{}"
 VEDAI = "https://downloads.greyc.fr/vedai/{}"
+DIOR = "https://huggingface.co/datasets/torchgeo/dior/resolve/0b8439a538b66457e553a8bd9105ef093cce8169/{}"
+DOTA = "https://huggingface.co/datasets/isaaccorley/dota/resolve/672e63236622f7da6ee37fca44c50ac368b77cab/{}"
 DOTA_PAGE = "https://captain-whu.github.io/DOTA/dataset.html"
-DOTA_BY_HAND = "Google Drive and Baidu shares on its page; unpack the images of each split into one folder images"
 DOTA_LICENCE = "academic use only; Google Earth terms"
+DOTA_MD5 = {
+    "dotav1.0_images_train.tar.gz": "363b472dc3c71e7fa2f4a60223b437ea",
+    "dotav1.0_images_val.tar.gz": "42293219ba61d61c417ae558bbe1f2ba",
+    "dotav2.0_images_train.tar.gz": "91ae5212d170330ab9f65ccb6c675763",
+    "dotav2.0_images_val.tar.gz": "737f65edf54b5aa627b3d48b0e253095",
+    "dotav1.0_annotations_train.tar.gz": "f6788257bcc4d29018344a4128e3734a",
+    "dotav1.0_annotations_val.tar.gz": "28155c05b1dc3a0f5cb6b9bdfef85a13",
+    "dotav1.5_annotations_train.tar.gz": "0da97e5623a87d7bec22e75f6978dbce",
+    "dotav1.5_annotations_val.tar.gz": "85bf945788784cf9b4f1c714453178fc",
+    "dotav2.0_annotations_train.tar.gz": "04d3d626df2203053b7f06581b3b0667",
+    "dotav2.0_annotations_val.tar.gz": "ec53c1dbcfc125d7532bd6a065c647ac",
+}
+"""Source: torchgeo 0.8.1, which reads the same mirror."""
+
+
+def _dota(version: str, *images: str) -> tuple[Download, ...]:
+    names = [f"dotav{v}_images_{s}.tar.gz" for v in images for s in ("train", "val")]
+    names += [f"dotav{version}_annotations_{split}.tar.gz" for split in ("train", "val")]
+    return tuple(Download(url=DOTA.format(name), md5=DOTA_MD5[name]) for name in names)
+
+
 AITOD_BY_HAND = (
     "annotations and part of the images from the OneDrive share on its page, the xView training images from xviewdataset.org "
     "(registration), then make the other images with the authors' aitodtoolkit"
@@ -150,11 +174,11 @@ SOURCES: dict[str, Source] = {
         domain=REMOTE,
         licence=DOTA_LICENCE,
         page=DOTA_PAGE,
-        by_hand=DOTA_BY_HAND,
+        downloads=_dota("1.0", "1.0"),
         images=2_806,
         boxes=188_282,
         layout="{train,val}/images/*.png, {train,val}/labelTxt/*.txt",
-        note="large images, oriented polygons, 15 categories; test labels are not public",
+        note="large images, oriented polygons, 15 categories; test labels are not public; downloads are torchgeo's mirror",
         read=partial(read_dota, version="1.0"),
     ),
     "dota-v1.5": Source(
@@ -162,7 +186,7 @@ SOURCES: dict[str, Source] = {
         domain=REMOTE,
         licence=DOTA_LICENCE,
         page=DOTA_PAGE,
-        by_hand=DOTA_BY_HAND,
+        downloads=_dota("1.5", "1.0"),
         images=2_806,
         boxes=None,
         layout="{train,val}/images/*.png, {train,val}/labelTxt-v1.5/*.txt",
@@ -174,11 +198,11 @@ SOURCES: dict[str, Source] = {
         domain=REMOTE,
         licence=DOTA_LICENCE,
         page=DOTA_PAGE,
-        by_hand=DOTA_BY_HAND + "; 2.0 needs the images of 1.0, too",
+        downloads=_dota("2.0", "1.0", "2.0"),
         images=11_268,
         boxes=1_793_658,
         layout="{train,val}/images/*.png, {train,val}/labelTxt-v2.0/*.txt",
-        note="18 categories; the paper's second unseen data set; use one version",
+        note="18 categories; the paper's second unseen data set; use one version; test labels are not public",
         read=partial(read_dota, version="2.0"),
     ),
     "dior": Source(
@@ -186,11 +210,16 @@ SOURCES: dict[str, Source] = {
         domain=REMOTE,
         licence="academic use",
         page="https://ieee-dataport.org/documents/dior",
-        by_hand="the share of its authors; mirrors differ in the spelling of categories, one has no test labels",
+        downloads=(
+            Download(url=DIOR.format("Images_trainval.zip"), md5="070e9314120403e5c965d12fe5321cb0"),
+            Download(url=DIOR.format("Annotations_trainval.zip"), md5="90e045de37255c5919bbecf659b72c1a"),
+        ),
         images=23_463,
         boxes=192_472,
-        layout="Annotations/Horizontal Bounding Boxes/*.xml, ImageSets/Main/{train,val,test}.txt, JPEGImages-{trainval,test}",
-        note="20 categories, 800 x 800, many large objects; the paper's first unseen data set",
+        layout="Annotations/Horizontal Bounding Boxes/*.xml, ImageSets/Main/*.txt, JPEGImages-{trainval,test}; or the mirror's "
+        "Annotations/trainval, Images/trainval",
+        note="20 categories, 800 x 800, many large objects; the paper's first unseen data set; downloads are torchgeo's "
+        "mirror, which has no test labels: those are in the authors' share",
         read=read_dior,
     ),
     "visdrone": Source(
@@ -304,10 +333,25 @@ SOURCES: dict[str, Source] = {
         domain=DAILY,
         licence=UNKNOWN,
         page="http://shuoyang1213.me/WIDERFACE/",
-        downloads=tuple(Download(url=WIDERFACE.format(name)) for name in ("wider_face_split", "WIDER_train", "WIDER_val")),
+        downloads=(
+            Download(
+                url=WIDERFACE.format("wider_face_split.zip"),
+                sha256="c7561e4f5e7a118c249e0a5c5c902b0de90bbf120d7da9fa28d99041f68a8a5c",
+            ),
+            Download(
+                url=WIDERFACE.format("WIDER_train.zip"),
+                sha256="e23b76129c825cafae8be944f65310b2e1ba1c76885afe732f179c41e5ed6d59",
+                size=1_465_602_149,
+            ),
+            Download(
+                url=WIDERFACE.format("WIDER_val.zip"),
+                sha256="f9efbd09f28c5d2d884be8c0eaef3967158c866a593fc36ab0413e4b2a58a17a",
+                size=362_752_168,
+            ),
+        ),
         images=32_203,
         boxes=393_703,
-        size="1.6 GB",
+        size="1.8 GB",
         layout="wider_face_split/wider_face_{train,val}_bbx_gt.txt, WIDER_{train,val}/images/<event>/*.jpg",
         note="faces of all sizes; invalid faces are flagged; test labels are not public",
         read=read_widerface,

@@ -74,7 +74,8 @@ def read_voc(
 
 
 def read_dior(root: str | Path, *, on_problem: OnProblem | None = None) -> Iterator[ImageRecord]:
-    """DIOR: `Annotations/Horizontal Bounding Boxes/*.xml`, `ImageSets/Main/*.txt`, `JPEGImages-trainval/`, `JPEGImages-test/`.
+    """DIOR: `Annotations/Horizontal Bounding Boxes/*.xml`, `ImageSets/Main/*.txt`, `JPEGImages-trainval/`, `JPEGImages-test/`;
+    or a mirror's `Annotations/trainval/*.xml` and `Images/{trainval,test}`.
 
     Names of categories are the authors', whatever a mirror made of their case, blanks and hyphens. Corners are taken as 1-based
     and inclusive. Images of a split without any XML file (a mirror has no test labels) are left out, not read as empty.
@@ -91,9 +92,12 @@ def read_dior(root: str | Path, *, on_problem: OnProblem | None = None) -> Itera
     reading = Reading("dior", root, on_problem)
     root = Path(root)
     folder = (
-        reading.first("Annotations/[Hh]orizontal*", "Annotations/hbb", "[Hh]orizontal*", "Annotations") or root / "Annotations"
+        reading.first("Annotations/[Hh]orizontal*", "[Hh]orizontal*", "Annotations/trainval", "Annotations")
+        or root / "Annotations"
     )
-    images = reading.images(*(root / f for f in ("JPEGImages-trainval", "JPEGImages-test", "JPEGImages")))
+    images = reading.images(
+        *(root / f for f in ("JPEGImages-trainval", "JPEGImages-test", "JPEGImages", "Images/trainval", "Images/test"))
+    )
     lists = [reading.first(f"ImageSets/Main/{s}.txt", f"Main/{s}.txt") for s in ("train", "val", "test")]
     splits = _splits(reading, [file for file in lists if file is not None])
     names = {_plain(name): name for name in DIOR_CATEGORIES}
