@@ -39,6 +39,7 @@ class Server(ThreadingHTTPServer):
         self.errors = []  # status of the first answers
         self.asked = []  # Range headers
         self.stated = None  # Content-Length that is wrong
+        self.chunked = False  # no Content-Length at all
         self.on_answer = None
 
     @property
@@ -69,10 +70,14 @@ class Handler(BaseHTTPRequestHandler):
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         self.send_header("ETag", server.etag)
-        self.send_header("Content-Length", str(server.stated or len(body) - start))
-        self.end_headers()
         send = body[start:]
         cut = server.drop_after.pop(0) if server.drop_after else None
+        if server.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+            send = b"%x\r\n%s\r\n0\r\n\r\n" % (len(send), send)
+        else:
+            self.send_header("Content-Length", str(server.stated or len(body) - start))
+        self.end_headers()
         self.wfile.write(send if cut is None else send[:cut])
         if server.on_answer is not None:
             server.on_answer()
@@ -136,6 +141,12 @@ def test_a_server_that_ignores_ranges_and_always_breaks_is_given_up(server, tmp_
     with pytest.raises(ValueError, match="4 tries in a row brought nothing new, the last: .*; 150000 bytes are kept"):
         quick(server.url, tmp_path / "a.zip", tries=4)
     assert len(server.asked) == 5  # the first brought something
+
+
+def test_a_server_that_does_not_say_how_long_the_file_is(server, tmp_path):
+    server.chunked, server.drop_after = True, [150_007]  # 7 bytes of them are the length of the chunk
+    quick(server.url, tmp_path / "a.zip", sha256=SHA)
+    assert (tmp_path / "a.zip").read_bytes() == BODY and server.asked == [None, "bytes=150000-"]
 
 
 def test_a_file_that_changed_on_the_server_is_not_glued_to_the_old_part(server, tmp_path):
@@ -384,7 +395,7 @@ def test_get_fetches_unpacks_checks_and_remembers(server, tmp_path, make_source,
     make_source(Download(url=server.url))
     text, code = get("made", tmp_path / "raw")
     assert code == 0 and text.endswith("1 images, 1 objects, 0 of them ignored; nothing left out")
-    assert "licence: CC0; by downloading you accept it" in capsys.readouterr().out
+    assert "by downloading you accept its owners' terms (CC0)" in capsys.readouterr().out
     assert not list((tmp_path / "raw/made").rglob("*.zip")) and len(server.asked) == 2
     assert get("made", tmp_path / "raw")[1] == 0 and len(server.asked) == 2
 

@@ -120,7 +120,9 @@ def _attempt(url: str, path: Path, part: Path, size: int | None, timeout: float,
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as response:
         if response.status == 206:
             start, total = _content_range(response.headers.get("Content-Range", ""))
-            if start != have or total != state.get("total", total):
+            known = state.get("total")
+            total = known if total is None else total
+            if start != have or known not in (None, total):
                 part.unlink()
                 raise http.client.HTTPException(f"asked for the rest from byte {have}, the server sends something else")
         else:  # the whole file: the first time, ranges ignored, or another version
@@ -222,7 +224,7 @@ def get(name: str, root: Path) -> tuple[str, int]:
         raise ValueError(f"{name}: no such source; {hint}")
     source, folder = SOURCES[name], Path(root) / name
     if source.downloads:
-        print(f"{source.title}: licence: {source.licence}; by downloading you accept it: {source.page}", flush=True)
+        print(f"{source.title}: by downloading you accept its owners' terms ({source.licence}): {source.page}", flush=True)
         for item in source.downloads:
             print(f"{item.url}: {_get(item, folder)}", flush=True)
     elif not folder.is_dir() or not any(folder.iterdir()):
