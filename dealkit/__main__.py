@@ -56,6 +56,34 @@ def data_synth(out: Path, count: int = 500, size: int = 256, seed: int | None = 
     print(write_coco(out, count, size=size, seed=EVAL_SEED if seed is None else seed))
 
 
+def data_sources(write: bool = False) -> None:
+    """List the public data sets that can be read: domain, licence, how to get each, size, what it is known for.
+
+    Args:
+        write: also write the table of the data card, `data/README.md`.
+    """
+    from dealkit.data.sources import sources_text, update_data_card
+
+    if write:
+        update_data_card()
+    print(sources_text())
+
+
+def data_get(name: tyro.conf.Positional[str], root: Path) -> None:
+    """Fetch a source into ROOT/NAME and check it, or say how to get it by hand; exit code 2 if it is not there, 1 if nothing in
+    it can be read. Run again after an interruption: it goes on where it was.
+
+    Args:
+        name: key of `data sources`.
+        root: folder that holds one folder per source.
+    """
+    from dealkit.data.download import get
+
+    text, code = get(name, root)
+    print(text)
+    sys.exit(code)
+
+
 def train(
     out: Path,
     model: Literal["nano", "small"] = "nano",
@@ -430,12 +458,16 @@ def main() -> None:
     data = tyro.extras.SubcommandApp()
     data.command(data_check, name="check")
     data.command(data_synth, name="synth")
+    data.command(data_sources, name="sources")
+    data.command(data_get, name="get")
     started = time.monotonic()
     try:
         if sys.argv[1:2] == ["data"]:
             data.cli(prog="python -m dealkit data", description="Check, make and build data.", args=sys.argv[2:])
         else:
-            app.cli(prog="python -m dealkit", description=f"{__doc__} Also: `data check`, `data synth`.")
+            app.cli(
+                prog="python -m dealkit", description=f"{__doc__} Also: `data check`, `data synth`, `data sources`, `data get`."
+            )
     except (ValueError, FloatingPointError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
