@@ -27,7 +27,7 @@ SUPERCATEGORIES = {
 """Super-category -> words of category names; the last word of a name that is listed decides (`traffic light`, `tennis ball`,
 `grape berry`)."""
 
-OF_SOURCE = {"tt100k": "traffic", "sirst": "target", "sirst_v2": "target"}
+OF_SOURCE = {"tt100k": "traffic", "sirst": "target", "sirst-v2": "target"}
 """Sources whose names are codes, or which show one kind of thing only. TT100K's are the codes of Chinese traffic signs."""
 
 _WORDS = {word: name for name, words in SUPERCATEGORIES.items() for word in words.split()}

@@ -127,3 +127,26 @@ def components(count: int, pairs: np.ndarray) -> np.ndarray:
     first = np.full(count, count, dtype=np.int64)
     np.minimum.at(first, labels, np.arange(count))
     return first[labels]
+
+
+def find_copies(order: np.ndarray, pairs: np.ndarray) -> dict[int, int]:
+    """Which images to leave out so that no two that remain are a pair, and the image each is a copy of.
+
+    Args:
+        order: images, those to keep rather than others first.
+        pairs: (P, 2) images that are copies of each other.
+
+    >>> find_copies(np.array([2, 0, 1]), np.array([[0, 1], [1, 2]]))  # 1 is a copy of 2; 0 is one of 1 only, and stays
+    {1: 2}
+    """
+    copies_of: dict[int, list[int]] = {}
+    for i, j in pairs.tolist():
+        copies_of.setdefault(i, []).append(j)
+        copies_of.setdefault(j, []).append(i)
+    place = {int(image): k for k, image in enumerate(order)}
+    removed: dict[int, int] = {}
+    for image in sorted(copies_of, key=place.__getitem__):
+        earlier = [other for other in copies_of[image] if place[other] < place[image] and other not in removed]
+        if earlier:
+            removed[image] = min(earlier, key=place.__getitem__)
+    return removed
