@@ -12,7 +12,7 @@ SUPERCATEGORIES = {
     "pickup taxi ambulance excavator bulldozer crane forklift locomotive railway wagon cargo loader grader scooter hauler mixer",
     "aircraft": "airplane plane aeroplane aircraft helicopter drone balloon",
     "ship": "ship boat jetski vessel ferry yacht barge sailboat motorboat tugboat maritime buoy appliances",
-    "traffic": "sign light camera cone signal",
+    "traffic": "sign light camera cone signal arrow",
     "structure": "bridge tank pool swimming harbor harbour court field stadium windmill mill airport helipad chimney dam "
     "overpass roundabout station area toll container building pylon tower hut shed hangar facility diamond track pad pier lot",
     "plant": "plant grape berry apple fruit mushroom tree flower wheat spike leaf seed tomato olive weed cotton boll",

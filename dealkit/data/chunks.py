@@ -163,6 +163,9 @@ def _cut_image(
     if (width, height) != (row["width"], row["height"]):
         note("image of another size than stated", 1, f"stated {row['width']} x {row['height']}, is {width} x {height}")
         return None
+    if row["boxes"] and (pixels == pixels[0, 0]).all():
+        note("image of one colour with objects")
+        return None
     boxes = np.float32(row["boxes"]).reshape(-1, 4)
     category, ignore = np.int32(row["category"]), np.array(row["ignore"], dtype=bool)
     polygons = [np.float32(p).reshape(-1, 2) if p else None for p in row["polygons"]]

@@ -79,7 +79,7 @@ def near_pairs(hashes: np.ndarray, distance: int) -> np.ndarray:
     if not 0 <= distance < HASH_BITS:
         raise ValueError(f"near_pairs: distance: expected 0 to {HASH_BITS - 1}, got {distance}")
     count = len(hashes)
-    bits = np.unpackbits(np.ascontiguousarray(hashes).view(np.uint8).reshape(count, -1), axis=1)
+    bits = np.unpackbits(np.ascontiguousarray(hashes).view(np.uint8).reshape(count, HASH_BITS // 8), axis=1)
     found = [np.zeros(0, np.int64)]
     for part in np.array_split(np.arange(HASH_BITS), distance + 1) if count else []:
         key = np.unique(np.packbits(bits[:, part], axis=1), axis=0, return_inverse=True)[1].ravel()

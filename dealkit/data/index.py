@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BOX_COLUMNS = ("x1", "y1", "x2", "y2")
+SPLITS = ("train", "val", "test")
 TEXT_COLUMNS = ("file_name", "split", "source", "domain", "own_split", "group", "image_id", "origin")
 SIZE_COLUMNS = ("width", "height", "origin_width", "origin_height", "x", "y", "num_boxes")
 
@@ -134,17 +135,17 @@ class TinySet(torch.utils.data.Dataset[Sample]):
     def _open(self) -> None:
         pa = arrow()
         try:
-            file = pa.parquet.ParquetFile(self.path, pre_buffer=False, read_dictionary=["split", "source", "domain"])
+            schema = pa.parquet.read_schema(self.path)
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.path}: no such index; made by `python -m dealkit data build`") from None
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{self.path}: not a Parquet file: {error}") from None
-        with file:
-            missing = {*TEXT_COLUMNS, *SIZE_COLUMNS, *BOX_COLUMNS, "label", "ignore"} - set(file.schema_arrow.names)
-            metadata = file.schema_arrow.metadata or {}
-            if missing or b"categories" not in metadata:
-                lacks = f"column {sorted(missing)[0]}" if missing else "categories in its metadata"
-                raise ValueError(f"{self.path}: not the index of a TinySet: no {lacks}")
+        missing = {*TEXT_COLUMNS, *SIZE_COLUMNS, *BOX_COLUMNS, "label", "ignore"} - set(schema.names)
+        metadata = schema.metadata or {}
+        if missing or b"categories" not in metadata:
+            lacks = f"column {sorted(missing)[0]}" if missing else "categories in its metadata"
+            raise ValueError(f"{self.path}: not the index of a TinySet: no {lacks}")
+        with pa.parquet.ParquetFile(self.path, read_dictionary=["split", "source", "domain"]) as file:
             categories = json.loads(metadata[b"categories"])
             # Texts before boxes, and one row group at a time: what one step frees serves the next, and the peak stays low.
             self._file_name = file.read(["file_name"], use_threads=False)["file_name"].combine_chunks()
@@ -196,7 +197,7 @@ class TinySet(torch.utils.data.Dataset[Sample]):
         """The images of this part that are of a split, a domain and a source; nothing is copied but their row numbers.
 
         Raises:
-            ValueError: the index has no such split, domain or source; names those it has.
+            ValueError: the index has no such domain or source, names those it has; or no such split can be. A part may be empty.
         """
         keep = np.ones(len(self.members), dtype=bool)
         for field, wanted, (codes, names) in (
@@ -205,6 +206,9 @@ class TinySet(torch.utils.data.Dataset[Sample]):
             ("source", source, self._source),
         ):
             if wanted is not None:
+                if field == "split" and wanted in SPLITS and wanted not in names:
+                    keep[:] = False
+                    continue
                 if wanted not in names:
                     raise ValueError(f"{self.path}: {field}: expected one of {', '.join(sorted(names))}, got {wanted!r}")
                 keep &= codes[self.members] == names.index(wanted)

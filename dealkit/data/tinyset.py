@@ -5,7 +5,7 @@ out is freed of copies, divided into splits and written. The first two keep thei
 that a build that was killed goes on where it was. What a build writes depends on its sources and settings only, not on the number
 of workers, the engine, or how often it was interrupted.
 
-The output: `images/` (tiles as PNG, other images as hard links to the originals), `train.json`, `val.json` and `test.json` (COCO),
+The output: `images/` (tiles as PNG, other images as hard links to the originals), `train.json`, `val.json`, `test.json` (COCO),
 `index.parquet` (`dealkit.data.index`), `report.json` (what was left out and why), `build.json` (settings; written last).
 """
 
@@ -31,11 +31,9 @@ from dealkit.data.categories import supercategory
 from dealkit.data.chunks import EXAMPLES, Reader, SourceFolder, cut_chunk, read_records, summarise_notes, write_atomically
 from dealkit.data.coco import CocoFolder
 from dealkit.data.duplicates import components, find_copies, near_pairs, same_objects
-from dealkit.data.index import BOX_COLUMNS, TEXT_COLUMNS, arrow, write_index
+from dealkit.data.index import BOX_COLUMNS, SPLITS, TEXT_COLUMNS, arrow, write_index
 from dealkit.data.parallel import Engine, map_tasks
 from dealkit.data.records import ImageRecord
-
-SPLITS = ("train", "val", "test")
 
 NO_DOMAIN = "not stated"
 
@@ -114,6 +112,21 @@ def build(
     _write_json(out / "build.json", made_of)
     shutil.rmtree(out / "work")
     return report
+
+
+def report_text(report: Mapping[str, Any]) -> str:
+    """What `python -m dealkit data build` prints of its report: splits, what was left out, sources that failed."""
+    lines = []
+    for split, domains in report["splits"].items():
+        for domain, row in domains.items():
+            lines.append(f"{split:6} {domain:25} {row['images']:9,} images {row['objects']:11,} objects")
+    for reason, row in report["dropped"].items():
+        lines.append(f"{row['count']:9,} x {reason}, as {row['examples'][0]}")
+    for name, row in report["problems"].items():
+        lines.append(f"{row['count']:9,} problems in {name}, as {row['examples'][0]}")
+    lines += [f"moved from {move}: {count:,} images, for what they resemble" for move, count in report["moved"].items()]
+    lines += [f"skipped: {name}: no reader of that name, no COCO file" for name in report["skipped"]]
+    return "\n".join([*lines, *(f"left out: {name}: {error}" for name, error in report["failed"].items())])
 
 
 def find_sources(
@@ -247,10 +260,8 @@ def _merge(sources: list[SourceFolder], out: Path, config: BuildConfig, domains:
     group_names = [f"{row['source']}/{row['group']}" for row in seen]
     kept = [i for i in range(len(seen)) if i not in removed]
     splits = dict.fromkeys(range(len(seen)), "")
-    column = [
-        [values[i] for i in kept] for values in (groups, group_names, [r["source"] for r in seen], [r["split"] for r in seen])
-    ]
-    splits.update(zip(kept, assign_splits(*column, config), strict=True))
+    of_image = (groups, group_names, [row["source"] for row in seen], [row["split"] for row in seen])
+    splits.update(zip(kept, assign_splits(*([values[i] for i in kept] for values in of_image), config), strict=True))
 
     columns, categories = _columns(parts, seen, splits, groups, group_names, domains, out)
     write_index(out / "index.parquet", columns, categories)
@@ -359,9 +370,8 @@ def _columns(
     offsets = np.concatenate([[0], np.cumsum(np.asarray(boxes.value_lengths(), dtype=np.int64) // 4)])
     of_boxes = pa.array(offsets, pa.int32())
     columns: dict[str, Any] = {"file_name": table["file_name"].to_pylist()}
-    columns |= {
-        name: [texts[row][name] for row in rows.tolist()] for name in [*TEXT_COLUMNS[1:], "origin_width", "origin_height"]
-    }
+    from_texts = [*TEXT_COLUMNS[1:], "origin_width", "origin_height"]
+    columns |= {name: [texts[row][name] for row in rows.tolist()] for name in from_texts}
     columns |= {name: np.asarray(table[name]) for name in ("width", "height", "x", "y")}
     columns |= {"num_boxes": np.diff(offsets).astype(np.int32)}
     columns |= {name: pa.ListArray.from_arrays(of_boxes, pa.array(flat[:, k])) for k, name in enumerate(BOX_COLUMNS)}
