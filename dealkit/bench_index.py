@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dealkit.data.index import BOX_COLUMNS, SIZE_COLUMNS, TEXT_COLUMNS, arrow, write_index
+from dealkit.train import provenance
 
 BOXES_PER_IMAGE = 9_000_000 / 268_000
 """Source: TinySet-9M, arXiv 2604.02773: 9M+ boxes in 268K+ images."""
@@ -144,8 +145,9 @@ def bench_index(boxes: int = 9_000_000, coco_boxes: int = 1_000_000, reads: int 
         reads: random records read from each.
 
     Returns:
-        `open_s`, `open_rss_mb` and `records_per_s` of the largest index; `rows`: all measurements; `growth`: for each reader
-        the exponent with which time and memory (above that of the imports) grow with the number of boxes.
+        `open_s`, `open_rss_mb` (MiB of the whole process, PyTorch with it) and `records_per_s` of the largest index; `rows`: all
+        measurements, `import_rss_mb` being the memory before opening; `growth`: for each reader the exponent with which time
+        and memory above that of the imports grow with the number of boxes; `made_by`.
 
     Raises:
         ValueError: fewer than one box.
@@ -173,7 +175,7 @@ def bench_index(boxes: int = 9_000_000, coco_boxes: int = 1_000_000, reads: int 
     largest = next(row for row in reversed(rows) if row["reader"] == "index")
     growth = {reader: _growth([row for row in rows if row["reader"] == reader]) for reader in OPENERS}
     figures = ("images", "open_s", "open_rss_mb", "records_per_s")
-    return {"boxes": boxes, **{k: largest[k] for k in figures}, "growth": growth, "rows": rows}
+    return {"boxes": boxes, **{k: largest[k] for k in figures}, "growth": growth, "rows": rows, "made_by": provenance()}
 
 
 def _growth(rows: list[dict[str, Any]]) -> dict[str, float] | None:

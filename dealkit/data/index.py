@@ -106,7 +106,7 @@ class IndexRecord:
 
 
 class TinySet(torch.utils.data.Dataset[Sample]):
-    """Map-style data set over an index: boxes in flat arrays of 21 bytes each, texts in Arrow.
+    """Map-style data set over an index: boxes in flat arrays of 19 bytes each, texts in Arrow.
 
     `select` gives parts of it (a split, a domain, a source) that share its memory. Loader workers share it, too, where they are
     forked; where they are spawned, each opens the file again.
@@ -155,7 +155,8 @@ class TinySet(torch.utils.data.Dataset[Sample]):
             )
             self._ends = np.cumsum(counts, dtype=np.int64)
             total = int(counts.sum(dtype=np.int64))
-            boxes, labels, crowd = np.empty((total, 4), np.float32), np.empty(total, np.int32), np.empty(total, np.bool_)
+            small = np.int16 if len(categories) < 2**15 else np.int32
+            boxes, labels, crowd = np.empty((total, 4), np.float32), np.empty(total, small), np.empty(total, np.bool_)
             columns = dict(zip(BOX_COLUMNS, boxes.T, strict=True)) | {"label": labels, "ignore": crowd}
             for name, into in columns.items():
                 start = 0
