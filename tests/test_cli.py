@@ -81,9 +81,10 @@ def test_sources_become_a_tinyset_that_says_what_it_left_out(cli, make_coco, tmp
     file.rename(file.with_name("train.json"))
     options = ("--root", tmp_path / "root", "--out", tmp_path / "out", "--workers", 1)
     code, out, _ = cli("data", "build", *options, "--tile", 80, "--overlap", 16, "--val", 0, "--test", 0)
-    assert code == 0 and "tile without an object" in out and "report.json" in out
+    # 90 x 70 in tiles of 80: each image at 0..80 and 10..90, and both objects whole in both
+    assert code == 0 and "4 images           4 objects" in out and "report.json" in out
     assert json.loads((tmp_path / "out" / "report.json").read_text())["settings"]["tile"] == 80
-    assert len(CocoFolder(tmp_path / "out" / "train.json", tmp_path / "out" / "images")) == 2
+    assert len(CocoFolder(tmp_path / "out" / "train.json", tmp_path / "out" / "images")) == 4
     code, _, err = cli("data", "build", *options, "--tile", 64)
     assert code == 2 and "BuildConfig.overlap" in err
     code, _, err = cli("data", "build", "--root", tmp_path / "none")

@@ -376,6 +376,21 @@ def test_a_copy_of_a_test_image_leaves_the_training_set(tmp_path):
     assert report["dropped"]["copy of another image"]["examples"] == ["a: x: as b: y"]
 
 
+def test_of_many_identical_files_the_test_image_stays(tmp_path):
+    a = tmp_path / "root" / "a"
+    for i in range(5):
+        save(smooth(1), a / f"{i}.png")
+
+    def read(folder, on_problem):  # other boxes, but the same file
+        for i in range(5):
+            yield record(folder / f"{i}.png", [(5 * i, 0, 5 * i + 4, 4)], split="test" if i == 3 else "train")
+
+    report = build(tmp_path / "root", tmp_path / "out", readers={"a": reader_of(read)})
+    assert report["dropped"]["copy of another image"]["count"] == 4
+    data = TinySet(tmp_path / "out" / "index.parquet")
+    assert [data.record(i).path.name for i in range(len(data))] == ["3.png"]
+
+
 def test_own_splits_are_kept_and_what_is_missing_is_drawn():
     config = BuildConfig(val=0.2, test=0.3)
 

@@ -224,7 +224,7 @@ def _file_name(image_id: str) -> str:
     """A name below `images/<source>` for an image, different for different ids, without a suffix.
 
     >>> _file_name("train/P0706"), _file_name("a b")
-    ('train/P0706', 'a_b-a1dcad5d')
+    ('train/P0706', 'a_b-7faae47c')
     """
     plain = re.sub(r"[^A-Za-z0-9_./-]", "_", image_id)
     parts = plain.split("/")

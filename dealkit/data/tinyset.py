@@ -11,14 +11,13 @@ The output: `images/` (tiles as PNG, other images as hard links to the originals
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
-import itertools
 import json
 import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +144,7 @@ def find_sources(
         name = folder.name
         reader = readers.get(name)
         if reader is None and _coco_files(folder):
-            reader = partial(read_coco_folder, source=name)
+            reader = functools.partial(read_coco_folder, source=name)
         if reader is None:
             skipped.append(name)
             continue
@@ -266,7 +265,9 @@ def _merge(sources: list[SourceFolder], out: Path, config: BuildConfig, domains:
     columns, categories = _columns(parts, seen, splits, groups, group_names, domains, out)
     write_index(out / "index.parquet", columns, categories)
     for split in SPLITS:
-        write_atomically(out / f"{split}.json", partial(_write_coco, columns=columns, categories=categories, split=split))
+        write_atomically(
+            out / f"{split}.json", functools.partial(_write_coco, columns=columns, categories=categories, split=split)
+        )
     _clear(out / "images", set(columns["file_name"]))
     moved = Counter(f"{seen[i]['split']} to {splits[i]}" for i in kept if seen[i]["split"] not in ("", splits[i]))
     sizes = Counter(groups[i] for i in kept)
@@ -305,10 +306,15 @@ def _copies_and_groups(
     for i, row in enumerate(seen):
         of_digest[row["digest"]].append(i)
         of_group[row["source"], row["group"]].append(i)
-    same = [(i, j) for members in of_digest.values() for i, j in itertools.combinations(members, 2)]
+    rank = {"test": 0, "val": 1}
+    places = sorted(range(len(seen)), key=lambda i: (rank.get(seen[i]["split"], 2), order.index(seen[i]["source"]), i))
+    place = {image: k for k, image in enumerate(places)}
+    firsts = {digest: min(members, key=place.__getitem__) for digest, members in of_digest.items()}
+    same = [(first, i) for digest, first in firsts.items() for i in of_digest[digest] if i != first]
     linked = [(members[0], other) for members in of_group.values() for other in members[1:]]
     groups = components(len(seen), np.array([*near.tolist(), *same, *linked], dtype=np.int64).reshape(-1, 2)).tolist()
 
+    @functools.lru_cache(maxsize=4096)
     def boxes(i: int) -> np.ndarray:
         row = seen[i]
         flat = records[row["source"]]["boxes"][row["record"]].as_py()
@@ -318,8 +324,6 @@ def _copies_and_groups(
     for i, j in tqdm(near.tolist(), desc="compare near-duplicates", delay=3):
         if seen[i]["source"] != seen[j]["source"] or same_objects(boxes(i), boxes(j)):
             copies.add((i, j))
-    rank = {"test": 0, "val": 1}
-    places = sorted(range(len(seen)), key=lambda i: (rank.get(seen[i]["split"], 2), order.index(seen[i]["source"]), i))
     removed = find_copies(np.array(places, dtype=np.int64), np.array(sorted(copies), dtype=np.int64).reshape(-1, 2))
     for i, other in sorted(removed.items()):
         kept = f"as {seen[other]['source']}: {seen[other]['image_id']}"
