@@ -3,6 +3,7 @@ command."""
 
 import glob
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -10,7 +11,17 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dealkit.config import MODELS, PROJECT_ROOT, DataConfig, LossConfig, PromptConfig, RunConfig, TrainConfig, load_config
+from dealkit.config import (
+    MODELS,
+    PROJECT_ROOT,
+    BuildConfig,
+    DataConfig,
+    LossConfig,
+    PromptConfig,
+    RunConfig,
+    TrainConfig,
+    load_config,
+)
 
 Flat = tyro.conf.OmitArgPrefixes
 NANO = PROJECT_ROOT / "data" / "checkpoints" / "nano.safetensors"
@@ -82,6 +93,33 @@ def data_get(name: tyro.conf.Positional[str], root: Path) -> None:
     text, code = get(name, root)
     print(text)
     sys.exit(code)
+
+
+def data_build(
+    root: Path,
+    out: Path = PROJECT_ROOT / "data" / "processed" / "tinyset",
+    build: Flat[BuildConfig] = BuildConfig(),  # noqa: B008 (frozen)
+    workers: int = os.cpu_count() or 1,
+    engine: Literal["processes", "ray"] = "processes",
+) -> None:
+    """Merge the sources under a folder into a TinySet: tiles, copies left out, splits, COCO files and a Parquet index.
+
+    Goes on where it was stopped. What was left out, and why, is in `report.json`.
+
+    Args:
+        root: folder with one folder per source.
+        out: folder to write.
+        build: settings.
+        workers: processes.
+        engine: `ray` for Ray Data, on this machine or the cluster named by the variable RAY_ADDRESS.
+    """
+    from dealkit.data.sources import SOURCES
+    from dealkit.data.tinyset import build as run_build
+    from dealkit.data.tinyset import report_text
+
+    readers, domains = ({name: getattr(source, part) for name, source in SOURCES.items()} for part in ("read", "domain"))
+    print(report_text(run_build(root, out, readers=readers, domains=domains, config=build, workers=workers, engine=engine)))
+    print(f"{out}: train.json, val.json, test.json, index.parquet, report.json")
 
 
 def train(
@@ -450,6 +488,30 @@ def bench(json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None, 
         json_file.write_text(text + "\n")
 
 
+def bench_index(
+    boxes: int = 9_000_000,
+    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    coco_boxes: int = 1_000_000,
+    reads: int = 20_000,
+) -> None:
+    """Time and memory to open the index of a TinySet and to read it at random, beside COCO JSON, plain and by pycocotools.
+
+    Args:
+        boxes: size of the largest synthetic index.
+        json_file: write the figures to this file.
+        coco_boxes: size of the largest COCO JSON; it takes about 1 GB of memory per million boxes.
+        reads: random records read.
+    """
+    from dealkit.bench_index import bench_index as run_bench_index
+    from dealkit.bench_index import index_table
+
+    figures = run_bench_index(boxes, coco_boxes, reads)
+    print(index_table(figures))
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(figures, indent=1) + "\n")
+
+
 def main() -> None:
     app = tyro.extras.SubcommandApp()
     analyses = (benchmark, calibrate, thresholds, transfer, rounds, positions, ablate)
@@ -460,13 +522,17 @@ def main() -> None:
     data.command(data_synth, name="synth")
     data.command(data_sources, name="sources")
     data.command(data_get, name="get")
+    data.command(data_build, name="build")
     started = time.monotonic()
     try:
         if sys.argv[1:2] == ["data"]:
             data.cli(prog="python -m dealkit data", description="Check, make and build data.", args=sys.argv[2:])
+        elif sys.argv[1:3] == ["bench", "index"]:
+            tyro.cli(bench_index, prog="python -m dealkit bench index", args=sys.argv[3:])
         else:
             app.cli(
-                prog="python -m dealkit", description=f"{__doc__} Also: `data check`, `data synth`, `data sources`, `data get`."
+                prog="python -m dealkit",
+                description=f"{__doc__} Also: `data check|synth|sources|get|build`, `bench index`.",
             )
     except (ValueError, FloatingPointError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -121,6 +121,37 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """How `python -m dealkit data build` makes a TinySet of its sources."""
+
+    tile: int = 1024
+    """Side in pixels of the tiles that larger images are cut into. Choice: the input size of the paper's detectors."""
+    overlap: int = 128
+    """Pixels that neighbouring tiles share: any object up to this size is whole in one of them. Choice: four times the 32 px up
+    to which objects count as small."""
+    min_visible: float = 0.5
+    """Least visible share of an object in a tile; what shows less is an ignored object there, neither found nor missed."""
+    near: int = 20
+    """Most bits of 256 in which the perceptual hashes of near-duplicates differ. Choice: see `dealkit.data.duplicates`."""
+    val: float = 0.1
+    """Share of the groups that become val where a source has no split of its own for it."""
+    test: float = 0.1
+    """Share of the groups that become test where a source has neither test nor val."""
+    seed: int = 0
+    """Which groups these are."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < self.tile:
+            raise ValueError(f"BuildConfig.overlap: expected 0 to {self.tile - 1} (tile - 1), got {self.overlap}")
+        if not 0 < self.min_visible <= 1:
+            raise ValueError(f"BuildConfig.min_visible: expected above 0 and up to 1, got {self.min_visible}")
+        if not 0 <= self.near < 128:
+            raise ValueError(f"BuildConfig.near: expected 0 to 127 bits, got {self.near}")
+        if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):
+            raise ValueError(f"BuildConfig.val, test: expected shares that leave some to train, got {self.val}, {self.test}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     steps: int = 10_000
     """Optimizer steps of the whole schedule."""

@@ -76,6 +76,28 @@ def test_the_seed_of_scenes_is_the_one_given(cli, tmp_path):
     assert a != b
 
 
+def test_sources_become_a_tinyset_that_says_what_it_left_out(cli, make_coco, tmp_path):
+    file = make_coco("root/screws", [[(5, [10, 12, 6, 8], 0)], [(9, [70, 10, 10, 10], 0)]])
+    file.rename(file.with_name("train.json"))
+    options = ("--root", tmp_path / "root", "--out", tmp_path / "out", "--workers", 1)
+    code, out, _ = cli("data", "build", *options, "--tile", 80, "--overlap", 16, "--val", 0, "--test", 0)
+    # 90 x 70 in tiles of 80: each image at 0..80 and 10..90, and both objects whole in both
+    assert code == 0 and "4 images           4 objects" in out and "report.json" in out
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["settings"]["tile"] == 80
+    assert len(CocoFolder(tmp_path / "out" / "train.json", tmp_path / "out" / "images")) == 4
+    code, _, err = cli("data", "build", *options, "--tile", 64)
+    assert code == 2 and "BuildConfig.overlap" in err
+    code, _, err = cli("data", "build", "--root", tmp_path / "none")
+    assert code == 2 and "no such folder of sources" in err
+
+
+@pytest.mark.slow
+def test_the_index_is_timed_beside_coco_json(cli, tmp_path):
+    code, out, _ = cli("bench", "index", "--boxes", 2000, "--reads", 20, "--json", tmp_path / "new" / "f.json")
+    figures = json.loads((tmp_path / "new" / "f.json").read_text())
+    assert code == 0 and "pycocotools" in out and {"open_s", "open_rss_mb", "records_per_s"} <= set(figures)
+
+
 def test_a_click_list_is_written_with_its_hash_printed(cli, tiny_coco, tmp_path):
     options = ("--setting", "3/category", "--seed", 2, "--kind", "jitter")
     code, out, _ = cli("clicks", tiny_coco, "--out", tmp_path / "c.json", *options)
