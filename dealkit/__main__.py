@@ -117,7 +117,8 @@ def data_build(
     from dealkit.data.tinyset import build as run_build
     from dealkit.data.tinyset import report_text
 
-    readers, domains = ({name: getattr(source, part) for name, source in SOURCES.items()} for part in ("read", "domain"))
+    public = {name: source for name, source in SOURCES.items() if source.domain}
+    readers, domains = ({name: getattr(source, part) for name, source in public.items()} for part in ("read", "domain"))
     print(report_text(run_build(root, out, readers=readers, domains=domains, config=build, workers=workers, engine=engine)))
     print(f"{out}: train.json, val.json, test.json, index.parquet, report.json")
 

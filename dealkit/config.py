@@ -86,7 +86,7 @@ MODELS: dict[str, ModelConfig] = {
 class DataConfig:
     coco: tuple[str, ...] = ()
     """COCO files to train on, each `annotations.json:image_folder`; glob patterns allowed in the first part, and then
-    `images` beside each file is the folder. Each file is one source."""
+    `images` beside each file is the folder. Each file is one source. Or the `index.parquet` of a TinySet."""
     weights: tuple[float, ...] = ()
     """How often each entry of `coco` is drawn, relative to the others; files of one pattern alike. Empty: every file equally
     often."""

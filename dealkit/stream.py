@@ -16,6 +16,8 @@ from dealkit.data.transforms import augment, recolour
 from dealkit.loss import Target
 from dealkit.prompts import PointPrompts, simulate_clicks, stack_prompts
 
+Samples = torch.utils.data.Dataset[Sample]
+
 ENLARGED = 0.2
 """Share of procedural scenes cropped and enlarged up to twice, blurred as an enlarged photograph."""
 
@@ -26,10 +28,11 @@ VARIETY = 0.4
 """Share of procedural categories whose objects differ inside. Choice: clicked kinds are not copies of one another."""
 
 
-def open_sources(entries: tuple[str, ...], weights: tuple[float, ...] = ()) -> tuple[list[CocoFolder], np.ndarray]:
+def open_sources(entries: tuple[str, ...], weights: tuple[float, ...] = ()) -> tuple[list[Samples], np.ndarray]:
     """COCO folders named by `annotations.json` or `annotations.json:image_folder`; the first part may be a glob pattern.
 
-    Without a folder, `images` beside the file is taken. Entries are opened in order, matches of a pattern sorted.
+    Without a folder, `images` beside the file is taken. Entries are opened in order, matches of a pattern sorted. The
+    `index.parquet` of a TinySet stands for the sources of its training split, balanced by domain.
 
     Returns:
         the sources, and the probability of drawing each: by `weights` per entry, or equal.
@@ -37,7 +40,7 @@ def open_sources(entries: tuple[str, ...], weights: tuple[float, ...] = ()) -> t
     Raises:
         ValueError: a pattern that matches nothing, or a bad file; names it.
     """
-    sources: list[CocoFolder] = []
+    sources: list[Samples] = []
     shares: list[float] = []
     for entry, weight in zip(entries, weights or (1.0,) * len(entries), strict=True):
         pattern, _, folder = entry.partition(":")
@@ -47,6 +50,13 @@ def open_sources(entries: tuple[str, ...], weights: tuple[float, ...] = ()) -> t
                 f"data.coco: no file matches {pattern!r}; expected annotations.json or annotations.json:image_folder"
             )
         for file in files:
+            if file.endswith(".parquet"):
+                from dealkit.data.index import TinySet  # needs pyarrow
+
+                parts, own = TinySet(Path(file)).select(split="train").balanced()
+                sources += parts
+                shares += (weight * own).tolist()
+                continue
             sources.append(CocoFolder(Path(file), Path(folder) if folder else Path(file).parent / "images"))
             shares.append(weight)
     return sources, np.array(shares) / max(sum(shares), 1e-9)

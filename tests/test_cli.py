@@ -225,7 +225,7 @@ def test_the_module_runs_as_a_program_and_lists_its_commands():
     command = [sys.executable, "-m", "dealkit", "--help"]
     done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True)
     assert done.returncode == 0
-    assert all(name in done.stdout for name in ("train", "clicks", "predict", "evaluate", "data check", "data synth"))
+    assert all(name in done.stdout for name in ("train", "clicks", "predict", "evaluate", "data check|synth", "bench index"))
 
 
 def test_curves_over_clicks_and_positions_are_printed_and_written(cli, tiny_coco, checkpoint, tmp_path):

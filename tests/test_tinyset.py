@@ -17,12 +17,13 @@ import torch
 from PIL import Image
 
 import dealkit.data.chunks as chunks
-from dealkit.config import BuildConfig
+from dealkit.config import BuildConfig, DataConfig
 from dealkit.data.categories import SUPERCATEGORIES, supercategory
 from dealkit.data.coco import CocoFolder, Problem, check
 from dealkit.data.index import TinySet
 from dealkit.data.records import ImageRecord
 from dealkit.data.tinyset import assign_splits, build, report_text
+from dealkit.stream import TrainingStream, open_sources
 
 SMALL = BuildConfig(tile=100, overlap=20)
 
@@ -527,3 +528,14 @@ def test_ray_builds_the_same(coco_root, tmp_path):
     finally:
         ray.shutdown()
     assert one == two and files(tmp_path / "processes") == files(tmp_path / "ray")
+
+
+def test_a_training_stream_draws_from_the_index(made):
+    """Sources with training images only, each domain equally often: `a` is of a factory, `b` of no stated domain."""
+    _, out = made
+    sources, shares = open_sources((str(out / "index.parquet"),))
+    assert len(sources) == len(shares) and shares.sum() == pytest.approx(1)
+    assert all(source.record(0).path.is_file() and len(source) for source in sources)
+    assert shares.tolist() == pytest.approx([1 / len(sources)] * len(sources))
+    sample = TrainingStream(DataConfig(coco=(str(out / "index.parquet"),), synthetic=0.0, size=64), 0, 4)[1]
+    assert sample.image.shape == (3, 64, 64) and sample.source != "synthetic"
