@@ -99,7 +99,7 @@ def _duplicates(boxes: NDArray, image: NDArray, chunk: int = 1000) -> NDArray[np
     """Boxes that overlap an earlier one of their image with IoU 0.8 or more."""
     found = np.zeros(len(boxes), bool)
     starts = np.flatnonzero(np.diff(image, prepend=-1))
-    for start, end in zip(starts, [*starts[1:], len(boxes)], strict=True):
+    for start, end in zip(starts, np.append(starts, len(boxes))[1:], strict=True):
         all_boxes = torch.from_numpy(np.float32(boxes[start:end]))
         for row in range(0, end - start, chunk):
             earlier = torch.tril(box_iou(all_boxes[row : row + chunk], all_boxes) >= 0.8, diagonal=row - 1)
@@ -170,7 +170,7 @@ def near_duplicates(thumbnails: NDArray[np.uint8], correlation: float = 0.98) ->
     >>> near_duplicates(np.concatenate([a, 15 - a, 2 * a + 9])).tolist()
     [[0, 2]]
     """
-    flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
+    flat = thumbnails.reshape(len(thumbnails), int(np.prod(thumbnails.shape[1:]))).astype(np.float32)
     flat -= flat.mean(1, keepdims=True)
     length = np.linalg.norm(flat, axis=1, keepdims=True)
     flat = np.where(length > flat.shape[1] ** 0.5, flat / np.maximum(length, 1e-6), 0)  # a spread under one grey level
