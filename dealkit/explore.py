@@ -172,13 +172,13 @@ def draw_examples(
     chosen = [(domain, i) for domain in domains for i in pick_images(table, domain, each, prefer=prefer)]
     rows = -(-len(chosen) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(1.75 * columns, 2.15 * rows), layout="constrained", squeeze=False)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.06, rect=(0, 0, 1, 1 - 0.09 / rows))  # room for the first heading
     windows = example_windows(table, [i for _, i in chosen])
     for n, (ax, (domain, i), window) in enumerate(zip(axes.flat, chosen, windows, strict=False)):
         show_window(ax, table, i, window)
         ax.set_title(f" \n{table.images['source'][i]}, {window[2] - window[0]} px", loc="left", fontsize=9)
         if n == 0 or chosen[n - 1][0] != domain:
-            name = ax.text(0, 1.16, domain, transform=ax.transAxes, fontweight="bold", fontsize=10)
+            name = ax.text(0, 1.16, domain, transform=ax.transAxes, fontweight="bold", fontsize=8.5)
             name.set_in_layout(False)
     for ax in axes.flat[len(chosen) :]:
         ax.axis("off")
@@ -222,7 +222,7 @@ def domain_wheel(
             polar.bar(angle, 0.7 * np.log10(objects + 1) / most, 0.94 * step, bottom=0.6, color=colours[name], alpha=0.35)
             left = np.sin(angle) < -1e-9
             turn = {"rotation": 90 - np.degrees(angle) + 180 * left, "rotation_mode": "anchor"}
-            text, size = f"{source}  {objects:,}", 9 if len(source) < 14 else 7.5
+            text, size = f"{source}  {objects:,}", 9 if len(source) < 12 else 7.5
             polar.text(angle, 0.63, text, ha="right" if left else "left", va="center", fontsize=size, **turn)
         x, y = 1.68 * np.sin(middle), 1.68 * np.cos(middle)
         for chosen in pick_images(table, name, 1, prefer=prefer):
@@ -323,7 +323,7 @@ def embed_objects(
     return np.concatenate(rows), np.concatenate(vectors)
 
 
-def neighbour_shares(vectors: NDArray, values: Mapping[str, NDArray], image: NDArray) -> dict[str, dict[str, float]]:
+def neighbour_shares(vectors: NDArray, values: Mapping[str, NDArray], image: NDArray) -> dict[str, dict[str, float | None]]:
     """How often the object most like each one (largest cosine) is of the same domain, source or kind.
 
     Args:
@@ -333,7 +333,7 @@ def neighbour_shares(vectors: NDArray, values: Mapping[str, NDArray], image: NDA
 
     Returns:
         name -> `same` (share of objects whose most similar other one has the same value), `elsewhere` (the same in other images
-        only, of the values that are in several) and `chance` (two objects drawn at random), all 0..1.
+        only, of the values that are in several; None if none is) and `chance` (two objects drawn at random), all 0..1.
 
     >>> vectors = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
     >>> neighbour_shares(vectors, {"kind": np.array(["a", "a", "b", "b"])}, np.array([0, 0, 1, 2]))
@@ -351,7 +351,7 @@ def neighbour_shares(vectors: NDArray, values: Mapping[str, NDArray], image: NDA
         matches = (code[nearest_elsewhere] == code)[several]
         shares[name] = {
             "same": round(float((code[nearest] == code).mean()), 3),
-            "elsewhere": round(float(matches.mean()), 3) if several.any() else float("nan"),
+            "elsewhere": round(float(matches.mean()), 3) if several.any() else None,
             "chance": round(float(((counts / counts.sum()) ** 2).sum()), 3),
         }
     return shares

@@ -95,7 +95,7 @@ def test_an_image_record_may_name_source_and_domain(fo, make_coco, name):
     edit(file, lambda data: data["images"][0].update(source="visdrone", domain="unmanned aerial vehicle", split="val"))
     made = browse.build([file], name=name)
     assert made.dataset.values("source") == ["visdrone", "merged", "merged"]
-    assert made.dataset.values("domain") == ["unmanned aerial vehicle", "unknown", "unknown"]
+    assert made.dataset.values("domain") == ["unmanned aerial vehicle", "not stated", "not stated"]
     assert made.dataset.values("split") == ["val", None, None]
 
 

@@ -84,4 +84,4 @@ def test_neighbours_elsewhere_are_asked_only_of_what_is_in_several_images():
     shares = explore.neighbour_shares(vectors, {"source": np.array(["a", "a", "b", "c"])}, np.array([0, 1, 2, 3]))
     assert 0 <= shares["source"]["elsewhere"] <= 1
     alone = explore.neighbour_shares(vectors, {"source": np.array(["a", "b", "c", "d"])}, np.array([0, 1, 2, 3]))
-    assert np.isnan(alone["source"]["elsewhere"]) and alone["source"]["chance"] == 0.25
+    assert alone["source"]["elsewhere"] is None and alone["source"]["chance"] == 0.25

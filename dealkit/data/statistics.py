@@ -23,7 +23,7 @@ LOW_CONTRAST = 0.05
 """Contrast, of 0..1, under which an object hardly differs from what is around it."""
 CROWDED = 5
 """Other objects within `DENSITY_RADIUS` from which an object counts as crowded."""
-UNKNOWN = "unknown"
+UNKNOWN = "not stated"
 """Domain of a source that no table names."""
 
 
