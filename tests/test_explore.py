@@ -1,12 +1,16 @@
 """Pictures of a data set: that each draws what it is given, also where there is nothing to draw."""
 
+import json
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from dealkit import explore
+from dealkit.config import PROJECT_ROOT
 from dealkit.data.statistics import read_pixels, read_table, summary
+from dealkit.notebooks import run_notebook
 
 matplotlib.use("Agg")
 
@@ -85,3 +89,19 @@ def test_neighbours_elsewhere_are_asked_only_of_what_is_in_several_images():
     assert 0 <= shares["source"]["elsewhere"] <= 1
     alone = explore.neighbour_shares(vectors, {"source": np.array(["a", "b", "c", "d"])}, np.array([0, 1, 2, 3]))
     assert alone["source"]["elsewhere"] is None and alone["source"]["chance"] == 0.25
+
+
+@pytest.mark.slow
+def test_notebook_01_runs_on_a_folder_of_ones_own(make_coco, tmp_path):
+    broken, stats = make_coco("broken", [BOLTS]), tmp_path / "stats.json"
+    broken.write_text("{")
+    for name in ("a", "b"):
+        make_coco(name, [BOLTS, [], BOLTS[:2], BOLTS])
+    values = {"data_root": str(tmp_path), "files": ["*/annotations.json"], "map_images": 3, "stats": str(stats)}
+    params = tmp_path / "own.yml"
+    params.write_text(json.dumps(values))  # JSON is YAML
+    executed = run_notebook("01_explore_dataset", params, out=tmp_path / "runs")
+    made = json.loads(stats.read_text())
+    assert (made["total"]["images"], made["total"]["objects"], made["problems"]) == (8, 16, {"broken": 1})
+    assert "3 files, 2 without a problem" in executed.read_text() and "not JSON" in executed.read_text()
+    assert executed.is_relative_to(tmp_path) and (PROJECT_ROOT / "notebooks" / "01_explore_dataset.ipynb").is_file()
