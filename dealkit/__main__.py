@@ -1,6 +1,7 @@
 """`python -m dealkit COMMAND`: names mapped to library functions, help taken from their docstrings. `--help` after any
 command."""
 
+import contextlib
 import glob
 import json
 import os
@@ -334,11 +335,11 @@ def transfer(coco: list[str], out: Path, checkpoint: Path = NANO, clicked: int =
     print(json.dumps(made["mean"], indent=1))
 
 
-def find_files(patterns: list[str]) -> list[Path]:
-    """Files that match the patterns, each pattern's sorted; an error names patterns that match nothing."""
+def find_files(patterns: list[str], option: str = "--coco") -> list[Path]:
+    """Files that match the patterns, each pattern's sorted; an error names the option and patterns that match nothing."""
     files = [Path(f) for pattern in patterns for f in sorted(glob.glob(pattern))]
     if not files:
-        raise ValueError(f"--coco: no file matches {', '.join(patterns)}")
+        raise ValueError(f"{option}: no file matches {', '.join(patterns)}")
     return files
 
 
@@ -472,6 +473,38 @@ def run(
     print(run_notebook(notebook, params, force=force))
 
 
+def browse(
+    files: tyro.conf.Positional[list[str]],
+    name: str | None = None,
+    domains: Path | None = PROJECT_ROOT / "data" / "domains.json",
+    view: str | None = None,
+    port: int = 5151,
+    app: bool = True,
+    remote: bool = False,
+) -> None:
+    """Look at COCO data sets in FiftyOne's App; a second time only images that have changed are read.
+
+    Args:
+        files: COCO files, glob patterns allowed; images in `images` beside each.
+        name: of the FiftyOne data set; default: of the folder that holds all files.
+        domains: JSON of source -> domain, for files that do not say it.
+        view: saved view to start with, such as "very tiny".
+        port: of the App.
+        app: --no-app brings the data set up to date and ends.
+        remote: serve the App without opening a browser.
+    """
+    from dealkit.browse import build, open_app
+    from dealkit.data.statistics import load_domains
+
+    made = build(find_files(files, "FILES"), name=name, domains=load_domains(domains) if domains else None)
+    print(made, flush=True)
+    if app:
+        session = open_app(made.dataset, port=port, view=view, remote=remote)
+        print(f"http://localhost:{port}; Ctrl-C ends it", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            session.wait(-1)
+
+
 def bench(json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None, checkpoint: Path = NANO, size: int = 512) -> None:
     """Speed of encode, click, training and evaluation, as ratios to RT-DETRv2-R18 in the same process.
 
@@ -516,7 +549,7 @@ def bench_index(
 def main() -> None:
     app = tyro.extras.SubcommandApp()
     analyses = (benchmark, calibrate, thresholds, transfer, rounds, positions, ablate)
-    for function in (demo, train, clicks, predict, evaluate, *analyses, publish, report, run, bench):
+    for function in (demo, train, clicks, predict, evaluate, *analyses, publish, report, run, browse, bench):
         app.command(function)
     data = tyro.extras.SubcommandApp()
     data.command(data_check, name="check")
