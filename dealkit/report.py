@@ -331,6 +331,15 @@ def photo_table(results: Json) -> str:
     )
 
 
+def scale_table(results: Json) -> str:
+    """Markdown: AP50 by size of object in scenes across scales, in per cent."""
+    scales = results["scales"]
+    head = f"| {scales['scenes']} scenes of 512 px | all | " + " | ".join(f"{name} px" for name in SCALE_BINS) + " | hit |"
+    values = [scales["ap50"], *(scales[name] for name in SCALE_BINS), scales["hit"]]
+    row = "| AP50 | " + " | ".join(per_cent(value) for value in values) + " |"
+    return "\n".join([head, "|" + "---|" * (len(values) + 1), row])
+
+
 def speed_table(figures: Json) -> str:
     """Markdown: times of one process and their ratios."""
     rows = [
@@ -390,6 +399,7 @@ TABLES = {
     "sources": ("realsmall_nano.json", source_table),
     "settings": ("realsmall_nano_settings.json", settings_table),
     "photos": ("photos_nano.json", photo_table),
+    "scales": ("photos_nano.json", scale_table),
     "speed": ("bench_nano.json", speed_table),
     "thresholds": ("thresholds_nano.json", threshold_table),
     "transfer": ("transfer_nano.json", transfer_table),
