@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 """Folder that holds `notebooks/`, `data/` and `figures/`; every relative path of a notebook starts here."""
 
-DEFAULT_THRESHOLD = 0.2
+DEFAULT_THRESHOLD = 0.25
 """Score from which detections are shown and counted. Choice: by F1 on training images, see `data/results/threshold_nano.json`."""
 
 DEFAULT_NMS = 0.7
