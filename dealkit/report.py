@@ -5,6 +5,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -142,7 +143,9 @@ def evaluate_on_scenes(
         return evaluate(file, found, clicks, size_bins=size_bins)
 
 
-SCALE_BINS = {f"{low}-{high}": (low**2, high**2) for low, high in ((4, 8), (8, 16), (16, 32), (32, 64), (64, 96), (96, 256))}
+SCALE_ENDS = (4, 8, 16, 32, 64, 96, 256)
+SCALE_BINS = {f"{low}-{high}": (float(low**2), float(high**2)) for low, high in pairwise(SCALE_ENDS)}
+SCALE_BINS |= {"4-8": (0.0, 64.0), "96-256": (96.0**2, 1e10)}  # what the border of the image cuts off belongs to them, too
 """Sizes in pixels of an evaluation across scales; the last bin is COCO's large objects."""
 
 
