@@ -117,9 +117,11 @@ def data_build(
     from dealkit.data.sources import SOURCES
     from dealkit.data.tinyset import build as run_build
     from dealkit.data.tinyset import report_text
+    from dealkit.prompts import read_json
 
     public = {name: source for name, source in SOURCES.items() if source.domain}
     readers, domains = ({name: getattr(source, part) for name, source in public.items()} for part in ("read", "domain"))
+    domains |= read_json(PROJECT_ROOT / "data" / "domains.json")
     print(report_text(run_build(root, out, readers=readers, domains=domains, config=build, workers=workers, engine=engine)))
     print(f"{out}: train.json, val.json, test.json, index.parquet, report.json")
 

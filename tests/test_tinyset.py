@@ -22,6 +22,7 @@ from dealkit.data.categories import SUPERCATEGORIES, supercategory
 from dealkit.data.coco import CocoFolder, Problem, check
 from dealkit.data.index import TinySet
 from dealkit.data.records import ImageRecord
+from dealkit.data.synthetic import write_coco
 from dealkit.data.tinyset import assign_splits, build, report_text
 from dealkit.stream import TrainingStream, open_sources
 
@@ -539,3 +540,10 @@ def test_a_training_stream_draws_from_the_index(made):
     assert shares.tolist() == pytest.approx([1 / len(sources)] * len(sources))
     sample = TrainingStream(DataConfig(coco=(str(out / "index.parquet"),), synthetic=0.0, size=64), 0, 4)[1]
     assert sample.image.shape == (3, 64, 64) and sample.source != "synthetic"
+
+
+def test_a_coco_folder_named_as_a_public_source_is_read_as_coco(tmp_path):
+    """Own copies of a public set are often converted to COCO under its name."""
+    write_coco(tmp_path / "sources" / "sirst", 2, size=64)
+    report = build(tmp_path / "sources", tmp_path / "out", readers={"sirst": reader_of(read_a)}, config=SMALL)
+    assert not report["failed"] and sum(row["images"] for split in report["splits"].values() for row in split.values()) == 2

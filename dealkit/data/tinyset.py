@@ -50,9 +50,9 @@ def build(
     """Merge the sources under `root` into a TinySet.
 
     Args:
-        root: folder with one folder per source. One named as a reader is read by it, others as COCO folders (`train.json`,
-            `val.json`, `test.json` or `annotations.json` beside `images/`). `domains.json` in it, source -> domain, adds to
-            `domains`.
+        root: folder with one folder per source. One that holds `train.json`, `val.json`, `test.json` or `annotations.json`
+            beside `images/` is a COCO folder; another is read by the reader of its name.
+            `domains.json` in it, source -> domain, adds to `domains`.
         out: folder to write; of a build that was interrupted, or empty.
         readers: by name of the source.
         domains: by name of the source; others are "not stated".
@@ -142,9 +142,7 @@ def find_sources(
         if folder.resolve() == out.resolve():
             continue
         name = folder.name
-        reader = readers.get(name)
-        if reader is None and _coco_files(folder):
-            reader = functools.partial(read_coco_folder, source=name)
+        reader = functools.partial(read_coco_folder, source=name) if _coco_files(folder) else readers.get(name)
         if reader is None:
             skipped.append(name)
             continue
