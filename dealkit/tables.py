@@ -126,7 +126,10 @@ def noc_table(results: Json, targets: Sequence[float] = TARGETS) -> str:
 
 
 def rounds_table(results: Json, shown: Sequence[int] = (1, 2, 3, 5, 10, 15, 20)) -> str:
-    """Markdown: AP50 after some numbers of clicks, positive and negative further clicks; means over sources and seeds."""
+    """Markdown: AP50 after some numbers of clicks, positive and negative further clicks; means over sources and seeds.
+
+    Sources with several categories stand apart, too: there a negative click can say which is not meant.
+    """
     points = [n for n in shown if n <= results["request"]["clicks"]]
     rows = {"all objects": "ap50", "clicked so far ignored": "ap50_ignored", "never clicked": "ap50_unclicked"}
     lines = ["| further clicks | AP50 over | sources | " + " | ".join(map(str, points)) + " |", "|---" * (3 + len(points)) + "|"]
@@ -135,6 +138,10 @@ def rounds_table(results: Json, shown: Sequence[int] = (1, 2, 3, 5, 10, 15, 20))
         for name, metric in rows.items():
             cells = " | ".join(per_cent(value[n][metric]) for n in points)
             lines.append(f"| {kind} | {name} | {results['sources_in_mean'][metric]} | {cells} |")
+        several = [source["curves"][kind] for source in results["sources"].values() if source["several_categories"]]
+        if several:
+            cells = " | ".join(per_cent(mean(seed[n - 1]["ap50"] for source in several for seed in source)) for n in points)
+            lines.append(f"| {kind} | all objects, sources with several categories | {len(several)} | {cells} |")
     return "\n".join(lines)
 
 

@@ -63,8 +63,11 @@ def test_tables_of_clicks_and_positions_show_shares_in_per_cent():
     metrics = ("ap50", "ap50_ignored", "ap50_unclicked")
     mean = {"positive": [{"clicks": n, **dict.fromkeys(metrics, n / 10)} for n in (1, 2, 3)]}
     mean["positive"][2]["ap50_ignored"] = None
-    results = {"request": {"clicks": 3}, "mean": mean, "sources_in_mean": dict.fromkeys(metrics, 4)}
+    curves = {"positive": [[{"ap50": n / 10} for n in (1, 2, 3)], [{"ap50": n / 5} for n in (1, 2, 3)]]}
+    sources = {"a": {"several_categories": True, "curves": curves}, "b": {"several_categories": False, "curves": curves}}
+    results = {"request": {"clicks": 3}, "sources": sources, "mean": mean, "sources_in_mean": dict.fromkeys(metrics, 4)}
     lines = rounds_table(results, (1, 3, 20)).splitlines()
+    assert lines[5] == "| positive | all objects, sources with several categories | 1 | 15.0 | 45.0 |"
     assert lines[0].endswith("| 1 | 3 |") and lines[2] == "| positive | all objects | 4 | 10.0 | 30.0 |"
     assert lines[3] == "| positive | clicked so far ignored | 4 | 10.0 | – |"
     columns = ("ap50", "ap75", "ap50_ignored", "ap75_ignored", "hit")
