@@ -295,7 +295,7 @@ def test_a_source_that_fails_is_left_out_and_the_build_goes_on(root, tmp_path):
 def test_nothing_to_build_is_an_error(root, tmp_path):
     with pytest.raises(FileNotFoundError, match="none: no such folder of sources"):
         build(tmp_path / "none", tmp_path / "out")
-    with pytest.raises(ValueError, match=r"no source: expected folders named as a reader \(dota\), or with COCO files"):
+    with pytest.raises(ValueError, match=r"no source: expected folders named as a reader \(dota\), or in COCO, YOLO or VOC form"):
         build(root, tmp_path / "out", readers={"dota": READERS["a"]})
     with pytest.raises(ValueError, match="no source can be read: a: no image"):
         build(root, tmp_path / "out", readers={"a": reader_of(lambda folder, on_problem: [])})
@@ -483,7 +483,7 @@ def test_a_source_that_changed_meanwhile_is_read_again(root, tmp_path, monkeypat
 @pytest.fixture
 def coco_root(make_coco, tmp_path):
     """Two COCO folders of 40 images each, a third of them larger than a tile of 64."""
-    for name in ("bolts", "nuts"):
+    for name in ("one", "other"):
         file = make_coco(f"root/{name}", [[(5, [10 + i % 9, 12, 6, 8], 0), (9, [60, 10 + i, 9, 9], 0)] for i in range(40)])
         for i in range(0, 40, 3):
             save(smooth(i + 100 * len(name), 90, 70), file.parent / "images" / f"{i}.png")
@@ -548,3 +548,19 @@ def test_a_coco_folder_named_as_a_public_source_is_read_as_coco(tmp_path):
     file.write_text(file.read_text().replace('"images/', '"'))
     report = build(tmp_path / "sources", tmp_path / "out", readers={"sirst": reader_of(read_a)}, config=SMALL)
     assert not report["failed"] and sum(row["images"] for split in report["splits"].values() for row in split.values()) == 2
+
+
+def test_folders_in_yolo_and_voc_form_are_read_by_their_files(tmp_path):
+    yolo, voc = tmp_path / "root" / "mine", tmp_path / "root" / "old"
+    save(smooth(5), yolo / "images" / "train" / "a.png")
+    (yolo / "labels" / "train").mkdir(parents=True)
+    (yolo / "labels" / "train" / "a.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    (yolo / "data.yaml").write_text("names: {0: nut}\n")
+    save(smooth(6), voc / "JPEGImages" / "b.png")
+    (voc / "Annotations").mkdir()
+    box = "<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>20</xmax><ymax>20</ymax></bndbox>"
+    (voc / "Annotations" / "b.xml").write_text(f"<annotation><object><name>bolt</name>{box}</object></annotation>")
+    report = build(tmp_path / "root", tmp_path / "out", readers={}, config=SMALL)
+    assert not report["failed"] and not report["skipped"]
+    data = TinySet(tmp_path / "out" / "index.parquet")
+    assert {name for _, name in data.categories} == {"nut", "bolt"} and len(data.boxes) == 2

@@ -32,6 +32,8 @@ from dealkit.data.coco import CocoFolder
 from dealkit.data.duplicates import components, find_copies, near_pairs, same_objects
 from dealkit.data.index import BOX_COLUMNS, SPLITS, TEXT_COLUMNS, arrow, write_index
 from dealkit.data.parallel import Engine, map_tasks
+from dealkit.data.readers.voc_xml import read_voc
+from dealkit.data.readers.yolo_txt import read_yolo
 from dealkit.data.records import ImageRecord
 
 NO_DOMAIN = "not stated"
@@ -51,7 +53,8 @@ def build(
 
     Args:
         root: folder with one folder per source. One that holds `train.json`, `val.json`, `test.json` or `annotations.json`
-            beside `images/` is a COCO folder; another is read by the reader of its name.
+            beside `images/` is a COCO folder, one with `data.yaml` or `classes.txt` a YOLO folder, one with `Annotations/` and
+            `JPEGImages/` a Pascal VOC folder; another is read by the reader of its name.
             `domains.json` in it, source -> domain, adds to `domains`.
         out: folder to write; of a build that was interrupted, or empty.
         readers: by name of the source.
@@ -142,7 +145,8 @@ def find_sources(
         if folder.resolve() == out.resolve():
             continue
         name = folder.name
-        reader = functools.partial(read_coco_folder, source=name) if _coco_files(folder) else readers.get(name)
+        own = _own_format(folder)
+        reader = readers.get(name) if own is None else functools.partial(own, source=name)
         if reader is None:
             skipped.append(name)
             continue
@@ -157,7 +161,7 @@ def find_sources(
         found.append(SourceFolder(name=name, folder=folder, reader=reader, work=work))
     if not found:
         names = ", ".join(sorted(readers)) or "none"
-        raise ValueError(f"{root}: no source: expected folders named as a reader ({names}), or with COCO files and images/")
+        raise ValueError(f"{root}: no source: expected folders named as a reader ({names}), or in COCO, YOLO or VOC form")
     return found, skipped
 
 
@@ -451,6 +455,17 @@ def _split_counts(columns: Mapping[str, Any]) -> dict[str, Any]:
 
 def _coco_files(folder: Path) -> list[Path]:
     return [file for name in (*SPLITS, "annotations") if (file := folder / f"{name}.json").is_file()]
+
+
+def _own_format(folder: Path) -> Reader | None:
+    """The reader of a folder in COCO, YOLO or Pascal VOC form, told by the files that only it has; None for another."""
+    if _coco_files(folder):
+        return read_coco_folder
+    if (folder / "data.yaml").is_file() or (folder / "classes.txt").is_file():
+        return read_yolo
+    if (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir():
+        return read_voc
+    return None
 
 
 def _own_domains(file: Path) -> dict[str, str]:
