@@ -21,11 +21,15 @@ Samples = torch.utils.data.Dataset[Sample]
 ENLARGED = 0.2
 """Share of procedural scenes cropped and enlarged up to twice, blurred as an enlarged photograph."""
 
-LARGE = 0.4
+LARGE = 0.5
 """Share of procedural scenes drawn with larger objects, up to four times. Choice: scenes end at 48 px, photographs do not."""
 
-VARIETY = 0.4
+VARIETY = 0.6
 """Share of procedural categories whose objects differ inside. Choice: clicked kinds are not copies of one another."""
+
+WANDER = 0.8
+"""Farthest a training click lies from the centre of its object, as a share of the half-extent. Choice: a round object ends at
+0.71 on the diagonal of its box, and farther out a click is on what surrounds it."""
 
 
 def open_sources(entries: tuple[str, ...], weights: tuple[float, ...] = ()) -> tuple[list[Samples], np.ndarray]:
@@ -97,8 +101,8 @@ def draw_prompts(samples: list[Sample], config: DataConfig, generator: torch.Gen
     """Training prompts for a batch: up to `sets_per_image` categories of each image, clicked at random, and what each should
     find.
 
-    One click in two cases of three, else 2 to `max_clicks` on different objects; half of the clicks are at the centre, half
-    anywhere in the middle half of the box. An image without objects has no set.
+    One click in two cases of three, else 2 to `max_clicks` on different objects. Half of the prompts click at the centre, half
+    up to a share of the half-extent beside it that is drawn up to `WANDER`. An image without objects has no set.
 
     Returns:
         prompts of N sets, N targets (boxes cxcywh pixels).
@@ -117,7 +121,7 @@ def draw_prompts(samples: list[Sample], config: DataConfig, generator: torch.Gen
             boxes = sample.boxes[of_kind & ~sample.crowd]
             wanted = 1 if config.max_clicks == 1 or randint(0, 2) else randint(2, config.max_clicks)
             chosen = torch.randperm(len(boxes), generator=generator)[:wanted]
-            spread = 0.5 * randint(0, 1)
+            spread = WANDER * randint(0, 1) * float(torch.rand((), generator=generator))
             points = simulate_clicks(boxes[chosen], spread=spread, generator=generator)
             clicks.append((points, torch.ones(len(points), dtype=torch.int64)))
             images.append(b)

@@ -206,10 +206,10 @@ def _random_offset(length: int, side: int, span: tuple[float, float] | None, gen
 
 
 def recolour(image: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Random colours, blur, sensor noise and JPEG traces; one image in ten or so stays as it is.
+    """Random colours, uneven light, blur, sensor noise and JPEG traces; one image in ten or so stays as it is.
 
     Brightness, contrast, saturation and hue always vary together; 15 % turn grey, 5 % swap channels, 5 % are inverted,
-    10 % are blurred, 30 % noisy, 15 % pass through JPEG.
+    25 % are lit from one side, 10 % are blurred, 30 % noisy, 15 % pass through JPEG.
 
     Choice: all colour changes are linear, so they are multiplied into one 3 x 3 matrix and read the image once, instead
     of seven times. Choice: blur stays under 1.2 px, since a wider one wipes out objects of few pixels; brightening stops at
@@ -231,6 +231,10 @@ def recolour(image: Tensor, *, generator: torch.Generator) -> Tensor:
     values = image.reshape(3, -1).float()
     matrix, offset = _colour_matrix(float(torch.tensor(LUMA) @ values.mean(1)), generator)
     values = torch.addmm(offset[:, None], matrix, values)
+    if _random(generator) < 0.25:
+        across, down = _between(-0.35, 0.35, generator), _between(-0.35, 0.35, generator)
+        light = 1 + across * torch.linspace(-1, 1, shape[2]) + down * torch.linspace(-1, 1, shape[1])[:, None]
+        values *= light.flatten()
     if _random(generator) < 0.1 and min(shape[1:]) > 2:  # its border is reflected, two pixels wide
         sigma = _between(0.4, 1.2, generator)
         values = F.gaussian_blur(values.reshape(shape), [5, 5], [sigma, sigma]).reshape(3, -1)
