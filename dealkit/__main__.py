@@ -420,6 +420,7 @@ def ablate(
     seeds: int = 3,
     steps: int = 400,
     size: int = 128,
+    start_steps: int = 0,
     coco: tuple[str, ...] = (),
     results: Path | None = None,
 ) -> None:
@@ -431,14 +432,15 @@ def ablate(
         seeds: trainings per cell.
         steps: steps of each training.
         size: side of training crops and evaluation scenes in pixels.
+        start_steps: if not 0, all cells of a seed go on from one training with one cycle and so many steps.
         coco: COCO files to train on besides procedural scenes.
-        results: JSON of all cells.
+        results: JSON of all cells; those that it already holds are not run again.
     """
     from dealkit.ablate import base_run, sweep
     from dealkit.tables import paired_gains
 
     base = base_run(steps=steps, size=size, coco=coco)
-    for row in paired_gains(sweep(base, grid, out, seeds=seeds, results=results)["rows"]):
+    for row in paired_gains(sweep(base, grid, out, seeds=seeds, start_steps=start_steps, results=results)["rows"]):
         spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.1f}"
         print(f"{row['cell']:28} AP50 {100 * row['mean']:5.1f}{spread}   to the first {100 * row['gain']:+5.1f}")
 

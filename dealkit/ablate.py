@@ -1,7 +1,7 @@
 """Ablations: a grid of short trainings with one thing changed in each, several seeds, the same number of steps.
 
 A sweep is a folder with one run per config and seed, whatever grids ask for it; each leaves its own `results.json`. What is
-finished is not run again, what was cut off goes on from its last checkpoint.
+finished is not run again, there or in the JSON of the whole grid; what was cut off goes on from its last checkpoint.
 """
 
 import hashlib
@@ -88,11 +88,11 @@ def as_json(run: RunConfig) -> Json:
     return json.loads(json.dumps(to_dict(run)))
 
 
-def run_cell(run: RunConfig, out: Path, scenes: int, *, scales: bool = False) -> Json:
-    """Train and evaluate one cell, or read what it left: `{"config", "metrics", "curve", "minutes"}`.
+def run_cell(run: RunConfig, out: Path, scenes: int, *, scales: bool = False, init: Path | None = None) -> Json:
+    """Train and evaluate one cell, or read what it left: `{"config", "metrics", "curve", "minutes", "commit"}`.
 
     `curve` holds the AP50 on at most 60 scenes every `evaluate_every` steps. With `scales` the metrics are those of
-    `evaluate_across_scales`.
+    `evaluate_across_scales`. `init` is the checkpoint that the weights start from.
 
     Raises:
         ValueError: `out` holds the results of another config.
@@ -107,7 +107,8 @@ def run_cell(run: RunConfig, out: Path, scenes: int, *, scales: bool = False) ->
     def validate(model: DEAL) -> dict[str, float]:
         return {"val_ap50": evaluate_on_scenes(model, min(scenes, 60), run.data.size, CHOICE_SEED)["all"]["ap50"]}
 
-    log = fit(run, out, resume=(out / "state.pt").is_file(), validate=validate)
+    resume = (out / "state.pt").is_file()
+    log = fit(run, out, resume=resume, init=None if resume else init, validate=validate)
     model = load_model(out / "model.safetensors")
     if scales:
         row = evaluate_across_scales(model, scenes, CHOICE_SEED)
@@ -115,28 +116,69 @@ def run_cell(run: RunConfig, out: Path, scenes: int, *, scales: bool = False) ->
         row = row_of(evaluate_on_scenes(model, scenes, run.data.size, CHOICE_SEED))
     curve = [{"step": line["step"], "ap50": line["val_ap50"]} for line in log if "val_ap50" in line]
     minutes = max(line["minutes"] for line in log)
-    results = {"config": config, "metrics": row, "curve": curve, "minutes": minutes}
+    results = {"config": config, "metrics": row, "curve": curve, "minutes": minutes, "commit": provenance()["commit"]}
     write_json(file, results)
     (out / "state.pt").unlink()  # 140 MB that nothing needs any more
     return results
 
 
-def sweep(base: RunConfig, grid: str, out: Path, *, seeds: int = 3, scenes: int = 200, results: Path | None = None) -> Json:
+def start_of(base: RunConfig, seed: int, steps: int) -> RunConfig:
+    """The training with one cycle that the cells of a seed go on from, on data of its own.
+
+    >>> start_of(RunConfig(), 2, 800).train.seed
+    1002
+    """
+    run = changed(base, {"prompt": {"cycles": 1}}, 1000 + seed)
+    return replace(run, train=replace(run.train, steps=steps))
+
+
+def sweep(
+    base: RunConfig,
+    grid: str,
+    out: Path,
+    *,
+    seeds: int = 3,
+    scenes: int = 200,
+    start_steps: int = 0,
+    results: Path | None = None,
+) -> Json:
     """Run every cell of a grid with seeds 0 to `seeds` - 1; seed by seed, so that an early stop leaves whole comparisons.
 
     Args:
         base: the run that cells change. grid: a key of `GRIDS`. out: folder of the runs.
-        results: JSON to write after every cell, besides the cells' own.
+        start_steps: if not 0, the cells of a seed go on from one training of so many steps (`start_of`). Choice: for what
+            changes only the prompts of training, which says little before a model finds anything; and cells that start alike
+            differ by less chance.
+        results: JSON of all cells, written after each; the cells that it already holds are not run again.
     """
     if grid not in GRIDS:
         raise ValueError(f"grid: expected one of {', '.join(GRIDS)}, got {grid!r}")
     cells, rows = GRIDS[grid], []
+    summary = {"grid": grid, "scenes": scenes, "start_steps": start_steps, "base": as_json(base), "made_by": provenance()}
+    known: dict[tuple[str, int], Json] = {}
+    if results is not None and results.is_file():
+        old = read_json(results)
+        same = all(old.get(key, 0) == summary[key] for key in ("grid", "scenes", "start_steps"))
+        known = {(row["cell"], row["seed"]): row for row in old["rows"]} if same else {}
     todo = [(seed, name) for seed in range(seeds) for name in cells]
     for seed, name in tqdm(todo, desc=f"ablation of {grid}", unit="run"):
-        run = changed(base, cells[name], seed)
-        digest = hashlib.sha256(json.dumps(as_json(run), sort_keys=True).encode()).hexdigest()[:12]
-        rows.append({"cell": name, "seed": seed, **run_cell(run, Path(out) / digest, scenes, scales=grid == "scales")})
-        summary = {"grid": grid, "scenes": scenes, "base": as_json(base), "rows": rows, "made_by": provenance()}
+        run, row = changed(base, cells[name], seed), known.get((name, seed))
+        if row is None or row["config"] != as_json(run):
+            init, parts = None, [as_json(run)]
+            if start_steps:
+                start = start_of(base, seed, start_steps)
+                parts.append(as_json(start))
+                folder = Path(out) / digest([as_json(start)])
+                run_cell(start, folder, scenes)
+                init = folder / "model.safetensors"
+            row = run_cell(run, Path(out) / digest(parts), scenes, scales=grid == "scales", init=init)
+        rows.append({**row, "cell": name, "seed": seed})
         if results is not None:
-            write_json(results, summary)
-    return summary
+            write_json(results, {**summary, "rows": rows})
+    return {**summary, "rows": rows}
+
+
+def digest(configs: list[Json]) -> str:
+    """Name of a run's folder: of its config, and of the one it goes on from."""
+    text = json.dumps(configs[0] if len(configs) == 1 else configs, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -79,6 +79,29 @@ def test_a_sweep_runs_seed_by_seed_and_writes_after_every_cell(base, tmp_path, m
         sweep(base, "three", tmp_path)
 
 
+def test_a_sweep_takes_the_cells_its_results_hold(base, tmp_path, monkeypatch, quick):
+    monkeypatch.setitem(GRIDS, "two", {"full": {}, "one cycle": {"prompt": {"cycles": 1}}})
+    file = tmp_path / "results.json"
+    first = sweep(base, "two", tmp_path / "runs", seeds=1, results=file)
+    trained = len(quick)
+    again = sweep(base, "two", tmp_path / "other", seeds=1, results=file)
+    assert again["rows"] == first["rows"] and len(quick) == trained and not (tmp_path / "other").exists()
+    sweep(replace(base, prompt=PromptConfig(cycles=3)), "two", tmp_path / "third", seeds=1, results=file)
+    assert len(list((tmp_path / "third").iterdir())) == 1  # only the cell whose config is another one
+
+
+def test_cells_go_on_from_one_training_of_their_seed(base, tmp_path, monkeypatch):
+    monkeypatch.setitem(GRIDS, "two", {"full": {}, "one cycle": {"prompt": {"cycles": 1}}})
+    starts = []
+    whole = dealkit.ablate.fit
+    monkeypatch.setattr(dealkit.ablate, "fit", lambda run, out, **kw: starts.append((run, kw["init"])) or whole(run, out, **kw))
+    rows = sweep(base, "two", tmp_path, seeds=2, start_steps=1)["rows"]
+    assert [(run.train.steps, run.prompt.cycles) for run, _ in starts] == 2 * [(1, 1), (2, 2), (2, 1)]
+    assert [init is None for _, init in starts] == 2 * [True, False, False]
+    assert starts[1][1] == starts[2][1] != starts[4][1] and len(rows) == 4
+    assert starts[0][0].train.seed == 1000  # not the data that its cells see
+
+
 def test_the_base_run_is_evaluated_four_times_and_checked(tiny_config):
     base = base_run(steps=600, size=128, coco=["a.json"])
     assert (base.train.warmup, base.train.evaluate_every, base.prompt.cycles, base.data.coco) == (100, 150, 2, ("a.json",))
