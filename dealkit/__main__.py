@@ -460,6 +460,22 @@ def report(checkpoint: Path = NANO, tables_only: bool = False) -> None:
     update_readme()
 
 
+def history(name: str = "nano", out: Path = PROJECT_ROOT / "data" / "results" / "history_nano.json") -> None:
+    """All published checkpoints of a name with their scores, and what each part of the training changed, from the git history.
+
+    Args:
+        name: of the checkpoint.
+        out: JSON to write; what is not committed is not in it.
+    """
+    from dealkit.history import checkpoint_history
+    from dealkit.tables import history_table
+    from dealkit.train import write_json
+
+    found = checkpoint_history(name)
+    write_json(out, found)
+    print(history_table(found))
+
+
 def run(
     notebook: tyro.conf.Positional[str],
     params: Annotated[Path | None, tyro.conf.arg(aliases=["-f"])] = None,
@@ -553,7 +569,7 @@ def bench_index(
 def main() -> None:
     app = tyro.extras.SubcommandApp()
     analyses = (benchmark, calibrate, thresholds, transfer, rounds, positions, ablate)
-    for function in (demo, train, clicks, predict, evaluate, *analyses, publish, report, run, browse, bench):
+    for function in (demo, train, clicks, predict, evaluate, *analyses, publish, history, report, run, browse, bench):
         app.command(function)
     data = tyro.extras.SubcommandApp()
     data.command(data_check, name="check")

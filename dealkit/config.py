@@ -102,12 +102,22 @@ class DataConfig:
     """Most categories prompted per training image."""
     max_clicks: int = 3
     """Most clicks in a training prompt; one click is drawn in two cases of three."""
+    wander: float = 0.8
+    """Farthest a training click lies from the centre of its object, as a share of the half-extent; half of the prompts click at
+    the centre. Choice: a round object ends at 0.71 on the diagonal of its box, and farther out a click is on its surroundings."""
+    enlarged_scenes: float = 0.2
+    """Share of procedural scenes cropped and enlarged up to twice, blurred as an enlarged photograph."""
+    large_scenes: float = 0.5
+    """Share of procedural scenes drawn with larger objects, up to four times. Choice: scenes end at 48 px, photographs do not."""
+    variety: float = 0.6
+    """Share of procedural categories whose objects differ inside. Choice: clicked kinds are not copies of one another."""
     workers: int = 1
     """Processes that prepare data; 0 does it in the training process."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.synthetic <= 1:
-            raise ValueError(f"DataConfig.synthetic: expected a share from 0 to 1, got {self.synthetic}")
+        for name in ("synthetic", "wander", "enlarged_scenes", "large_scenes", "variety"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"DataConfig.{name}: expected a share from 0 to 1, got {getattr(self, name)}")
         if self.weights and (len(self.weights) != len(self.coco) or min(self.weights) <= 0):
             raise ValueError(
                 f"DataConfig.weights: expected {len(self.coco)} positive numbers, one per entry of coco, got {self.weights}"

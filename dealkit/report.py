@@ -23,7 +23,7 @@ from dealkit.evaluate import evaluate
 from dealkit.model.deal import DEAL
 from dealkit.predict import Detections, Predictor, predict_coco
 from dealkit.prompts import clicks_hash, make_clicks, read_json, save_clicks
-from dealkit.tables import ablation_table, noc_table, per_cent, position_table, rounds_table
+from dealkit.tables import SCORES, ablation_table, history_table, noc_table, per_cent, position_table, rounds_table
 from dealkit.train import load_model, provenance, read_log, save_model, write_json
 
 Json = dict[str, Any]
@@ -294,14 +294,13 @@ def source_table(results: Json, setting: str = "1/category centre") -> str:
         "| source | images | objects | AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    columns = ("ap50", "ap75", "ap50_ignored", "ap75_ignored", "hit")
     for name, source in sorted(results["sources"].items()):
-        row = average([{c: run[c] for c in columns} for run in source["runs"][setting]])
+        row = average([{c: run[c] for c in SCORES} for run in source["runs"][setting]])
         lines.append(
-            f"| {name} | {source['images']} | {source['objects']} | " + " | ".join(per_cent(row[c]) for c in columns) + " |"
+            f"| {name} | {source['images']} | {source['objects']} | " + " | ".join(per_cent(row[c]) for c in SCORES) + " |"
         )
     mean_row, spread_row = results["mean"][setting], results["spread"][setting]
-    cells = [f"**{per_cent(mean_row[c])}** ± {per_cent(spread_row[c])}" for c in columns]
+    cells = [f"**{per_cent(mean_row[c])}** ± {per_cent(spread_row[c])}" for c in SCORES]
     lines.append(f"| **mean of {len(results['sources'])}** | | | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -399,6 +398,7 @@ def training_sentence(training: Json) -> str:
 
 TABLES = {
     "training": ("training_nano.json", training_sentence),
+    "history": ("history_nano.json", history_table),
     "sources": ("realsmall_nano.json", source_table),
     "settings": ("realsmall_nano_settings.json", settings_table),
     "photos": ("photos_nano.json", photo_table),

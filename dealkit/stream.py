@@ -18,19 +18,6 @@ from dealkit.prompts import PointPrompts, simulate_clicks, stack_prompts
 
 Samples = torch.utils.data.Dataset[Sample]
 
-ENLARGED = 0.2
-"""Share of procedural scenes cropped and enlarged up to twice, blurred as an enlarged photograph."""
-
-LARGE = 0.5
-"""Share of procedural scenes drawn with larger objects, up to four times. Choice: scenes end at 48 px, photographs do not."""
-
-VARIETY = 0.6
-"""Share of procedural categories whose objects differ inside. Choice: clicked kinds are not copies of one another."""
-
-WANDER = 0.8
-"""Farthest a training click lies from the centre of its object, as a share of the half-extent. Choice: a round object ends at
-0.71 on the diagonal of its box, and farther out a click is on what surrounds it."""
-
 
 def open_sources(entries: tuple[str, ...], weights: tuple[float, ...] = ()) -> tuple[list[Samples], np.ndarray]:
     """COCO folders named by `annotations.json` or `annotations.json:image_folder`; the first part may be a glob pattern.
@@ -86,10 +73,10 @@ class TrainingStream(torch.utils.data.Dataset[Sample]):
         rng = np.random.default_rng([self.seed, index])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         if not self.sources or rng.random() < config.synthetic:
-            larger = 4 ** rng.random() if rng.random() < LARGE else None
+            larger = 4 ** rng.random() if rng.random() < config.large_scenes else None
             size_hw, seed = (config.size, config.size), TRAIN_SEED + self.seed
-            scene = make_scene(index, size_hw=size_hw, seed=seed, enlarge=larger, variety=VARIETY)
-            if rng.random() < ENLARGED:
+            scene = make_scene(index, size_hw=size_hw, seed=seed, enlarge=larger, variety=config.variety)
+            if rng.random() < config.enlarged_scenes:
                 return augment(scene, size=config.size, scale=(1.0, 2.0), generator=generator)
             return Sample(**{**vars(scene), "image": recolour(scene.image, generator=generator)})
         source = self.sources[rng.choice(len(self.sources), p=self.shares)]
@@ -102,7 +89,7 @@ def draw_prompts(samples: list[Sample], config: DataConfig, generator: torch.Gen
     find.
 
     One click in two cases of three, else 2 to `max_clicks` on different objects. Half of the prompts click at the centre, half
-    up to a share of the half-extent beside it that is drawn up to `WANDER`. An image without objects has no set.
+    up to a share of the half-extent beside it, itself drawn up to `config.wander`. An image without objects has no set.
 
     Returns:
         prompts of N sets, N targets (boxes cxcywh pixels).
@@ -121,7 +108,7 @@ def draw_prompts(samples: list[Sample], config: DataConfig, generator: torch.Gen
             boxes = sample.boxes[of_kind & ~sample.crowd]
             wanted = 1 if config.max_clicks == 1 or randint(0, 2) else randint(2, config.max_clicks)
             chosen = torch.randperm(len(boxes), generator=generator)[:wanted]
-            spread = WANDER * randint(0, 1) * float(torch.rand((), generator=generator))
+            spread = config.wander * randint(0, 1) * float(torch.rand((), generator=generator))
             points = simulate_clicks(boxes[chosen], spread=spread, generator=generator)
             clicks.append((points, torch.ones(len(points), dtype=torch.int64)))
             images.append(b)

@@ -8,6 +8,9 @@ from scipy.stats import t as student
 
 Json = dict[str, Any]
 
+SCORES = ("ap50", "ap75", "ap50_ignored", "ap75_ignored", "hit")
+"""The protocol's numbers of one click per category: all objects, the clicked ones ignored, clicked objects returned."""
+
 TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9)
 """AP50 whose number of clicks is reported."""
 
@@ -147,12 +150,21 @@ def rounds_table(results: Json, shown: Sequence[int] = (1, 2, 3, 5, 10, 15, 20))
 
 def position_table(results: Json) -> str:
     """Markdown: AP by the click's distance from the centre of its object; means over sources and seeds, spread over seeds."""
-    columns = ("ap50", "ap75", "ap50_ignored", "ap75_ignored", "hit")
     lines = [
         "| click at | AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit |",
         "|---|---|---|---|---|---|",
     ]
     for point, over_seeds in zip(results["mean"], results["spread"], strict=True):
-        cells = [with_spread(point[c], over_seeds[c]) for c in columns]
+        cells = [with_spread(point[c], over_seeds[c]) for c in SCORES]
         lines.append(f"| {point['offset']:.2f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def history_table(history: Json) -> str:
+    """Markdown: a row per published checkpoint, oldest first: minutes of training and scores."""
+    head = "AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit | coins, recall | scenes, AP50"
+    lines = [f"| published | minutes | {head} |", "|" + "---|" * 9]
+    for row in history["checkpoints"]:
+        cells = [per_cent(row.get(key)) for key in (*SCORES, "coins_recall", "scenes_ap50")]
+        lines.append(f"| {row['date']} | {row['minutes']:.0f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
