@@ -178,6 +178,28 @@ def clicks(
     print(f"{out}: {len(made['prompts'])} prompts, {setting}, {kind}, seed {seed}, hash {clicks_hash(made)}")
 
 
+def regime(
+    name: tyro.conf.Positional[str], coco: tyro.conf.Positional[Path], out: Path, seed: int = 0, boxes: bool = False
+) -> None:
+    """Write a COCO file with fewer or poorer labels: noise20 noise40 semi1 semi5 semi10 sparse1 sparse3 sparse5 point zero.
+
+    Args:
+        name: which, see `dealkit.regimes`.
+        coco: COCO JSON with all labels.
+        out: COCO JSON to write; its images are those of the file it is made from.
+        seed: which labels.
+        boxes: where only points are left, also give each a box of one size round it, for detectors that need boxes.
+    """
+    from dealkit.prompts import read_json
+    from dealkit.regimes import apply_regime, boxes_round_points
+    from dealkit.train import write_json
+
+    made = apply_regime(read_json(coco), name, seed=seed)
+    write_json(out, boxes_round_points(made) if boxes else made)
+    unlabelled = f", {len(made['unlabelled'])} images without" if "unlabelled" in made else ""
+    print(f"{out}: {len(made['annotations'])} labels in {len(made['images'])} images{unlabelled}, {name}, seed {seed}")
+
+
 def predict(
     image: tyro.conf.Positional[Path | None] = None,
     checkpoint: Path = NANO,
@@ -551,7 +573,7 @@ def bench_index(
 def main() -> None:
     app = tyro.extras.SubcommandApp()
     analyses = (benchmark, calibrate, thresholds, transfer, rounds, positions, ablate)
-    for function in (demo, train, clicks, predict, evaluate, *analyses, publish, report, run, browse, bench):
+    for function in (demo, train, regime, clicks, predict, evaluate, *analyses, publish, report, run, browse, bench):
         app.command(function)
     data = tyro.extras.SubcommandApp()
     data.command(data_check, name="check")
