@@ -359,6 +359,30 @@ def transfer(coco: list[str], out: Path, checkpoint: Path = NANO, clicked: int =
     print(json.dumps(made["mean"], indent=1))
 
 
+def templates(
+    coco: list[str],
+    out: Path = PROJECT_ROOT / "data" / "results" / "template_realsmall.json",
+    variants: list[str] = ["box", "click"],  # noqa: B006
+    seeds: int = 1,
+) -> None:
+    """Score template matching, which knows nothing but the clicked example, as `benchmark` scores a checkpoint; goes on where it
+    was stopped.
+
+    Args:
+        coco: COCO files, glob patterns allowed; images in `images` beside each.
+        out: JSON of results.
+        variants: what it is shown: `box`, `click`, `box, scaled and turned`.
+        seeds: click lists.
+    """
+    from dealkit.references import VARIANTS, benchmark_templates
+    from dealkit.tables import per_cent
+
+    if not set(variants) <= set(VARIANTS):
+        raise ValueError(f"--variants: expected some of {'; '.join(VARIANTS)}, got {'; '.join(variants)}")
+    for variant, row in benchmark_templates(find_files(coco), out, variants=variants, seeds=seeds)["mean"].items():
+        print(f"{variant:24} AP50 {per_cent(row['ap50'])}, clicked ignored {per_cent(row['ap50_ignored'])}")
+
+
 def find_files(patterns: list[str], option: str = "--coco") -> list[Path]:
     """Files that match the patterns, each pattern's sorted; an error names the option and patterns that match nothing."""
     files = [Path(f) for pattern in patterns for f in sorted(glob.glob(pattern))]
@@ -572,7 +596,7 @@ def bench_index(
 
 def main() -> None:
     app = tyro.extras.SubcommandApp()
-    analyses = (benchmark, calibrate, thresholds, transfer, rounds, positions, ablate)
+    analyses = (benchmark, templates, calibrate, thresholds, transfer, rounds, positions, ablate)
     for function in (demo, train, regime, clicks, predict, evaluate, *analyses, publish, report, run, browse, bench):
         app.command(function)
     data = tyro.extras.SubcommandApp()
