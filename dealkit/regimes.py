@@ -135,6 +135,25 @@ def centre_points(coco: Coco, *, seed: int = 0) -> Coco:
     return coco | {"annotations": rows}
 
 
+def hide_unlabelled(coco: Coco) -> Coco:
+    """The images under `unlabelled` as images of which nothing is known: each is covered by one `iscrowd` box.
+
+    That is how a detector is told to take an image neither for full nor for empty, see `dealkit.baselines`; what a
+    semi-supervised method learns from. Annotation ids go on behind the largest there is.
+
+    >>> coco = {"images": [], "unlabelled": [{"id": 4, "width": 8, "height": 6}], "annotations": [], "categories": [{"id": 3}]}
+    >>> hide_unlabelled(coco)["annotations"]
+    [{'id': 1, 'image_id': 4, 'category_id': 3, 'bbox': [0, 0, 8, 6], 'area': 48, 'iscrowd': 1}]
+    """
+    hidden, rows = coco.get("unlabelled", []), list(_lists(coco)["annotations"])
+    last = max((row["id"] for row in rows), default=0)
+    for n, row in enumerate(sorted(hidden, key=lambda row: row["id"]), last + 1):
+        w, h = row["width"], row["height"]
+        box = {"id": n, "image_id": row["id"], "category_id": coco["categories"][0]["id"], "bbox": [0, 0, w, h]}
+        rows.append(box | {"area": w * h, "iscrowd": 1})
+    return _without(coco, "unlabelled") | {"images": coco["images"] + hidden, "annotations": rows}
+
+
 POINT_SIDE = 16.0
 """Side in pixels of the box that stands for an object of which only the centre is known. Choice: the border between AI-TOD's tiny
 and small, without a look at any data set's sizes."""
@@ -163,6 +182,11 @@ def boxes_round_points(coco: Coco, *, side: float = POINT_SIDE) -> Coco:
             row = row | {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
         rows.append(row)
     return coco | {"annotations": rows}
+
+
+def for_training(coco: Coco) -> Coco:
+    """A regime as detectors and methods learn from it: points as boxes of one size, unlabelled images covered by a crowd box."""
+    return boxes_round_points(hide_unlabelled(coco))
 
 
 def no_labels(coco: Coco, *, seed: int = 0) -> Coco:

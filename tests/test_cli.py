@@ -110,7 +110,7 @@ def test_a_regime_of_a_file_is_written(cli, tiny_coco, tmp_path):
     code, out, _ = cli("regime", "semi1", tiny_coco, "--out", tmp_path / "semi.json", "--seed", 2)
     assert code == 0 and "in 1 images, 1 images without, semi1, seed 2" in out
     assert json.loads((tmp_path / "semi.json").read_text())["info"] == {"regime": "semi1", "seed": 2}
-    code, out, _ = cli("regime", "point", tiny_coco, "--out", tmp_path / "point.json", "--boxes")
+    code, out, _ = cli("regime", "point", tiny_coco, "--out", tmp_path / "point.json", "--training")
     assert code == 0 and "3 labels in 2 images, point" in out
     assert len(CocoFolder(tmp_path / "point.json", tiny_coco.parent / "images").boxes) == 3
     code, _, err = cli("regime", "semi2", tiny_coco, "--out", tmp_path / "none.json")

@@ -1,0 +1,326 @@
+"""The label-efficient benchmark: detectors under every regime, template matching, and DEAL with one click, on equal terms.
+
+One sweep is one data set: a folder with one run per row and seed, and one results file for the whole table. What is finished is
+not run again, what was cut off goes on. All rows are trained on the same images for the same steps and minutes, by the same loop,
+and scored class-agnostic by the same evaluator on the same val files; only the labels differ, and the method.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.ops import box_convert, nms
+from tqdm.auto import tqdm
+
+from dealkit.baselines import Detector, fit_detector, load_detector
+from dealkit.config import (
+    DEFAULT_NMS,
+    DETECTORS,
+    MODELS,
+    PROJECT_ROOT,
+    Budget,
+    DataConfig,
+    DetectorConfig,
+    DetectorRun,
+    MethodConfig,
+    PromptConfig,
+    RunConfig,
+    TrainConfig,
+)
+from dealkit.data.coco import CocoFolder
+from dealkit.data.domains import DOMAINS
+from dealkit.data.statistics import load_domains
+from dealkit.evaluate import evaluate
+from dealkit.predict import predict_coco, to_rows
+from dealkit.prompts import make_clicks, read_json
+from dealkit.references import match, reference_rows
+from dealkit.regimes import apply_regime, for_training
+from dealkit.report import average, row_of
+from dealkit.train import fit, load_model, provenance, write_json
+
+Json = dict[str, Any]
+
+STRIDE = 10**7
+"""Ids of source k are moved by k times this, so that many sources are one data set."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: what is trained, on which labels."""
+
+    regime: str
+    """A key of `regimes.REGIMES`."""
+    model: str
+    """A detector of `config.DETECTORS`; `deal`: trained here with the same budget, then one click per category; `deal published`:
+    the checkpoint, with one click per category; `template box`, `template click`: not trained."""
+    method: str = "plain"
+    """A method of `config.METHODS`."""
+    oracle: bool = False
+    """The detector tells categories apart, and detections of those an image lacks are dropped: what a click tells it, too."""
+
+    @property
+    def name(self) -> str:
+        """
+        >>> Row("noise40", "fcos", "label_correction").name
+        'noise40 fcos label_correction'
+        """
+        return " ".join([self.regime, self.model, *([] if self.method == "plain" else [self.method]), *["oracle"] * self.oracle])
+
+
+ROWS: tuple[Row, ...] = (
+    *(Row("full", detector) for detector in ("retinanet", "faster_rcnn", "fcos", "rtdetr")),
+    Row("full", "fcos", oracle=True),
+    *(Row(f"noise{n}", "fcos", method) for n in (20, 40) for method in ("plain", "label_correction")),
+    *(Row(f"semi{n}", "fcos", method) for n in (1, 5, 10) for method in ("plain", "mean_teacher")),
+    *(Row(f"sparse{n}", "fcos", method) for n in (1, 3, 5) for method in ("plain", "mining")),
+    *(Row("point", "fcos", method) for method in ("plain", "point_teacher")),
+    Row("zero", "template box"),
+    Row("zero", "template click"),
+    Row("full", "deal"),
+    Row("full", "deal published"),
+)
+"""The table from full labels to one click, in the order of the paper's; DEAL last."""
+
+
+def sweep(
+    files: Sequence[Path],
+    out: Path,
+    *,
+    rows: Sequence[Row] = ROWS,
+    seeds: int = 1,
+    budget: Budget = Budget(),  # noqa: B008 (frozen)
+    checkpoint: Path | None = None,
+    results: Path | None = None,
+) -> Json:
+    """Run rows of the table with seeds 0 to `seeds` - 1, seed by seed; returns and writes all rows that are finished.
+
+    Args:
+        files: `train.json` of every source; `val.json` and `images` lie beside each.
+        out: folder of the runs.
+        checkpoint: of the row `deal published`; None leaves that row out.
+        results: JSON to write after every row: `request`, `rows`, `made_by`. Rows that it holds of other runs with the same
+            request are kept, so a table can be made in pieces.
+
+    Raises:
+        ValueError: no files, a source without `val.json`, or `results` of another request; names it.
+    """
+    if not files:
+        raise ValueError("files: expected the train.json of at least one source")
+    missing = [file.with_name("val.json") for file in files if not file.with_name("val.json").is_file()]
+    if missing:
+        raise ValueError(f"{missing[0]}: no such file; every train.json needs a val.json beside it")
+    request = {"sources": [file.parent.name for file in files], **asdict(budget)}
+    summary: Json = {"request": request, "rows": []}
+    if results is not None and results.is_file():
+        summary = read_json(results)
+        if summary["request"] != request:
+            raise ValueError(f"{results}: made with other sources or another budget; choose another file")
+    names = [row.name for row in (*ROWS, *(row for row in rows if row not in ROWS))]
+    for seed, row in tqdm([(seed, row) for seed in range(seeds) for row in rows], desc="label efficiency", unit="row"):
+        if row.model == "deal published" and checkpoint is None:
+            continue
+        made = {
+            "row": row.name,
+            **asdict(row),
+            "seed": seed,
+            **run_row(row, files, out, seed=seed, budget=budget, checkpoint=checkpoint),
+        }
+        others = [r for r in summary["rows"] if (r["row"], r["seed"]) != (row.name, seed)]
+        summary["rows"] = sorted([*others, made], key=lambda r: (names.index(r["row"]) if r["row"] in names else 99, r["seed"]))
+        summary["made_by"] = provenance()
+        if results is not None:
+            write_json(results, summary)
+    return summary
+
+
+def run_row(row: Row, files: Sequence[Path], out: Path, *, seed: int, budget: Budget, checkpoint: Path | None) -> Json:
+    """Train and score one row, or read what it left.
+
+    Returns:
+        `metrics`, of `report.row_of` for all val files as one data set, one class; `domains`, the mean AP50 over the sources of
+        each; `cost`: `labels` and `labelled_images` that there are, `images` drawn in training, `passes` over the labelled
+        images, `minutes`, and `steps`; zeros where nothing is trained.
+    """
+    trained = row.model in DETECTORS or row.model == "deal"
+    entries, cost = write_regime(row, files, out, seed) if trained else ((), {"labels": 0, "labelled_images": 0})
+    run = make_run(row, entries, files, seed, budget) if trained else None
+    key = {"row": asdict(row), "seed": seed, "budget": asdict(budget), "files": [str(f) for f in files]}
+    if row.model == "deal published":
+        key["checkpoint"] = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+    folder = out / "runs" / f"{row.name.replace(' ', '-')}-{seed}-{digest(key)}"
+    if (folder / "results.json").is_file():
+        return read_json(folder / "results.json")
+    log: list[Json] = []
+    if isinstance(run, RunConfig):
+        log = fit(run, folder, resume=(folder / "state.pt").is_file())
+    elif run is not None:
+        from dealkit.methods import method_hook
+
+        hook = method_hook(run.method)
+        log = fit_detector(run, folder, hook=hook, resume=(folder / "state.pt").is_file())
+    model = load_row(row, folder, checkpoint)
+    scored = [score_source(row, model, file.with_name("val.json"), seed, budget.images) for file in files]
+    steps = max((line["step"] for line in log), default=0)
+    drawn = steps * budget.batch_size
+    cost |= {"steps": steps, "images": drawn, "passes": round(drawn / max(cost["labelled_images"], 1), 2)}
+    cost["minutes"] = max((line["minutes"] for line in log), default=0.0)
+    made = {"metrics": row_of(pooled(scored)), "domains": by_domain(files, scored), "cost": cost}
+    write_json(folder / "results.json", made)
+    (folder / "state.pt").unlink(missing_ok=True)  # much that nothing needs any more
+    return made
+
+
+def write_regime(row: Row, files: Sequence[Path], out: Path, seed: int) -> tuple[tuple[str, ...], Json]:
+    """The labels of a regime as files, once; gives them as entries of `DataConfig.coco`, and how many labels and images they are.
+
+    A plain detector is shown the labelled images only; a method also the unlabelled, covered by a crowd box.
+    """
+    entries, labels, images = [], 0, 0
+    for file in files:
+        made = apply_regime(read_json(file), row.regime, seed=seed)
+        labels += sum(not (r.get("iscrowd") or r.get("ignore")) for r in made["annotations"])
+        images += len(made["images"])
+        if row.method == "plain":
+            made = {key: value for key, value in made.items() if key != "unlabelled"}
+        path = (
+            out
+            / "labels"
+            / f"{row.regime}-{seed}{'' if row.method == 'plain' else '-all-images'}"
+            / file.parent.name
+            / "train.json"
+        )
+        if not path.is_file():
+            write_json(path, for_training(made))
+        entries.append(f"{path}:{file.parent / 'images'}")
+    return tuple(entries), {"labels": labels, "labelled_images": images}
+
+
+def make_run(row: Row, entries: tuple[str, ...], files: Sequence[Path], seed: int, budget: Budget) -> RunConfig | DetectorRun:
+    """The training of a row; all get the same data and schedule, and no procedural scenes besides."""
+    data = DataConfig(coco=entries, synthetic=0.0, size=budget.size)
+    steps = budget.steps
+    train = TrainConfig(
+        steps=steps,
+        max_minutes=budget.minutes,
+        batch_size=budget.batch_size,
+        warmup=min(100, max(steps // 5, 1)),
+        checkpoint_every=200,
+        seed=seed,
+    )
+    if row.model == "deal":
+        return RunConfig(model=MODELS["nano"], data=data, train=train, prompt=PromptConfig(cycles=2))
+    categories = sorted({c["name"] for file in files for c in read_json(file)["categories"]}) if row.oracle else ()
+    detector = DetectorConfig(detector=row.model, backbone=budget.backbone, categories=tuple(categories))
+    return DetectorRun(detector=detector, data=data, train=train, method=MethodConfig(method=row.method))
+
+
+def load_row(row: Row, folder: Path, checkpoint: Path | None) -> Any:
+    """What the row detects with: a trained detector, a DEAL, or None."""
+    if row.model == "deal published":
+        return load_model(checkpoint)
+    if row.model == "deal":
+        return load_model(folder / "model.safetensors")
+    return load_detector(folder / "model.safetensors") if row.model in DETECTORS else None
+
+
+def score_source(row: Row, model: Any, file: Path, seed: int, images: int = 0) -> tuple[Json, list[Json], Json]:
+    """Ground truth, predictions and click list of one val file, its first `images` images (0: all), in the order of ids.
+
+    All rows are given the same click list, so that *clicked ignored* and *hit* mean the same for those that take no click. Of
+    DEAL's and the templates' boxes, one prompt per category, those that overlap by `DEFAULT_NMS` are one: the strongest.
+    """
+    truth, data = read_json(file), CocoFolder(file, file.parent / "images")
+    if images:
+        kept = set(sorted(r["id"] for r in truth["images"])[:images])
+        truth = truth | {
+            "images": [r for r in truth["images"] if r["id"] in kept],
+            "annotations": [r for r in truth["annotations"] if r["image_id"] in kept],
+        }
+    clicks = make_clicks(truth, setting="1/category", seed=seed)
+    if isinstance(model, Detector):
+        return truth, detector_rows(model, data, truth, oracle=row.oracle), clicks
+    if model is not None:
+        found = predict_coco(model, data, [clicks])[0]
+    else:
+        given = row.model.removeprefix("template ")
+        found = reference_rows(lambda image, boxes, _: match(image, boxes), data, clicks, given=given)
+    return truth, one_class(found), clicks
+
+
+def detector_rows(detector: Detector, data: CocoFolder, truth: Json, *, oracle: bool = False) -> list[Json]:
+    """COCO results of a detector on the images of `truth`; with `oracle` without detections of categories that an image lacks.
+
+    Every row carries a category of the file; which one means nothing unless the detector tells them apart.
+    """
+    names, ids = detector.config.categories, {row["name"]: row["id"] for row in truth["categories"]}
+    present: dict[int, set[int]] = {}
+    for row in truth["annotations"]:
+        present.setdefault(row["image_id"], set()).add(row["category_id"])
+    wanted, rows = {row["id"] for row in truth["images"]}, []
+    todo = [i for i, image_id in enumerate(data.image_ids) if image_id in wanted]
+    for i in tqdm(todo, desc=data.source, unit="img", mininterval=2):
+        image_id, found = data.image_ids[i], detector.detect([data[i].image])[0]
+        if not names:
+            rows += to_rows(found, image_id, truth["categories"][0]["id"])
+            continue
+        category = [ids.get(names[k]) for k in found.classes.tolist()]
+        made = [row | {"category_id": c} for row, c in zip(to_rows(found, image_id, 0), category, strict=True) if c is not None]
+        rows += [row for row in made if not oracle or row["category_id"] in present.get(image_id, set())]
+    return one_class(rows) if names else rows
+
+
+def one_class(rows: Iterable[Json], overlap: float = DEFAULT_NMS) -> list[Json]:
+    """Predictions of several categories as those of one: of boxes of an image that overlap by more, the strongest stays.
+
+    >>> a = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.4}
+    >>> [row["score"] for row in one_class([a, a | {"category_id": 2, "score": 0.6}, a | {"image_id": 2}])]
+    [0.6, 0.4]
+    """
+    by_image: dict[int, list[Json]] = {}
+    for row in rows:
+        by_image.setdefault(row["image_id"], []).append(row)
+    kept = []
+    for of_image in by_image.values():
+        boxes = box_convert(torch.tensor([r["bbox"] for r in of_image], dtype=torch.float32), "xywh", "xyxy")
+        scores = torch.tensor([r["score"] for r in of_image], dtype=torch.float32)
+        kept += [of_image[i] for i in nms(boxes, scores, overlap).tolist()]
+    return kept
+
+
+def pooled(scored: Sequence[tuple[Json, list[Json], Json]]) -> Json:
+    """Class-agnostic results of several sources as one data set; ids are moved apart first."""
+    truth: Json = {"images": [], "annotations": [], "categories": []}
+    found: list[Json] = []
+    prompts: list[Json] = []
+
+    def moved(row: Json, by: int, *keys: str) -> Json:
+        return row | {key: row[key] + by for key in keys}
+
+    for k, (of_source, rows, clicks) in enumerate(scored):
+        by = k * STRIDE
+        for name, keys in (("images", ("id",)), ("categories", ("id",)), ("annotations", ("id", "image_id", "category_id"))):
+            truth[name] += [moved(row, by, *keys) for row in of_source[name]]
+        found += [moved(row, by, "image_id", "category_id") for row in rows]
+        for prompt in clicks["prompts"]:
+            ids = [i + by for i in prompt["annotation_ids"]]
+            prompts.append(moved(prompt, by, "image_id", "category_id") | {"annotation_ids": ids})
+    return evaluate(truth, found, scored[0][2] | {"prompts": prompts}, class_agnostic=True)
+
+
+def by_domain(files: Sequence[Path], scored: Sequence[tuple[Json, list[Json], Json]]) -> dict[str, float | None]:
+    """AP50 of each domain, the mean over its sources; of a source that no list of domains has, under its own name."""
+    titles = load_domains(PROJECT_ROOT / "data" / "domains.json") | {name: domain.title for name, domain in DOMAINS.items()}
+    parts: dict[str, list[Json]] = {}
+    for file, (truth, rows, clicks) in zip(files, scored, strict=True):
+        ap50 = evaluate(truth, rows, clicks, class_agnostic=True)["all"]["ap50"]
+        parts.setdefault(titles.get(file.parent.name, file.parent.name), []).append({"ap50": ap50})
+    return {name: average(values)["ap50"] for name, values in sorted(parts.items())}
+
+
+def digest(values: Any) -> str:
+    """Ten hex digits of a JSON value."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
