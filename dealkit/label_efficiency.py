@@ -16,9 +16,9 @@ import torch
 from torchvision.ops import box_convert, nms
 from tqdm.auto import tqdm
 
-from dealkit.baselines import Detector, fit_detector, load_detector
+from dealkit.baselines import Detector, load_detector
+from dealkit.compare import MERGE, agnostic_rows, category_rows, detect_coco
 from dealkit.config import (
-    DEFAULT_NMS,
     DETECTORS,
     MODELS,
     PROJECT_ROOT,
@@ -35,7 +35,8 @@ from dealkit.data.coco import CocoFolder
 from dealkit.data.domains import DOMAINS
 from dealkit.data.statistics import load_domains
 from dealkit.evaluate import evaluate
-from dealkit.predict import predict_coco, to_rows
+from dealkit.methods import train_with
+from dealkit.predict import predict_coco
 from dealkit.prompts import make_clicks, read_json
 from dealkit.references import match, reference_rows
 from dealkit.regimes import apply_regime, for_training
@@ -43,6 +44,8 @@ from dealkit.report import average, row_of
 from dealkit.train import fit, load_model, provenance, write_json
 
 Json = dict[str, Any]
+Scored = tuple[Json, list[Json], Json]
+"""Ground truth, predictions and click list of one source."""
 
 STRIDE = 10**7
 """Ids of source k are moved by k times this, so that many sources are one data set."""
@@ -121,7 +124,7 @@ def sweep(
             raise ValueError(f"{results}: made with other sources or another budget; choose another file")
     names = [row.name for row in (*ROWS, *(row for row in rows if row not in ROWS))]
     for seed, row in tqdm([(seed, row) for seed in range(seeds) for row in rows], desc="label efficiency", unit="row"):
-        if row.model == "deal published" and checkpoint is None:
+        if not applies(row, files, checkpoint):
             continue
         made = {
             "row": row.name,
@@ -135,6 +138,17 @@ def sweep(
         if results is not None:
             write_json(results, summary)
     return summary
+
+
+def applies(row: Row, files: Sequence[Path], checkpoint: Path | None) -> bool:
+    """Whether a row can be run: a published checkpoint needs a file; categories that are told apart must be those of the val
+    files, which procedural scenes, each with categories of its own, cannot give."""
+    if row.model == "deal published":
+        return checkpoint is not None
+    if not row.oracle:
+        return True
+    train, val = ({c["name"] for f in files for c in read_json(f.with_name(f"{s}.json"))["categories"]} for s in ("train", "val"))
+    return val <= train
 
 
 def run_row(row: Row, files: Sequence[Path], out: Path, *, seed: int, budget: Budget, checkpoint: Path | None) -> Json:
@@ -158,12 +172,9 @@ def run_row(row: Row, files: Sequence[Path], out: Path, *, seed: int, budget: Bu
     if isinstance(run, RunConfig):
         log = fit(run, folder, resume=(folder / "state.pt").is_file())
     elif run is not None:
-        from dealkit.methods import method_hook
-
-        hook = method_hook(run.method)
-        log = fit_detector(run, folder, hook=hook, resume=(folder / "state.pt").is_file())
+        log = train_with(run, folder, resume=(folder / "state.pt").is_file())
     model = load_row(row, folder, checkpoint)
-    scored = [score_source(row, model, file.with_name("val.json"), seed, budget.images) for file in files]
+    scored = [score_source(row, model, val_file(file, out, budget.images), file.parent / "images", seed) for file in files]
     steps = max((line["step"] for line in log), default=0)
     drawn = steps * budget.batch_size
     cost |= {"steps": steps, "images": drawn, "passes": round(drawn / max(cost["labelled_images"], 1), 2)}
@@ -227,53 +238,42 @@ def load_row(row: Row, folder: Path, checkpoint: Path | None) -> Any:
     return load_detector(folder / "model.safetensors") if row.model in DETECTORS else None
 
 
-def score_source(row: Row, model: Any, file: Path, seed: int, images: int = 0) -> tuple[Json, list[Json], Json]:
-    """Ground truth, predictions and click list of one val file, its first `images` images (0: all), in the order of ids.
+def val_file(file: Path, out: Path, images: int) -> Path:
+    """`val.json` beside a `train.json`; where only so many images are scored, a copy with the first, in the order of ids."""
+    whole = file.with_name("val.json")
+    truth = read_json(whole)
+    kept = set(sorted(row["id"] for row in truth["images"])[: images or None])
+    if len(kept) == len(truth["images"]):
+        return whole
+    truth["images"] = [row for row in truth["images"] if row["id"] in kept]
+    truth["annotations"] = [row for row in truth["annotations"] if row["image_id"] in kept]
+    path = out / f"val-{images}" / file.parent.name / "val.json"
+    write_json(path, truth)
+    return path
 
-    All rows are given the same click list, so that *clicked ignored* and *hit* mean the same for those that take no click. Of
-    DEAL's and the templates' boxes, one prompt per category, those that overlap by `DEFAULT_NMS` are one: the strongest.
+
+def score_source(row: Row, model: Any, file: Path, images: Path, seed: int) -> Scored:
+    """Ground truth, predictions and click list of one val file, whose images lie in `images`.
+
+    All rows are given the same click list, so that *clicked ignored* and *hit* mean the same for those that take no click. Where
+    boxes come by category (DEAL, templates, the oracle), those that overlap by `compare.MERGE` are one: the strongest.
     """
-    truth, data = read_json(file), CocoFolder(file, file.parent / "images")
-    if images:
-        kept = set(sorted(r["id"] for r in truth["images"])[:images])
-        truth = truth | {
-            "images": [r for r in truth["images"] if r["id"] in kept],
-            "annotations": [r for r in truth["annotations"] if r["image_id"] in kept],
-        }
+    truth, data = read_json(file), CocoFolder(file, images)
     clicks = make_clicks(truth, setting="1/category", seed=seed)
     if isinstance(model, Detector):
-        return truth, detector_rows(model, data, truth, oracle=row.oracle), clicks
-    if model is not None:
-        found = predict_coco(model, data, [clicks])[0]
+        found = detect_coco(model, data)
+        if not row.oracle:
+            return truth, agnostic_rows(found, data), clicks
+        rows = category_rows(found, data, model.config.categories)
+    elif model is not None:
+        rows = predict_coco(model, data, [clicks])[0]
     else:
         given = row.model.removeprefix("template ")
-        found = reference_rows(lambda image, boxes, _: match(image, boxes), data, clicks, given=given)
-    return truth, one_class(found), clicks
+        rows = reference_rows(lambda image, boxes, _: match(image, boxes), data, clicks, given=given)
+    return truth, one_class(rows), clicks
 
 
-def detector_rows(detector: Detector, data: CocoFolder, truth: Json, *, oracle: bool = False) -> list[Json]:
-    """COCO results of a detector on the images of `truth`; with `oracle` without detections of categories that an image lacks.
-
-    Every row carries a category of the file; which one means nothing unless the detector tells them apart.
-    """
-    names, ids = detector.config.categories, {row["name"]: row["id"] for row in truth["categories"]}
-    present: dict[int, set[int]] = {}
-    for row in truth["annotations"]:
-        present.setdefault(row["image_id"], set()).add(row["category_id"])
-    wanted, rows = {row["id"] for row in truth["images"]}, []
-    todo = [i for i, image_id in enumerate(data.image_ids) if image_id in wanted]
-    for i in tqdm(todo, desc=data.source, unit="img", mininterval=2):
-        image_id, found = data.image_ids[i], detector.detect([data[i].image])[0]
-        if not names:
-            rows += to_rows(found, image_id, truth["categories"][0]["id"])
-            continue
-        category = [ids.get(names[k]) for k in found.classes.tolist()]
-        made = [row | {"category_id": c} for row, c in zip(to_rows(found, image_id, 0), category, strict=True) if c is not None]
-        rows += [row for row in made if not oracle or row["category_id"] in present.get(image_id, set())]
-    return one_class(rows) if names else rows
-
-
-def one_class(rows: Iterable[Json], overlap: float = DEFAULT_NMS) -> list[Json]:
+def one_class(rows: Iterable[Json], overlap: float = MERGE) -> list[Json]:
     """Predictions of several categories as those of one: of boxes of an image that overlap by more, the strongest stays.
 
     >>> a = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.4}
@@ -291,7 +291,7 @@ def one_class(rows: Iterable[Json], overlap: float = DEFAULT_NMS) -> list[Json]:
     return kept
 
 
-def pooled(scored: Sequence[tuple[Json, list[Json], Json]]) -> Json:
+def pooled(scored: Sequence[Scored]) -> Json:
     """Class-agnostic results of several sources as one data set; ids are moved apart first."""
     truth: Json = {"images": [], "annotations": [], "categories": []}
     found: list[Json] = []
@@ -311,7 +311,7 @@ def pooled(scored: Sequence[tuple[Json, list[Json], Json]]) -> Json:
     return evaluate(truth, found, scored[0][2] | {"prompts": prompts}, class_agnostic=True)
 
 
-def by_domain(files: Sequence[Path], scored: Sequence[tuple[Json, list[Json], Json]]) -> dict[str, float | None]:
+def by_domain(files: Sequence[Path], scored: Sequence[Scored]) -> dict[str, float | None]:
     """AP50 of each domain, the mean over its sources; of a source that no list of domains has, under its own name."""
     titles = load_domains(PROJECT_ROOT / "data" / "domains.json") | {name: domain.title for name, domain in DOMAINS.items()}
     parts: dict[str, list[Json]] = {}
