@@ -199,6 +199,43 @@ def train(
         fit(run, out, resume=resume, init=init, validate=validate_on_scenes)
 
 
+def race(
+    out: Path,
+    minutes: float,
+    models: list[Literal["deal", "fcos", "retinanet", "faster_rcnn", "rtdetr"]] = ["deal", "fcos", "rtdetr"],  # noqa: B006
+    data: Flat[DataConfig] = DataConfig(),  # noqa: B008
+    schedule: Flat[TrainConfig] = TrainConfig(),  # noqa: B008
+    detector: Flat[DetectorConfig] = DetectorConfig(),  # noqa: B008
+    val: list[str] = [],  # noqa: B006
+    scenes: int = 60,
+    points: int = 12,
+    results: Path | None = None,
+) -> None:
+    """Train DEAL and detectors without prompts for the same minutes on the same images: AP over time; goes on where it was
+    stopped.
+
+    Args:
+        out: folder of the runs.
+        minutes: of training, each model; steps and minutes of the schedule are not used.
+        models: what takes part.
+        data: what all are trained on.
+        schedule: of all.
+        detector: settings of the detectors.
+        val: COCO files to score on, glob patterns allowed; images in `images` beside each.
+        scenes: how many procedural scenes are scored where there are no files.
+        points: of each curve.
+        results: JSON to write besides `race.json` in the folder.
+    """
+    from dealkit.race import race as run_race
+    from dealkit.tables import per_cent
+
+    files = find_files(val, "--val") if val else []
+    options = {"data": data, "detector": detector, "schedule": schedule, "val": files, "scenes": scenes, "points": points}
+    for name, row in run_race(out, minutes=minutes, models=models, results=results, **options)["models"].items():
+        last = row["curve"][-1]
+        print(f"{name:12} {last['minutes']:.1f} minutes: AP50 {per_cent(last['ap50'])}, AP75 {per_cent(last['ap75'])}")
+
+
 def clicks(
     coco: tyro.conf.Positional[Path],
     out: Path,
@@ -680,7 +717,7 @@ def bench_index(
 
 def main() -> None:
     app = tyro.extras.SubcommandApp()
-    analyses = (benchmark, templates, calibrate, thresholds, transfer, rounds, positions, ablate, label_efficiency)
+    analyses = (benchmark, templates, calibrate, thresholds, transfer, rounds, positions, ablate, race, label_efficiency)
     for function in (demo, train, regime, clicks, predict, evaluate, *analyses, publish, report, run, browse, bench):
         app.command(function)
     data = tyro.extras.SubcommandApp()

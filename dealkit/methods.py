@@ -39,7 +39,7 @@ def label_correction(target: Objects, found: Detections) -> Objects:
 
     With best score s: (1 - s) x label + s x mean. A label with nothing near it stays.
 
-    Source: DN-TOD, arXiv 2401.05026, regenerates boxes from predictions and labels. Choice: without its correction of classes,
+    Source: DN-TOD, arXiv 2401.08056, regenerates boxes from predictions and labels. Choice: without its correction of classes,
     since the regime moves boxes only, and in place of its reweighting of samples by the trend of their losses the score.
 
     >>> label = Objects(boxes=torch.tensor([[0.0, 0.0, 10.0, 10.0]]), labels=torch.tensor([0]), crowd=torch.zeros(0, 4))
