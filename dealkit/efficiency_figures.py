@@ -21,7 +21,7 @@ def radar(series: Mapping[str, Mapping[str, float | None]], *, title: str = "", 
     domains = list(next(iter(series.values())))
     angles = np.linspace(0, 2 * np.pi, len(domains), endpoint=False)
     largest = max((v for values in series.values() for v in values.values() if v is not None), default=0.0)
-    top = top or max(np.ceil(10 * largest) / 10, 0.1)
+    top = top or (np.floor(10 * largest + 1e-9) + 1) / 10
     figure, ax = plt.subplots(figsize=(7.6, 4.8), subplot_kw={"projection": "polar"}, layout="constrained")
     looks = zip((RED, BLUE, ORANGE, GREEN, PINK, SKY), "osD^vP", strict=True)
     for (name, values), (colour, marker) in zip(series.items(), looks, strict=False):
@@ -32,7 +32,7 @@ def radar(series: Mapping[str, Mapping[str, float | None]], *, title: str = "", 
     ax.set_theta_offset(np.pi / 2)
     ax.set_theta_direction(-1)
     ax.set_xticks(angles, [d.replace(" ", "\n", 1) for d in domains])
-    ax.tick_params(axis="x", pad=12)
+    ax.tick_params(axis="x", pad=16)
     step = 10 if top <= 0.5 else 20
     ax.set_yticks(range(step, int(round(100 * top)) + 1, step))
     ax.set(ylim=(0, 100 * top))

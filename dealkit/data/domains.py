@@ -15,8 +15,8 @@ from dealkit.data.chunks import write_atomically
 from dealkit.data.synthetic import EVAL_SEED, write_coco
 from dealkit.prompts import read_json
 
-DOMAIN_SEEDS = {"train": EVAL_SEED + 1_000_000, "val": EVAL_SEED + 1_000_001}
-"""Families of scenes of the two splits; no model is trained on the second, no published checkpoint on either."""
+DOMAIN_SEED = EVAL_SEED + 1_000_000
+"""The first of twelve families of scenes: two for each domain, `domain_seed`. No published checkpoint is trained on any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,15 @@ DOMAINS: dict[str, Domain] = {
 """The domains, by the name of their folder."""
 
 
+def domain_seed(name: str, split: str) -> int:
+    """Family of scenes of a domain's `train` or `val`; all differ, so no two domains show the same scene in another dress.
+
+    >>> domain_seed("uav", "val") - DOMAIN_SEED
+    3
+    """
+    return DOMAIN_SEED + 2 * list(DOMAINS).index(name) + ("train", "val").index(split)
+
+
 def write_domains(out: Path, *, train: int = 100, val: int = 40, size: int = 256) -> list[Path]:
     """Write the data set once: per domain a folder with `train.json`, `val.json` and `images/`, as every source has them.
 
@@ -107,6 +116,7 @@ def write_domains(out: Path, *, train: int = 100, val: int = 40, size: int = 256
     for name, domain in DOMAINS.items():
         for split, count in (("train", train), ("val", val)):
             file, made = out / name / f"{split}.json", {"domain": domain.title, "split": split, "scenes": count, "size": size}
+            made["seed"] = domain_seed(name, split)
             if file.is_file():
                 if read_json(file).get("info") != made:
                     raise ValueError(f"{file}: made with other settings than {made}; choose another folder")
@@ -119,7 +129,7 @@ def _write_split(file: Path, domain: Domain, count: int, size: int, info: dict[s
     """Scenes as `images/<split>_000001.png` and the COCO file, which is written last."""
     split, images, part = file.stem, file.parent / "images", file.parent / f"{file.stem}.part"
     images.mkdir(parents=True, exist_ok=True)
-    coco = read_json(write_coco(part, count, size=size, seed=DOMAIN_SEEDS[split], **domain.controls()))
+    coco = read_json(write_coco(part, count, size=size, seed=domain_seed(file.parent.name, split), **domain.controls()))
     for row in coco["images"]:
         name = f"{split}_{row['id']:06d}.png"
         os.replace(part / row["file_name"], images / name)
