@@ -85,7 +85,8 @@ def over_seeds(results: Json, row: str) -> dict[str, float | None] | None:
 def efficiency_table(results: Json) -> str:
     """Markdown: a row per regime and method as in the file; per cent, mean over seeds, class-agnostic; and what it cost.
 
-    `clicked ignored`: AP50 without the objects that are clicked for DEAL, for every row the same.
+    `clicked ignored`: AP50 without the objects that are clicked for DEAL, for every row the same. `passes`: crops drawn for every
+    image that they are drawn from.
     """
     head = ["labels", "method", *COLUMNS.values(), "AP50, clicked ignored", "labelled images", "passes", "minutes", "seeds"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]

@@ -40,7 +40,7 @@ from dealkit.predict import predict_coco
 from dealkit.prompts import make_clicks, read_json
 from dealkit.references import match, reference_rows
 from dealkit.regimes import apply_regime, for_training
-from dealkit.report import average, row_of
+from dealkit.report import average, row_of, sha_of
 from dealkit.train import fit, load_model, provenance, write_json
 
 Json = dict[str, Any]
@@ -116,7 +116,7 @@ def sweep(
     missing = [file.with_name("val.json") for file in files if not file.with_name("val.json").is_file()]
     if missing:
         raise ValueError(f"{missing[0]}: no such file; every train.json needs a val.json beside it")
-    request = {"sources": [file.parent.name for file in files], **asdict(budget)}
+    request = {"sources": data_of(files), **asdict(budget)}
     summary: Json = {"request": request, "rows": []}
     if results is not None and results.is_file():
         summary = read_json(results)
@@ -156,15 +156,15 @@ def run_row(row: Row, files: Sequence[Path], out: Path, *, seed: int, budget: Bu
 
     Returns:
         `metrics`, of `report.row_of` for all val files as one data set, one class; `domains`, the mean AP50 over the sources of
-        each; `cost`: `labels` and `labelled_images` that there are, `images` drawn in training, `passes` over the labelled
-        images, `minutes`, and `steps`; zeros where nothing is trained.
+        each; `cost`: `labels` and `labelled_images` that there are, images that crops are `drawn_from` (of a method also those
+        without labels), `images` drawn, `passes` over them, `minutes`, and `steps`; zeros where nothing is trained.
     """
     trained = row.model in DETECTORS or row.model == "deal"
-    entries, cost = write_regime(row, files, out, seed) if trained else ((), {"labels": 0, "labelled_images": 0})
+    entries, cost = write_regime(row, files, out, seed) if trained else ((), {"labels": 0, "labelled_images": 0, "drawn_from": 0})
     run = make_run(row, entries, files, seed, budget) if trained else None
-    key = {"row": asdict(row), "seed": seed, "budget": asdict(budget), "files": [str(f) for f in files]}
+    key = {"row": asdict(row), "seed": seed, "budget": asdict(budget), "files": data_of(files)}
     if row.model == "deal published":
-        key["checkpoint"] = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()
+        key["checkpoint"] = sha_of(checkpoint)
     folder = out / "runs" / f"{row.name.replace(' ', '-')}-{seed}-{digest(key)}"
     if (folder / "results.json").is_file():
         return read_json(folder / "results.json")
@@ -177,7 +177,7 @@ def run_row(row: Row, files: Sequence[Path], out: Path, *, seed: int, budget: Bu
     scored = [score_source(row, model, val_file(file, out, budget.images), file.parent / "images", seed) for file in files]
     steps = max((line["step"] for line in log), default=0)
     drawn = steps * budget.batch_size
-    cost |= {"steps": steps, "images": drawn, "passes": round(drawn / max(cost["labelled_images"], 1), 2)}
+    cost |= {"steps": steps, "images": drawn, "passes": round(drawn / max(cost["drawn_from"], 1), 2)}
     cost["minutes"] = max((line["minutes"] for line in log), default=0.0)
     made = {"metrics": row_of(pooled(scored)), "domains": by_domain(files, scored), "cost": cost}
     write_json(folder / "results.json", made)
@@ -190,24 +190,26 @@ def write_regime(row: Row, files: Sequence[Path], out: Path, seed: int) -> tuple
 
     A plain detector is shown the labelled images only; a method also the unlabelled, covered by a crowd box.
     """
-    entries, labels, images = [], 0, 0
+    entries, labels, images, drawn_from = [], 0, 0, 0
     for file in files:
         made = apply_regime(read_json(file), row.regime, seed=seed)
         labels += sum(not (r.get("iscrowd") or r.get("ignore")) for r in made["annotations"])
         images += len(made["images"])
         if row.method == "plain":
             made = {key: value for key, value in made.items() if key != "unlabelled"}
-        path = (
-            out
-            / "labels"
-            / f"{row.regime}-{seed}{'' if row.method == 'plain' else '-all-images'}"
-            / file.parent.name
-            / "train.json"
-        )
+        made = for_training(made)
+        drawn_from += len(made["images"])
+        name = f"{row.regime}-{seed}" + ("" if row.method == "plain" else "-all-images")
+        path = out / "labels" / f"{name}-{sha_of(file)}" / file.parent.name / "train.json"
         if not path.is_file():
-            write_json(path, for_training(made))
+            write_json(path, made)
         entries.append(f"{path}:{file.parent / 'images'}")
-    return tuple(entries), {"labels": labels, "labelled_images": images}
+    return tuple(entries), {"labels": labels, "labelled_images": images, "drawn_from": drawn_from}
+
+
+def data_of(files: Sequence[Path]) -> dict[str, list[str]]:
+    """Per source the hashes of its `train.json` and `val.json`: what results belong to, wherever the files lie."""
+    return {file.parent.name: [sha_of(file), sha_of(file.with_name("val.json"))] for file in files}
 
 
 def make_run(row: Row, entries: tuple[str, ...], files: Sequence[Path], seed: int, budget: Budget) -> RunConfig | DetectorRun:

@@ -60,11 +60,11 @@ def test_a_row_is_trained_on_the_labels_of_its_regime(files, tmp_path):
         return boxes, torch.cat([f.crowd for f in folders]), sum(map(len, folders)), cost
 
     boxes, crowd, images, cost = read(Row("full", "fcos"))
-    assert (len(boxes), images, cost) == (24, 6, {"labels": 24, "labelled_images": 6})
+    assert (len(boxes), images, cost) == (24, 6, {"labels": 24, "labelled_images": 6, "drawn_from": 6})
     boxes, crowd, images, cost = read(Row("semi5", "fcos"))  # one image of each source
     assert (len(boxes), images, cost["labelled_images"]) == (8, 2, 2) and not crowd.any()
     boxes, crowd, images, cost = read(Row("semi5", "fcos", "mean_teacher"))  # the others are covered
-    assert images == 6 and crowd.sum() == 4 and cost == {"labels": 8, "labelled_images": 2}
+    assert images == 6 and crowd.sum() == 4 and cost == {"labels": 8, "labelled_images": 2, "drawn_from": 6}
     assert boxes[crowd].tolist() == [[0, 0, 90, 70]] * 4
     assert len(read(Row("sparse1", "fcos"))[0]) == 12
     points = read(Row("point", "fcos"))[0]
@@ -119,7 +119,7 @@ def test_a_sweep_goes_on_where_it_was_stopped_and_grows(files, tmp_path, quick):
     rows, out, results = [Row("full", "fcos"), Row("noise40", "fcos", "label_correction")], tmp_path / "out", tmp_path / "r.json"
     first = sweep(files, out, rows=rows[1:], budget=TINY, results=results)
     assert len(quick) == 1 and [r["row"] for r in first["rows"]] == ["noise40 fcos label_correction"]
-    assert not list(out.glob("runs/*/state.pt"))
+    assert not list(out.glob("runs/*/state.pt")) and list(first["request"]["sources"]) == ["one", "two"]
     both = sweep(files, out, rows=rows, seeds=2, budget=TINY, results=results)
     assert len(quick) == 4 and [(r["row"].split()[0], r["seed"]) for r in both["rows"]] == [
         *(("full", 0), ("full", 1), ("noise40", 0), ("noise40", 1))
