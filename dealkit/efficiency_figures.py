@@ -1,11 +1,15 @@
 """Drawings of the label-efficient benchmark: the radar by domain, and one image under every regime."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from dealkit.data.coco import Sample
 from dealkit.figures import BLUE, GREEN, ORANGE, PINK, RED, SKY, draw_boxes, show_image
@@ -41,6 +45,18 @@ def radar(series: Mapping[str, Mapping[str, float | None]], *, title: str = "", 
     ax.set_title(title, loc="left", pad=18)
     ax.legend(loc="center left", bbox_to_anchor=(1.22, 0.5), frameon=False)
     return figure
+
+
+def labelled_view(sample: Sample, reduced: Mapping[str, Any], image_id: int) -> Sample | None:
+    """The sample with the boxes that a regime leaves to its image; None if it is not labelled there.
+
+    Args:
+        reduced: what `regimes.apply_regime` gives.
+    """
+    if image_id not in {row["id"] for row in reduced["images"]}:
+        return None
+    left = [row["bbox"] for row in reduced["annotations"] if row["image_id"] == image_id and "bbox" in row]
+    return replace(sample, boxes=box_convert(torch.tensor(left, dtype=torch.float32).reshape(-1, 4), "xywh", "xyxy"))
 
 
 def regime_panel(

@@ -22,7 +22,7 @@ from dealkit.efficiency import (
     over_seeds,
     radar_series,
 )
-from dealkit.efficiency_figures import radar, regime_panel
+from dealkit.efficiency_figures import labelled_view, radar, regime_panel
 from dealkit.label_efficiency import ROWS
 from dealkit.prompts import read_json
 from dealkit.regimes import REGIMES
@@ -150,6 +150,9 @@ def test_a_panel_shows_the_image_once_per_regime():
         annotation_ids=torch.tensor([1]),
         source="made",
     )
+    reduced = {"images": [{"id": 1}], "annotations": [{"image_id": 1, "bbox": [2, 3, 4, 5]}, {"image_id": 1, "point": [9, 9]}]}
+    assert labelled_view(sample, reduced, 2) is None
+    assert labelled_view(sample, reduced, 1).boxes.tolist() == [[2, 3, 6, 8]]
     views = {"all": sample, "none": None, "points": sample, "more": sample, "last": sample}
     figure = regime_panel(views, points={"points": torch.tensor([[5.0, 5.0]])})
     assert [ax.get_title("left") for ax in figure.axes][:5] == list(views) and len(figure.axes) == 8
