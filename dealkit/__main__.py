@@ -17,6 +17,7 @@ from dealkit.config import (
     DETECTORS,
     MODELS,
     PROJECT_ROOT,
+    Budget,
     BuildConfig,
     DataConfig,
     DetectorConfig,
@@ -71,6 +72,23 @@ def data_synth(out: Path, count: int = 500, size: int = 256, seed: int | None = 
     from dealkit.data.synthetic import EVAL_SEED, write_coco
 
     print(write_coco(out, count, size=size, seed=EVAL_SEED if seed is None else seed))
+
+
+def data_domains(
+    out: Path = PROJECT_ROOT / "data" / "processed" / "domains", train: int = 100, val: int = 40, size: int = 256
+) -> None:
+    """Write the procedural data set of six domains: a folder each with `train.json`, `val.json` and `images`; once, the same
+    everywhere.
+
+    Args:
+        out: folder to write.
+        train: scenes of each domain to train on.
+        val: scenes of each domain to score on.
+        size: width and height in pixels.
+    """
+    from dealkit.data.domains import write_domains
+
+    print(*write_domains(out, train=train, val=val, size=size), sep="\n")
 
 
 def data_sources(write: bool = False) -> None:
@@ -241,6 +259,28 @@ def clicks(
     print(f"{out}: {len(made['prompts'])} prompts, {setting}, {kind}, seed {seed}, hash {clicks_hash(made)}")
 
 
+def regime(
+    name: tyro.conf.Positional[str], coco: tyro.conf.Positional[Path], out: Path, seed: int = 0, training: bool = False
+) -> None:
+    """Write a COCO file with fewer or poorer labels: noise20 noise40 semi1 semi5 semi10 sparse1 sparse3 sparse5 point zero.
+
+    Args:
+        name: which, see `dealkit.regimes`.
+        coco: COCO JSON with all labels.
+        out: COCO JSON to write; its images are those of the file it is made from.
+        seed: which labels.
+        training: as detectors and their methods learn from it: points as boxes of one size, unlabelled images under a crowd box.
+    """
+    from dealkit.prompts import read_json
+    from dealkit.regimes import apply_regime, for_training
+    from dealkit.train import write_json
+
+    made = apply_regime(read_json(coco), name, seed=seed)
+    write_json(out, for_training(made) if training else made)
+    unlabelled = f", {len(made['unlabelled'])} images without" if "unlabelled" in made else ""
+    print(f"{out}: {len(made['annotations'])} labels in {len(made['images'])} images{unlabelled}, {name}, seed {seed}")
+
+
 def predict(
     image: tyro.conf.Positional[Path | None] = None,
     checkpoint: Path = NANO,
@@ -408,6 +448,30 @@ def transfer(coco: list[str], out: Path, checkpoint: Path = NANO, clicked: int =
     print(json.dumps(made["mean"], indent=1))
 
 
+def templates(
+    coco: list[str],
+    out: Path = PROJECT_ROOT / "data" / "results" / "template_realsmall.json",
+    variants: list[str] = ["box", "click"],  # noqa: B006
+    seeds: int = 1,
+) -> None:
+    """Score template matching, which knows nothing but the clicked example, as `benchmark` scores a checkpoint; goes on where it
+    was stopped.
+
+    Args:
+        coco: COCO files, glob patterns allowed; images in `images` beside each.
+        out: JSON of results.
+        variants: what it is shown: `box`, `click`, `box, scaled and turned`.
+        seeds: click lists.
+    """
+    from dealkit.references import VARIANTS, benchmark_templates
+    from dealkit.tables import per_cent
+
+    if not set(variants) <= set(VARIANTS):
+        raise ValueError(f"--variants: expected some of {'; '.join(VARIANTS)}, got {'; '.join(variants)}")
+    for variant, row in benchmark_templates(find_files(coco), out, variants=variants, seeds=seeds)["mean"].items():
+        print(f"{variant:24} AP50 {per_cent(row['ap50'])}, clicked ignored {per_cent(row['ap50_ignored'])}")
+
+
 def find_files(patterns: list[str], option: str = "--coco") -> list[Path]:
     """Files that match the patterns, each pattern's sorted; an error names the option and patterns that match nothing."""
     files = [Path(f) for pattern in patterns for f in sorted(glob.glob(pattern))]
@@ -514,6 +578,38 @@ def ablate(
     for row in paired_gains(sweep(base, grid, out, seeds=seeds, start_steps=start_steps, results=results)["rows"]):
         spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.1f}"
         print(f"{row['cell']:28} AP50 {100 * row['mean']:5.1f}{spread}   to the first {100 * row['gain']:+5.1f}")
+
+
+def label_efficiency(
+    files: tyro.conf.Positional[list[str]],
+    results: Path,
+    out: Path = PROJECT_ROOT / "data" / "runs" / "label_efficiency",
+    rows: list[str] = [],  # noqa: B006
+    seeds: int = 1,
+    budget: Flat[Budget] = Budget(),  # noqa: B008 (frozen)
+    checkpoint: Path | None = NANO,
+) -> None:
+    """The label-efficient benchmark: detectors under every regime, template matching, and DEAL with one click; goes on where it
+    was stopped, skips what is finished.
+
+    Args:
+        files: `train.json` of every source, glob patterns allowed; `val.json` and `images` lie beside each.
+        results: JSON of the whole table.
+        out: folder of the runs.
+        rows: names of rows, or parts of them such as `noise40`; all if none is given.
+        seeds: runs of each row.
+        budget: what every trained row gets.
+        checkpoint: published DEAL, for a row of its own.
+    """
+    from dealkit.efficiency import efficiency_table
+    from dealkit.label_efficiency import ROWS, sweep
+
+    chosen = [row for row in ROWS if not rows or any(part in row.name for part in rows)]
+    if not chosen:
+        raise ValueError(f"--rows: no row is called like {', '.join(rows)}; there are {'; '.join(row.name for row in ROWS)}")
+    found, folder = find_files(files, "FILES"), out / results.stem
+    made = sweep(found, folder, rows=chosen, seeds=seeds, budget=budget, checkpoint=checkpoint, results=results)
+    print(efficiency_table(made))
 
 
 def report(checkpoint: Path = NANO, tables_only: bool = False) -> None:
@@ -639,12 +735,13 @@ def bench_index(
 
 def main() -> None:
     app = tyro.extras.SubcommandApp()
-    analyses = (benchmark, calibrate, thresholds, transfer, rounds, positions, ablate, race)
-    for function in (demo, train, clicks, predict, evaluate, *analyses, publish, history, report, run, browse, bench):
+    analyses = (benchmark, templates, calibrate, thresholds, transfer, rounds, positions, ablate, race, label_efficiency)
+    for function in (demo, train, regime, clicks, predict, evaluate, *analyses, publish, history, report, run, browse, bench):
         app.command(function)
     data = tyro.extras.SubcommandApp()
     data.command(data_check, name="check")
     data.command(data_synth, name="synth")
+    data.command(data_domains, name="domains")
     data.command(data_sources, name="sources")
     data.command(data_get, name="get")
     data.command(data_build, name="build")
@@ -657,7 +754,7 @@ def main() -> None:
         else:
             app.cli(
                 prog="python -m dealkit",
-                description=f"{__doc__} Also: `data check|synth|sources|get|build`, `bench index`.",
+                description=f"{__doc__} Also: `data check|synth|domains|sources|get|build`, `bench index`.",
             )
     except (ValueError, FloatingPointError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)

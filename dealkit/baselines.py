@@ -251,6 +251,8 @@ def fit_detector(
         used = [i for i, (image, target) in enumerate(zip(images, targets, strict=True)) if not unlabelled(target, image)]
         if not used:
             return {}
+        # both libraries sample from torch's global source, which a resumed run finds in another state
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         with autocast(device, run.train.bf16):
             return model.loss([images[i] for i in used], [targets[i] for i in used])
 

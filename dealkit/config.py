@@ -347,6 +347,31 @@ class DetectorRun:
             raise ValueError("data.synthetic: expected 0 with categories: those of procedural scenes are without number")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What every trained row of the label-efficient benchmark gets, and what every row is scored on."""
+
+    steps: int = 600
+    """Optimizer steps of every training, at most."""
+    minutes: float = 0.0
+    """Minutes of every training, at most; 0: no limit."""
+    batch_size: int = 8
+    """Images per step."""
+    size: int = 256
+    """Side of the training crops, pixels."""
+    backbone: str = "nano"
+    """Of every detector; DEAL's is `nano`, too."""
+    images: int = 0
+    """Most val images of every source that are scored; 0: all."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Budget.{name}: expected at least 1, got {getattr(self, name)}")
+        if self.minutes < 0 or self.images < 0:
+            raise ValueError(f"Budget.minutes, images: expected 0 or more, got {self.minutes}, {self.images}")
+
+
 T = TypeVar("T")
 
 

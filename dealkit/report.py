@@ -19,11 +19,21 @@ from dealkit.config import DEFAULT_THRESHOLD, PROJECT_ROOT
 from dealkit.data.coco import CocoFolder, Sample
 from dealkit.data.photos import photo
 from dealkit.data.synthetic import EVAL_SEED, write_coco
+from dealkit.efficiency import efficiency_table
 from dealkit.evaluate import evaluate
 from dealkit.model.deal import DEAL
 from dealkit.predict import Detections, Predictor, predict_coco
 from dealkit.prompts import clicks_hash, make_clicks, read_json, save_clicks
-from dealkit.tables import SCORES, ablation_table, history_table, noc_table, per_cent, position_table, rounds_table
+from dealkit.tables import (
+    SCORES,
+    ablation_table,
+    history_table,
+    noc_table,
+    per_cent,
+    position_table,
+    rounds_table,
+    template_table,
+)
 from dealkit.train import load_model, provenance, read_log, save_model, write_json
 
 Json = dict[str, Any]
@@ -396,6 +406,12 @@ def training_sentence(training: Json) -> str:
     )
 
 
+def template_results(results: Json) -> str:
+    """Template matching beside the committed results of DEAL."""
+    deal = PROJECT_ROOT / "data" / "results" / "realsmall_nano.json"
+    return template_table(results, read_json(deal) if deal.is_file() else None)
+
+
 TABLES = {
     "training": ("training_nano.json", training_sentence),
     "history": ("history_nano.json", history_table),
@@ -412,6 +428,9 @@ TABLES = {
     "components": ("ablation_components.json", ablation_table),
     "strategies": ("ablation_strategies.json", ablation_table),
     "cycles": ("ablation_cycles.json", ablation_table),
+    "templates": ("template_realsmall.json", template_results),
+    "efficiency_domains": ("label_efficiency_domains.json", efficiency_table),
+    "efficiency_realsmall": ("label_efficiency_realsmall.json", efficiency_table),
 }
 """Tables of the README: the results file and the function that draws each."""
 

@@ -168,3 +168,40 @@ def history_table(history: Json) -> str:
         cells = [per_cent(row.get(key)) for key in (*SCORES, "coins_recall", "scenes_ap50")]
         lines.append(f"| {row['date']} | {row['minutes']:.0f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def template_table(results: Json, deal: Json | None = None) -> str:
+    """Markdown: template matching per source, mean over seeds, beside DEAL's one click; bold where the template finds more.
+
+    Args:
+        results: of `references.benchmark_templates`. deal: of `report.benchmark`, for the last columns; None leaves dashes.
+    """
+    names = {"box": "shown the box", "click": "shown the click", "box, scaled and turned": "the box, scaled and turned"}
+    variants = [name for name in names if name in results["mean"]]
+    head = ["source", *(f"{names[v]}: AP50 | clicked ignored" for v in variants), "DEAL, one click: AP50 | clicked ignored"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * (1 + 2 * (len(variants) + 1)) + "|"]
+    own = {} if deal is None else deal["sources"]
+
+    def cells(of: Sequence[Json | None], reference: Json | None) -> str:
+        shown = []
+        for row in [*of, reference]:
+            for metric in ("ap50", "ap50_ignored"):
+                value = None if row is None else row[metric]
+                best = reference is not None and row is not reference and (value or 0.0) > (reference[metric] or 0.0)
+                shown.append(f"**{per_cent(value)}**" if best else per_cent(value))
+        return " | ".join(shown)
+
+    for name, source in sorted(results["sources"].items()):
+        rows = [_mean_of(source["runs"].get(variant, [])) for variant in variants]
+        reference = _mean_of(own[name]["runs"]["1/category centre"]) if name in own else None
+        lines.append(f"| {name} | {cells(rows, reference)} |")
+    reference = None if deal is None else deal["mean"]["1/category centre"]
+    return "\n".join(
+        [*lines, f"| mean of {len(results['sources'])} | {cells([results['mean'][v] for v in variants], reference)} |"]
+    )
+
+
+def _mean_of(runs: Sequence[Json]) -> Json | None:
+    """AP50 of several seeds, all objects and the clicked ones ignored; None where there is none."""
+    columns = {metric: [run[metric] for run in runs if run[metric] is not None] for metric in ("ap50", "ap50_ignored")}
+    return {metric: mean(values) if values else None for metric, values in columns.items()} if runs else None

@@ -282,7 +282,7 @@ def test_procedural_scenes_have_no_list_of_categories():
 
 @pytest.fixture
 def run():
-    train = TrainConfig(steps=4, batch_size=2, warmup=2, log_every=1, seed=1)
+    train = TrainConfig(steps=2, batch_size=2, warmup=2, log_every=1, seed=1)
     return DetectorRun(detector=tiny(), data=DataConfig(size=64, workers=0), train=train)
 
 
@@ -290,15 +290,15 @@ def losses(history):
     return [line["loss"] for line in history if "loss" in line]
 
 
-@pytest.mark.parametrize("name", ["fcos", "faster_rcnn", "rtdetr"])
+@pytest.mark.parametrize("name", ["faster_rcnn", "rtdetr"])
 def test_a_run_that_was_stopped_goes_on_with_the_losses_of_one_that_was_not(run, name, tmp_path):
-    """Two of them draw random samples and noise of their own."""
+    """These two draw samples and noise of their own, from torch's global source."""
     run = replace(run, detector=tiny(name))
     whole = fit_detector(run, tmp_path / "whole")
-    fit_detector(run, tmp_path / "run", stop_at=2)
+    fit_detector(run, tmp_path / "run", stop_at=1)
     assert load_config(tmp_path / "run" / "config.json") == run
     again = fit_detector(run, tmp_path / "run", resume=True)
-    assert [line["step"] for line in again] == [1, 2, 3, 4] and losses(again) == losses(whole)
+    assert [line["step"] for line in again] == [1, 2] and losses(again) == losses(whole)
     terms = {k for k in again[0] if k.startswith("loss_")}
     assert all(sum(line[k] for k in terms) == pytest.approx(line["loss"], rel=1e-5) for line in again)
 
@@ -317,7 +317,7 @@ def test_the_hook_changes_what_is_learned_and_sees_the_averaged_model(run, tmp_p
         return [objects() for _ in targets]
 
     history = fit_detector(run, tmp_path / "run", hook=nothing_there)
-    assert seen == [(False, torch.uint8, done) for done in (0.0, 0.25, 0.5, 0.75)]
+    assert seen == [(False, torch.uint8, done) for done in (0.0, 0.5)]
     assert all(line["loss_bbox_regression"] == 0 for line in history)
 
 
@@ -417,3 +417,9 @@ def learn_by_heart(name, folder, *, steps, lr, size=96):
 
 def test_fcos_learns_eight_images_by_heart(tmp_path):
     assert learn_by_heart("fcos", tmp_path, steps=40, lr=2e-3) > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "steps", "lr"), [("retinanet", 80, 2e-3), ("faster_rcnn", 80, 2e-3), ("rtdetr", 160, 1e-3)])
+def test_every_detector_learns_eight_images_by_heart(name, steps, lr, tmp_path):
+    assert learn_by_heart(name, tmp_path, steps=steps, lr=lr) > 0.9

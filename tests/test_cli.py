@@ -106,6 +106,17 @@ def test_a_click_list_is_written_with_its_hash_printed(cli, tiny_coco, tmp_path)
     assert code == 0 and clicks_hash(clicks) in out and "2 prompts, 3/category, jitter, seed 2" in out
 
 
+def test_a_regime_of_a_file_is_written(cli, tiny_coco, tmp_path):
+    code, out, _ = cli("regime", "semi1", tiny_coco, "--out", tmp_path / "semi.json", "--seed", 2)
+    assert code == 0 and "in 1 images, 1 images without, semi1, seed 2" in out
+    assert json.loads((tmp_path / "semi.json").read_text())["info"] == {"regime": "semi1", "seed": 2}
+    code, out, _ = cli("regime", "point", tiny_coco, "--out", tmp_path / "point.json", "--training")
+    assert code == 0 and "3 labels in 2 images, point" in out
+    assert len(CocoFolder(tmp_path / "point.json", tiny_coco.parent / "images").boxes) == 3
+    code, _, err = cli("regime", "semi2", tiny_coco, "--out", tmp_path / "none.json")
+    assert code == 2 and "regime: expected one of full" in err and not (tmp_path / "none.json").exists()
+
+
 def test_one_image_is_predicted_from_repeated_points(cli, tiny_coco, checkpoint, tmp_path):
     image = tiny_coco.parent / "images" / "0.png"
     points = ("--point", 13, 16, "--point", "53.5", 43, "--not-point", 75, 15)

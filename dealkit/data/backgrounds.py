@@ -4,7 +4,7 @@
 source, the size, a palette and the clutter, the strength of its irregular texture.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -300,7 +300,13 @@ def _soften(image: Array, blur: float) -> Array:
 
 
 def draw_background(
-    rng: np.random.Generator, size_hw: Size, *, grey: bool, clutter: float, blur: float = 0.0
+    rng: np.random.Generator,
+    size_hw: Size,
+    *,
+    grey: bool,
+    clutter: float,
+    blur: float = 0.0,
+    families: Sequence[str] | None = None,
 ) -> tuple[Array, str]:
     """Draw a background.
 
@@ -309,6 +315,7 @@ def draw_background(
         grey: one channel instead of three.
         clutter: strength of irregular texture, 0 (almost none) to 1.
         blur: standard deviation of the optics, pixels.
+        families: keys of `FAMILIES` to draw from; None: all.
 
     Returns:
         (H, W, C) float32 within 0..1, and the name of its family.
@@ -318,6 +325,8 @@ def draw_background(
     ((32, 48, 1), True)
     """
     family = list(FAMILIES)[rng.integers(len(FAMILIES))]
+    if families is not None:  # one draw decides in both cases, so that nothing after it moves
+        family = families[list(FAMILIES).index(family) % len(families)]
     if family in _NATURAL and rng.uniform() < 0.7:
         palette = np.array(_NATURAL[family], np.float32) * rng.uniform(0.6, 1.25) + rng.normal(0, 0.05, (4, 3))
     else:

@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from dealkit.data.backgrounds import FAMILIES as GROUNDS
 from dealkit.data.canvas import LAYOUTS
+from dealkit.data.shapes import FAMILIES as SHAPES
 from dealkit.data.sprites import Category, draw_category, vary_category
 
 MAX_COVER = 0.45
@@ -37,8 +39,16 @@ class SceneControls:
     """Smallest and largest size, pixels; every category draws its own, log-uniformly. None: one scale per scene."""
     variety: float | None = None
     """Share of the categories whose objects differ inside from one another, 0..1. None: 0."""
+    grounds: tuple[str, ...] | None = None
+    """Families of backgrounds to draw from, keys of `backgrounds.FAMILIES`. None: all."""
+    shapes: tuple[str, ...] | None = None
+    """Families of objects to draw from, keys of `shapes.FAMILIES`. None: all."""
 
     def __post_init__(self) -> None:
+        for name, known in (("grounds", GROUNDS), ("shapes", SHAPES)):
+            values = getattr(self, name)
+            if values is not None and not (values and set(values) <= set(known)):
+                raise ValueError(f"{name}: expected some of {', '.join(known)}, got {values}")
         lows = {"num_objects": 1, "num_categories": 1, "object_size": 2, "contrast": 0, "blur": 0, "clutter": 0}
         lows |= {"enlarge": 0.25, "variety": 0}
         highs = {"contrast": 1, "clutter": 1, "enlarge": 16, "variety": 1}
@@ -130,7 +140,7 @@ def scene_categories(
             low = max(min(0.9 * spread, 0.3), 0.08 if size > 12 else 0.14 if size > 5 else 0.22)
             contrast = float(np.clip(low * np.exp(rng.exponential(0.8)), low, 0.85))
             contrast = contrast if controls.contrast is None else controls.contrast
-            c = draw_category(rng, size=size, background=mean, contrast=contrast, chroma=plan.chroma)
+            c = draw_category(rng, size=size, background=mean, contrast=contrast, chroma=plan.chroma, families=controls.shapes)
             if found and rng.uniform() < 0.35:
                 c = vary_category(found[int(rng.integers(len(found)))], c, rng)
             if controls.object_size is not None:

@@ -3,6 +3,7 @@
 `h`, `w` height and width of a patch, `C` colour channels (1 in grey scenes, 3 otherwise); colours are 0..1.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -211,7 +212,15 @@ def contrasting(rng: np.random.Generator, base: Array, contrast: float, *, chrom
     return tuple(float(np.round(x, 4)) for x in np.clip(base + move, 0, 1))
 
 
-def draw_category(rng: np.random.Generator, *, size: float, background: Array, contrast: float, chroma: float = 0.5) -> Category:
+def draw_category(
+    rng: np.random.Generator,
+    *,
+    size: float,
+    background: Array,
+    contrast: float,
+    chroma: float = 0.5,
+    families: Sequence[str] | None = None,
+) -> Category:
     """Draw a category at random.
 
     Args:
@@ -219,11 +228,12 @@ def draw_category(rng: np.random.Generator, *, size: float, background: Array, c
         background: (C,) mean colour of the scene.
         contrast: mean distance of the main colour from the background, 0..1.
         chroma: how colourful the scene's objects are, 0..1.
+        families: keys of `FAMILIES` to draw from; None: all.
 
     >>> draw_category(np.random.default_rng(0), size=9.0, background=np.array([0.2]), contrast=0.3).size
     9.0
     """
-    names = list(FAMILIES)
+    names = list(families or FAMILIES)
     weights = np.array([_WEIGHTS.get(name, 1.0) for name in names])
     family = names[rng.choice(len(names), p=weights / weights.sum())]
     low, high = _ASPECT.get(family) or _ELONGATED.get(family) or (1.0, 1.4)

@@ -86,7 +86,8 @@ def _render(index: int, size_hw: tuple[int, int], seed: int, controls: SceneCont
         raise ValueError(f"object_size: expected at most half the shorter side of {size_hw}, got {controls.object_size}")
     plan_rng, ground_rng, sensor_rng, *fill_rngs = _streams([seed, index], 6)
     plan = draw_plan(plan_rng, size_hw, controls)
-    image, background = draw_background(ground_rng, size_hw, grey=plan.grey, clutter=plan.clutter, blur=plan.blur)
+    look = {"grey": plan.grey, "clutter": plan.clutter, "blur": plan.blur, "families": controls.grounds}
+    image, background = draw_background(ground_rng, size_hw, **look)
     mean, spread = image[::3, ::3].mean((0, 1)), float(image[::3, ::3].std((0, 1)).mean())
     categories = scene_categories(_streams([seed, index, 1], plan.num_categories), plan, controls, mean, spread)
     if (controls.enlarge, controls.sizes, controls.variety) != (None, None, None):

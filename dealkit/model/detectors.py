@@ -3,6 +3,7 @@
 `B` images, `D` width, `H, W` size of the padded batch.
 """
 
+import json
 from functools import partial
 from typing import Any
 
@@ -86,7 +87,8 @@ def build_torchvision(config: DetectorConfig) -> nn.Module:
 
     Choice: sizes for objects of 4 to 64 px. FCOS: points of stride s learn boxes whose farthest side is up to 8 s away, so up
     to 64 px at stride 4. The others: anchors of 1.25, 1.6 and 2 strides (5 to 64 px), three shapes each. Group norm in
-    RetinaNet's head, as FCOS has it, since without weights to start from its plain head hardly learns.
+    RetinaNet's head, as FCOS has it, since without weights to start from its plain head hardly learns. Faster R-CNN trains on
+    1,000 proposals of an image, not 2,000: suppression among them took most of a step.
     """
     classes, strides = max(len(config.categories), 1), STRIDES[STRIDES.index(config.finest_stride) :]
     pyramid = Pyramid(config)
@@ -99,6 +101,8 @@ def build_torchvision(config: DetectorConfig) -> nn.Module:
         net = FasterRCNN(
             pyramid,
             rpn_anchor_generator=anchors,
+            rpn_pre_nms_top_n_train=1000,
+            rpn_post_nms_top_n_train=1000,
             rpn_pre_nms_top_n_test=2 * config.max_detections,
             rpn_post_nms_top_n_test=2 * config.max_detections,
             box_roi_pool=MultiScaleRoIAlign([str(level) for level in range(len(strides))], 7, 2),
@@ -156,7 +160,7 @@ def build_rtdetr(config: DetectorConfig) -> nn.Module:
         raise ValueError("detector rtdetr: install transformers with `pip install -e .[dev]`") from None
     classes, width = max(len(config.categories), 1), config.hidden_dim
     if config.architecture:
-        net = RTDetrV2ForObjectDetection(RTDetrV2Config.from_json_string(config.architecture))
+        net = RTDetrV2ForObjectDetection(RTDetrV2Config.from_dict(json.loads(config.architecture)))
     elif config.published:
         net = RTDetrV2ForObjectDetection.from_pretrained(config.published, num_labels=classes, ignore_mismatched_sizes=True)
     else:
