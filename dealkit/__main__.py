@@ -267,6 +267,43 @@ def evaluate(
     print(summary_line(results))
 
 
+def errors(
+    coco: Path,
+    predictions: Path,
+    out: Path,
+    clicks: Path | None = None,
+    max_dets: int = 1500,
+    min_score: float = 0.0,
+    foreground: float = 0.5,
+    background: float = 0.1,
+    ignore_clicked: bool = False,
+) -> None:
+    """Kind of every mistake: missed, localisation, duplicate, background, other category, both; what AP50 would be without each,
+    and which categories are confused.
+
+    Args:
+        coco: COCO JSON of the ground truth.
+        predictions: standard COCO results.
+        out: JSON to write, with the state of every object and the type of every detection.
+        clicks: the click list the predictions were made from.
+        max_dets: most detections per image and category.
+        min_score: detections under this score do not count at all.
+        foreground: IoU from which a detection matches an object.
+        background: IoU from which a detection concerns an object.
+        ignore_clicked: the clicked objects are neither found nor missed.
+    """
+    from dealkit.errors import find_errors
+    from dealkit.oracle import errors_json, errors_text
+    from dealkit.prompts import load_clicks
+    from dealkit.train import write_json
+
+    thresholds = {"max_dets": max_dets, "min_score": min_score, "foreground": foreground, "background": background}
+    click_list = load_clicks(clicks, coco) if clicks else None
+    made = errors_json(find_errors(coco, predictions, click_list, **thresholds, ignore_clicked=ignore_clicked))
+    write_json(out, made)
+    print(errors_text(made))
+
+
 def benchmark(
     coco: list[str],
     out: Path,
@@ -551,7 +588,7 @@ def bench_index(
 def main() -> None:
     app = tyro.extras.SubcommandApp()
     analyses = (benchmark, calibrate, thresholds, transfer, rounds, positions, ablate)
-    for function in (demo, train, clicks, predict, evaluate, *analyses, publish, report, run, browse, bench):
+    for function in (demo, train, clicks, predict, evaluate, errors, *analyses, publish, report, run, browse, bench):
         app.command(function)
     data = tyro.extras.SubcommandApp()
     data.command(data_check, name="check")
