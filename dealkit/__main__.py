@@ -329,6 +329,58 @@ def benchmark(
     run_benchmark(checkpoint, find_files(coco), out, settings=settings, kinds=kinds, seeds=seeds, clicks_folder=clicks)
 
 
+def failures(
+    coco: list[str],
+    out: Path,
+    checkpoint: Path = NANO,
+    images: int | None = None,
+    seed: int = 0,
+    folder: Path = PROJECT_ROOT / "data" / "runs" / "failures",
+) -> None:
+    """Errors of a checkpoint on several sources, and what they come from: kinds of mistakes, recall and AP by factor, and a
+    model of what predicts a miss; goes on where it was stopped.
+
+    Args:
+        coco: COCO files, glob patterns allowed; images in `images` beside each.
+        out: JSON of results.
+        checkpoint: model weights.
+        images: at most so many images of each file.
+        seed: of the click lists, 1/category and centre.
+        folder: keeps predictions and click lists of every source, for `errors` and `browse`.
+    """
+    from dealkit.failures import failure_report, failure_text
+
+    print(failure_text(failure_report(checkpoint, find_files(coco), out, images=images, seed=seed, folder=folder)))
+
+
+def controlled(
+    out: Path,
+    checkpoint: Path = NANO,
+    scenes: int = 40,
+    large: int = 40,
+    factors: list[str] | None = None,
+    attributes: list[str] | None = None,
+) -> None:
+    """Procedural scenes with one factor set at a time, kinds that differ by one step, and objects of all sizes: recall and AP
+    against each; goes on where it was stopped.
+
+    Args:
+        out: JSON of results.
+        checkpoint: model weights.
+        scenes: of each level of a factor and each step of an attribute.
+        large: 512 px scenes of the evaluation across sizes; 0 leaves it out.
+        factors: only these, see `dealkit.controlled.EXPERIMENTS`.
+        attributes: only these, see `dealkit.controlled.STEPS`.
+    """
+    from dealkit.controlled import controlled as run_controlled
+    from dealkit.tables import per_cent
+
+    made = run_controlled(checkpoint, out, scenes=scenes, large=large, factors=factors, attributes=attributes)
+    for part, key in (("factors", "level"), ("fine_grained", "step")):
+        for name, rows in made[part].items():
+            print(f"{name:14}", "  ".join(f"{row[key]:g}: {per_cent(row['ap50'])}" for row in rows["levels"]))
+
+
 def calibrate(coco: list[str], out: Path, checkpoint: Path = NANO, images: int = 24) -> None:
     """Find the score threshold and duplicate IoU that are best on training images; the defaults of `predict` come from here.
 
@@ -587,7 +639,7 @@ def bench_index(
 
 def main() -> None:
     app = tyro.extras.SubcommandApp()
-    analyses = (benchmark, calibrate, thresholds, transfer, rounds, positions, ablate)
+    analyses = (benchmark, failures, controlled, calibrate, thresholds, transfer, rounds, positions, ablate)
     for function in (demo, train, clicks, predict, evaluate, errors, *analyses, publish, report, run, browse, bench):
         app.command(function)
     data = tyro.extras.SubcommandApp()

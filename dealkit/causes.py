@@ -39,7 +39,8 @@ FACTORS: dict[str, str] = {
 def object_factors(table: ObjectTable, clicks: Json) -> dict[str, Array]:
     """The factors of every object of a table of one COCO file: a column (N,) for each of `FACTORS`, in the table's order.
 
-    Nothing to measure is NaN: `nearest` of an only object, and what refers to a click where the kind has none in the image.
+    Nothing to measure is NaN: `nearest` of an only object, what refers to a click where the kind has none in the image, and
+    everything but the size where the image has no click at all.
 
     Args:
         table: of `read_table`; the pixels of its images are read.
@@ -63,7 +64,7 @@ def object_factors(table: ObjectTable, clicks: Json) -> dict[str, Array]:
     for i in tqdm(range(len(table.images["path"])), desc="factors", unit="image", delay=5, leave=False):
         rows = table.rows(i)
         boxes, kinds = objects["box"][rows].astype(np.float64), objects["category"][rows].astype(str)
-        if not len(boxes):
+        if not any((i, kind) in prompts for kind in kinds):
             continue
         factors["contrast"][rows], image = image_contrast(table, i)
         factors["clutter"][rows], factors["blur"][rows] = ring_spread(image, boxes), edge_width(image, boxes)
@@ -97,7 +98,8 @@ def _of_kind(boxes: Array, size: Array, colours: Array, asked: Json | None, rows
     half = np.maximum((boxes[own, 2:] - boxes[own, :2]) / 2, 1e-6)
     offset = np.abs(points[: len(own)] - centres[own]) / half
     factors["click_distance"] = distance
-    factors["click_offset"] = offset.max(1)[np.minimum(which, len(own) - 1)]
+    offset = np.where(offset.max(1) < 0.02, 0.0, offset.max(1))  # points are rounded to 0.01 px
+    factors["click_offset"] = offset[np.minimum(which, len(own) - 1)]
     factors["size_step"] = np.abs(np.log2(np.maximum(size, 1e-6) / np.maximum(size[model], 1e-6)))
     factors["colour_step"] = np.abs(colours - colours[model]).mean(1)
     return factors
@@ -178,19 +180,29 @@ def normalised_ap(
     return float(precision[np.searchsorted(recall, RECALLS - 1e-9, side="left")].mean())
 
 
-def bin_edges(values: Array, bins: int = 5) -> Array:
-    """Edges of bins with equally many values, the last one included; a value that is very frequent makes fewer bins.
+def bin_edges(values: Array, weight: Array | None = None, bins: int = 5) -> Array:
+    """Edges of bins of equal weight, the last one included; a value that is very frequent makes fewer bins.
 
-    Of at most `bins` different values each has a bin of its own.
+    Of six or fewer different values each has a bin of its own.
 
-    >>> bin_edges(np.arange(11.0), 2).tolist(), bin_edges(np.array([0.0, 0, 0, 1]), 5).tolist()
+    >>> bin_edges(np.arange(11.0), bins=2).tolist(), bin_edges(np.array([0.0, 0, 0, 1])).tolist()
     ([0.0, 5.0, 10.0], [0.0, 1.0, 1.0])
     """
-    values = values[np.isfinite(values)]
-    different = np.unique(values)
-    if len(different) <= bins:
+    weight = np.ones(len(values)) if weight is None else weight
+    finite = np.isfinite(values)
+    different = np.unique(values[finite])
+    if len(different) <= 6:
         return np.append(different, different[-1:])
-    return np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)))
+    return np.unique(weighted_quantiles(values[finite], weight[finite], np.linspace(0, 1, bins + 1)))
+
+
+def weighted_quantiles(values: Array, weight: Array, at: Array) -> Array:
+    """Smallest value that at least this share of the weight does not exceed.
+
+    >>> weighted_quantiles(np.array([3.0, 1.0, 2.0]), np.array([2.0, 1.0, 1.0]), np.array([0, 0.5, 1])).tolist()
+    [1.0, 2.0, 3.0]
+    """
+    return np.quantile(values, at, weights=weight, method="inverted_cdf")
 
 
 def by_factor(objects: Mapping[str, Array], false: Mapping[str, Array], name: str, bins: int = 5) -> list[Json]:
@@ -202,7 +214,7 @@ def by_factor(objects: Mapping[str, Array], false: Mapping[str, Array], name: st
     values = objects[name].astype(np.float64)
     if not np.isfinite(values).any():
         return []
-    edges = bin_edges(values, bins)
+    edges = bin_edges(values, objects["weight"], bins)
     which = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
     rows = []
     for k in range(len(edges) - 1):
@@ -317,8 +329,7 @@ def observed(objects: Mapping[str, Array], false: Mapping[str, Array], bins: int
     factors = {}
     for name, label in FACTORS.items():
         values = objects[name].astype(np.float64)
-        values = values[np.isfinite(values)]
-        rows = by_factor(objects, false, name, bins)
-        span = np.quantile(values, [0.1, 0.9]).tolist() if len(values) else None
+        finite, rows = np.isfinite(values), by_factor(objects, false, name, bins)
+        span = weighted_quantiles(values[finite], objects["weight"][finite], np.array([0.1, 0.9])).tolist() if rows else None
         factors[name] = {"label": label, "range": span, "bins": rows, "drop": drop(rows)}
     return {"all": found_row(objects, false), "factors": factors, "model": miss_model(objects)}

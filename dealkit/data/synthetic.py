@@ -266,7 +266,9 @@ class SyntheticScenes:
         return make_scene(index, size_hw=self.size_hw, seed=self.seed)
 
 
-def write_coco(folder: Path, count: int, *, size: int = 256, seed: int = TRAIN_SEED, **controls: Any) -> Path:
+def write_coco(
+    folder: Path, count: int, *, size: int = 256, seed: int = TRAIN_SEED, progress: bool = True, **controls: Any
+) -> Path:
     """Write scenes 0 to `count - 1` as PNG files and one COCO file; existing files of these names are replaced.
 
     Categories: each category of each scene has an id of its own, since unlimited kinds share no list. Its name is
@@ -278,6 +280,7 @@ def write_coco(folder: Path, count: int, *, size: int = 256, seed: int = TRAIN_S
     Args:
         folder: made if missing; receives `images/000001.png` ... and `annotations.json`.
         size: height and width of the images, pixels.
+        progress: show how far it is.
         controls: fields of `SceneControls`.
 
     Returns:
@@ -291,7 +294,7 @@ def write_coco(folder: Path, count: int, *, size: int = 256, seed: int = TRAIN_S
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows: list[tuple[str, tuple[int, int], torch.Tensor, torch.Tensor]] = []
     names: list[str] = []
-    for index in tqdm(range(count), desc="scenes", unit="scene"):
+    for index in tqdm(range(count), desc="scenes", unit="scene", disable=not progress):
         scene = _render(index, (size, size), seed, SceneControls(**controls))
         file_name = f"images/{index + 1:06d}.png"
         Image.fromarray(scene.sample.image.permute(1, 2, 0).numpy()).save(folder / file_name)
