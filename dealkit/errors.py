@@ -95,7 +95,8 @@ def find_errors(
         min_score: detections under this score do not count: what a user would see with this threshold.
         foreground: IoU from which a detection matches an object (TIDE's t_f).
         background: IoU from which a detection concerns an object at all (TIDE's t_b).
-        ignore_clicked: clicked objects are neither found nor missed, as in `clicked_ignored` of `evaluate`.
+        ignore_clicked: clicked objects are neither found nor missed, as in `clicked_ignored` of `evaluate`; a detection of
+            another category's prompt on one of them is false all the same.
 
     Raises:
         ValueError: thresholds not 0 < background < foreground <= 1, max_dets under 1, `ignore_clicked` without clicks, or a row
@@ -135,6 +136,7 @@ def find_errors(
         pairs = {(prompt["image_id"], prompt["category_id"]) for prompt in clicks["prompts"]}
         clicked = np.array([row["id"] in chosen for row in annotations], dtype=bool)
         prompted = np.array([(row["image_id"], row["category_id"]) in pairs for row in annotations], dtype=bool)
+    crowd = ignored
     if ignore_clicked:
         ignored = ignored | clicked
 
@@ -144,13 +146,14 @@ def find_errors(
     for image in np.unique(found.pair // columns).tolist():
         here, there = (slice(*np.searchsorted(r.pair, [image * columns, (image + 1) * columns])) for r in (objects, found))
         own = found.pair[there, None] == objects.pair[None, here]  # (D, G) of the image
-        iou = _overlaps(found.boxes[there], objects.boxes[here], ignored[here])
-        kind, which = _judge(iou, own, ignored[here], found.pair[there], foreground, background)
+        boxes = found.boxes[there], objects.boxes[here]
+        iou = np.where(own, _overlaps(*boxes, ignored[here]), _overlaps(*boxes, crowd[here]))
+        kind, which = _judge(iou, own, ignored[here], crowd[here], found.pair[there], foreground, background)
         kinds[there] = kind
         concerned = which >= 0
         of_object[there] = np.where(concerned, here.start + which, -1)
         overlap[there][concerned] = iou[np.flatnonzero(concerned), which[concerned]]
-        on = np.where(~own & ~ignored[here] & (iou >= foreground), found.value[there, None], -1.0)
+        on = np.where(~own & ~crowd[here] & (iou >= foreground), found.value[there, None], -1.0)
         best = on.argmax(0)
         score = on[best, np.arange(on.shape[1])]
         taken[here], taken_score[here] = np.where(score >= 0, found.pair[there][best] % columns, -1), np.maximum(score, 0)
@@ -212,12 +215,15 @@ def _overlaps(detections: Array, objects: Array, ignored: Array) -> Array:
     return np.asarray(coco_iou(np.ascontiguousarray(detections), np.ascontiguousarray(objects), ignored.astype(np.uint8)))
 
 
-def _judge(iou: Array, own: Array, ignored: Array, pair: Array, foreground: float, background: float) -> tuple[Array, Array]:
+def _judge(
+    iou: Array, own: Array, ignored: Array, crowd: Array, pair: Array, foreground: float, background: float
+) -> tuple[Array, Array]:
     """Type of each detection of an image, and the column of the object that it concerns, or -1.
 
     Args:
         iou: (D, G). own: (D, G), whether the object is of the detection's category.
-        ignored: (G,). pair: (D,), ascending; best score first within each.
+        ignored: (G,), by detections of its category. crowd: (G,), by those of other categories.
+        pair: (D,), ascending; best score first within each.
     """
     kind, which = np.full(len(iou), BACKGROUND, dtype=object), np.full(len(iou), -1)
     if not iou.shape[1]:
@@ -228,7 +234,7 @@ def _judge(iou: Array, own: Array, ignored: Array, pair: Array, foreground: floa
         mine = np.flatnonzero(own[start])
         status[rows], _, column = match_pair(iou[rows][:, mine], ignored[mine], foreground)
         which[rows] = np.where(column >= 0, np.append(mine, -1)[column], -1)
-    same, other = np.where(own & ~ignored, iou, 0.0), np.where(own | ignored, 0.0, iou)
+    same, other = np.where(own & ~ignored, iou, 0.0), np.where(own | crowd, 0.0, iou)
     rules = (
         (LOCALISATION, (same.max(1) >= background) & (same.max(1) < foreground), same),
         (OTHER, other.max(1) >= foreground, other),
@@ -253,7 +259,7 @@ def _states(kinds: Array, of_object: Array, score: Array, ignored: Array) -> tup
     detection = np.full(len(state), -1)
     rising = np.argsort(score, kind="stable")
     for kind, name in ((OTHER, OTHER), (LOCALISATION, LOCALISATION), (TRUE, FOUND)):  # the later overrule the earlier
-        rows = rising[kinds[rising] == kind]
+        rows = rising[(kinds[rising] == kind) & ~np.append(ignored, False)[of_object[rising]]]
         state[of_object[rows]], detection[of_object[rows]] = name, rows
     return state, detection
 

@@ -93,6 +93,17 @@ def test_ignored_objects_are_no_mistake():
     assert errors.detections["object"].tolist() == [0]
 
 
+def test_clicked_object_is_no_excuse_for_another_category():
+    coco = truth(BOX)
+    rows = [found(BOX, 0.9), found(BOX, 0.8, category_id=2)]
+    errors = find_errors(coco, rows, click(coco, 1), ignore_clicked=True)
+    assert errors.detections["type"].tolist() == ["ignored", "other category"]
+    assert errors.objects["state"].tolist() == ["ignored"]
+    assert errors.objects["taken_by"].tolist() == [2]
+    coco["annotations"][0]["iscrowd"] = 1
+    assert types(coco, rows)[0] == ["ignored", "background"]
+
+
 def test_objects_of_a_pair_without_prompt_are_marked():
     coco = truth(BOX)
     coco["annotations"].append({"id": 2, "image_id": 1, "category_id": 2, "bbox": FAR})
