@@ -142,7 +142,7 @@ def test_interval_of_images_that_differ():
 
 def test_model_names_the_cause_that_was_put_in():
     objects, false = made_objects()
-    model = miss_model(objects, repeats=2)
+    model = miss_model(objects, folds=2, repeats=2)
     assert next(iter(model["importance"])) == "size"
     assert model["auc"] > 0.95 and "kinds" not in model["importance"]
     assert model["importance"]["size"]["mean"] > 10 * abs(model["importance"]["clutter"]["mean"])

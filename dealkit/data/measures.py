@@ -198,7 +198,7 @@ def ring_spread(image: NDArray[np.uint8], boxes: NDArray) -> NDArray[np.float32]
     >>> ring_spread(image, np.array([[8.0, 8.0, 12.0, 12.0]])).round(3)
     array([0.5], dtype=float32)
     """
-    grey, (height, width) = image.mean(2) / 255, image.shape[:2]
+    height, width = image.shape[:2]
     inner = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1).astype(np.int64).reshape(-1, 4)
     free = np.ones((height, width), dtype=bool)
     for x1, y1, x2, y2 in inner.tolist():
@@ -213,7 +213,7 @@ def ring_spread(image: NDArray[np.uint8], boxes: NDArray) -> NDArray[np.float32]
             top, left = here[0].start, here[1].start
             ring[y1 - top : y2 - top, x1 - left : x2 - left] = False
         if ring.any():
-            spread[i] = grey[here][ring].std()
+            spread[i] = image[here][ring].mean(1).std() / 255
     return spread
 
 
@@ -235,15 +235,15 @@ def edge_width(image: NDArray[np.uint8], boxes: NDArray) -> NDArray[np.float32]:
     >>> edge_width(image, np.array([[6.0, 6.0, 12.0, 12.0]]))
     array([2.], dtype=float32)
     """
-    grey = image.mean(2) / 255
-    down, across = np.gradient(grey)
-    slope, (height, width) = np.maximum(np.abs(down), np.abs(across)), grey.shape
+    height, width = image.shape[:2]
     wide = np.zeros(len(boxes), np.float32)
     low, high = np.maximum(np.floor(boxes[:, :2]) - 2, 0), np.minimum(np.ceil(boxes[:, 2:]) + 2, [width, height])
     for i, (x1, y1, x2, y2) in enumerate(np.concatenate([low, high], axis=1).reshape(-1, 4).astype(np.int64).tolist()):
-        here = np.s_[y1:y2, x1:x2]
-        bottom, top = np.percentile(grey[here], (5, 95))
-        steep = np.percentile(slope[here], 97.5)
+        grey = image[y1:y2, x1:x2].mean(2) / 255
+        if min(grey.shape) < 2:
+            continue
+        slope = np.maximum(*(np.abs(part) for part in np.gradient(grey)))
+        (bottom, top), steep = np.percentile(grey, (5, 95)), np.percentile(slope, 97.5)
         wide[i] = (top - bottom) / steep if steep > 1e-6 else 0.0
     return wide
 
