@@ -183,7 +183,7 @@ def step_curves(fine: Mapping[str, Json], units: Mapping[str, str]) -> Figure:
         ax.plot(x, confused, color=RED, marker="s", linestyle="--", label="detections on the other kind, %")
         ax.plot(x, [100 * (row["ap50"] or 0) for row in levels], color=BLUE, marker="o", label="AP50, %")
         ax.axhline(50, color="grey", linewidth=0.8, linestyle=":")
-        ax.set(title=name, xlabel=units[name].split(";")[0].split(",")[0], ylim=(0, 102))
+        ax.set(title=name, xlabel=units[name].split(";")[0], ylim=(0, 102))
         ax.xaxis.label.set_fontsize(9)
         ax.grid(alpha=0.3)
     for ax in axes.flat[len(fine) :]:

@@ -15,11 +15,11 @@ MAX_COVER = 0.45
 
 TWINS: dict[str, tuple[float, float, str]] = {
     "hue": (0.0, 0.5, "turns of the colour wheel; both are saturated and flat"),
-    "lightness": (0.0, 0.5, "distance of the colours, 0..1, lighter or darker; both are flat"),
+    "lightness": (0.0, 0.5, "distance of the colours; 0..1, lighter or darker, both are flat"),
     "size": (1.0, 3.0, "ratio of the sizes"),
-    "aspect": (1.0, 4.0, "length over width of the second, which the first has as 1; both are ellipses"),
-    "angle": (0.0, 90.0, "degrees between the fixed directions of rectangles of aspect 2.5"),
-    "pattern": (0.0, 0.5, "distance of the colour of the second's stripes from its main colour; the first is flat"),
+    "aspect": (1.0, 4.0, "length over width; of the second, the first has 1, both are ellipses"),
+    "angle": (0.0, 90.0, "degrees; between the fixed directions of rectangles of aspect 2.5"),
+    "pattern": (0.0, 0.5, "contrast of the stripes; of the second, distance from its main colour, the first is flat"),
 }
 """Attributes by which two categories can be made to differ: smallest and largest step, and its unit."""
 
