@@ -29,16 +29,16 @@ STATE_COLOURS = {
 SHORT = {
     "size": "size, px",
     "contrast": "contrast to the ring",
-    "nearest": "nearest of its kind, own sizes",
+    "nearest": "nearest of its kind, sizes",
     "blur": "edge width, px",
     "clutter": "clutter around",
     "truncated": "touches the border",
     "instances": "objects of its kind",
     "kinds": "kinds in the image",
-    "click_offset": "click off the centre, half sides",
+    "click_offset": "click off centre, half sides",
     "click_distance": "distance to the click, px",
-    "size_step": "size unlike the clicked, octaves",
-    "colour_step": "colour unlike the clicked",
+    "size_step": "size unlike the click's, octaves",
+    "colour_step": "colour unlike the click's",
 }
 """Factor -> a label that fits a small panel."""
 
@@ -100,7 +100,7 @@ def factor_curves(
         names = [n for n in FACTORS if len(observed.get(n, {"bins": []})["bins"]) > 1 or n in controlled]
     columns = min(4, max(len(names), 1))
     rows = -(-len(names) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(2.35 * columns, 2.1 * rows + 0.4), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.1 * columns, 1.75 * rows + 0.4), layout="constrained", squeeze=False)
     for ax, name in zip(axes.flat, names, strict=False):
         _factor_panel(ax, name, observed.get(name, {"bins": []})["bins"], controlled.get(name, {"levels": []})["levels"])
     for ax in axes[:, 0]:
@@ -139,7 +139,7 @@ def _factor_panel(ax: Axes, name: str, bins: Sequence[Json], levels: Sequence[Js
         ax.set_xticks([0, 1], ["inside", "at it"])
         ax.set_xlim(-0.3, 1.3)
     ax.set_ylim(0, 102)
-    ax.set_xlabel(SHORT[name])
+    ax.set_xlabel(SHORT[name], fontsize=9)
     ax.grid(alpha=0.3)
 
 
@@ -175,7 +175,7 @@ def step_curves(fine: Mapping[str, Json], units: Mapping[str, str]) -> Figure:
     """Two kinds that differ in one attribute: share of detections on the wrong kind, and AP50, against the step."""
     columns = min(3, len(fine))
     rows = -(-len(fine) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.1 * columns, 2.2 * rows + 0.4), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.7 * columns, 1.9 * rows + 0.4), layout="constrained", squeeze=False)
     for ax, (name, made) in zip(axes.flat, fine.items(), strict=False):
         levels = sorted(made["levels"], key=lambda row: row["step"])
         x = [row["step"] for row in levels]
@@ -279,7 +279,7 @@ def draw_examples(cases: Sequence[tuple[Json, Path]], *, columns: int = 6) -> Fi
     if not cases:
         return None
     rows = -(-len(cases) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.65 * columns, 2.05 * rows), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.9 * rows), layout="constrained", squeeze=False)
     for ax, (case, folder) in zip(axes.flat, cases, strict=False):
         image = read_image(Path(folder) / case["file_name"])
         height, width = image.shape[1:]
