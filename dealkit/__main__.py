@@ -370,6 +370,43 @@ def evaluate(
     print(summary_line(results))
 
 
+def errors(
+    coco: Path,
+    predictions: Path,
+    out: Path,
+    clicks: Path | None = None,
+    max_dets: int = 1500,
+    min_score: float = 0.0,
+    foreground: float = 0.5,
+    background: float = 0.1,
+    ignore_clicked: bool = False,
+) -> None:
+    """Kind of every mistake: missed, localisation, duplicate, background, other category, both; what AP50 would be without each,
+    and which categories are confused.
+
+    Args:
+        coco: COCO JSON of the ground truth.
+        predictions: standard COCO results.
+        out: JSON to write, with the state of every object and the type of every detection.
+        clicks: the click list the predictions were made from.
+        max_dets: most detections per image and category.
+        min_score: detections under this score do not count at all.
+        foreground: IoU from which a detection matches an object.
+        background: IoU from which a detection concerns an object.
+        ignore_clicked: the clicked objects are neither found nor missed.
+    """
+    from dealkit.errors import find_errors
+    from dealkit.oracle import errors_json, errors_text
+    from dealkit.prompts import load_clicks
+    from dealkit.train import write_json
+
+    thresholds = {"max_dets": max_dets, "min_score": min_score, "foreground": foreground, "background": background}
+    click_list = load_clicks(clicks, coco) if clicks else None
+    made = errors_json(find_errors(coco, predictions, click_list, **thresholds, ignore_clicked=ignore_clicked))
+    write_json(out, made)
+    print(errors_text(made))
+
+
 def benchmark(
     out: Path,
     coco: list[str] = [],  # noqa: B006
@@ -401,6 +438,58 @@ def benchmark(
         benchmark_detector(checkpoint, find_files(coco) if coco else [], out, scenes=scenes)
         return
     run_benchmark(checkpoint, find_files(coco), out, settings=settings, kinds=kinds, seeds=seeds, clicks_folder=clicks)
+
+
+def failures(
+    coco: list[str],
+    out: Path,
+    checkpoint: Path = NANO,
+    images: int | None = None,
+    seed: int = 0,
+    folder: Path = PROJECT_ROOT / "data" / "runs" / "failures",
+) -> None:
+    """Errors of a checkpoint on several sources, and what they come from: kinds of mistakes, recall and AP by factor, and a
+    model of what predicts a miss; goes on where it was stopped.
+
+    Args:
+        coco: COCO files, glob patterns allowed; images in `images` beside each.
+        out: JSON of results.
+        checkpoint: model weights.
+        images: at most so many images of each file.
+        seed: of the click lists, 1/category and centre.
+        folder: keeps predictions and click lists of every source, for `errors` and `browse`.
+    """
+    from dealkit.failures import failure_report, failure_text
+
+    print(failure_text(failure_report(checkpoint, find_files(coco), out, images=images, seed=seed, folder=folder)))
+
+
+def controlled(
+    out: Path,
+    checkpoint: Path = NANO,
+    scenes: int = 40,
+    large: int = 40,
+    factors: list[str] | None = None,
+    attributes: list[str] | None = None,
+) -> None:
+    """Procedural scenes with one factor set at a time, kinds that differ by one step, and objects of all sizes: recall and AP
+    against each; goes on where it was stopped.
+
+    Args:
+        out: JSON of results.
+        checkpoint: model weights.
+        scenes: of each level of a factor and each step of an attribute.
+        large: 512 px scenes of the evaluation across sizes; 0 leaves it out.
+        factors: only these, see `dealkit.controlled.EXPERIMENTS`.
+        attributes: only these, see `dealkit.controlled.STEPS`.
+    """
+    from dealkit.controlled import controlled as run_controlled
+    from dealkit.tables import per_cent
+
+    made = run_controlled(checkpoint, out, scenes=scenes, large=large, factors=factors, attributes=attributes)
+    for part, key in (("factors", "level"), ("fine_grained", "step")):
+        for name, rows in made[part].items():
+            print(f"{name:14}", "  ".join(f"{row[key]:g}: {per_cent(row['ap50'])}" for row in rows["levels"]))
 
 
 def calibrate(coco: list[str], out: Path, checkpoint: Path = NANO, images: int = 24) -> None:
@@ -735,8 +824,9 @@ def bench_index(
 
 def main() -> None:
     app = tyro.extras.SubcommandApp()
-    analyses = (benchmark, templates, calibrate, thresholds, transfer, rounds, positions, ablate, race, label_efficiency)
-    for function in (demo, train, regime, clicks, predict, evaluate, *analyses, publish, history, report, run, browse, bench):
+    analyses = (benchmark, templates, failures, controlled, calibrate, thresholds, transfer, rounds, positions, ablate, race)
+    own = (demo, train, regime, clicks, predict, evaluate, errors, *analyses, label_efficiency)
+    for function in (*own, publish, history, report, run, browse, bench):
         app.command(function)
     data = tyro.extras.SubcommandApp()
     data.command(data_check, name="check")

@@ -5,10 +5,8 @@ one image and category. Boxes are xywh pixels of the original image, as in COCO 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -16,34 +14,12 @@ from faster_coco_eval import COCO, COCOeval_faster
 from dealkit.boxes import SIZE_BINS
 from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.prompts import check_clicks, clicks_hash, make_clicks, read_json
-
-Array = np.ndarray
-Json = dict[str, Any]
+from dealkit.rows import Array, Json, Rows, index_ids, match_pair, read_detections, read_objects
 
 IOU_THRESHOLDS: Array = np.array([0.25, *np.linspace(0.5, 0.95, 10)])
 """The first serves `ap25` alone; each is matched apart, so `ap` is the mean over the other ten, as ever."""
 
 _AP25, _AP50, _AP75, _AP = 0, 1, 6, slice(1, None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Rows:
-    """Objects or detections, sorted by pair, so that each pair is one slice."""
-
-    pair: Array
-    """(N,) int64: image index * K + category index."""
-    boxes: Array
-    """(N, 4) float64 xywh."""
-    value: Array
-    """(N,) float64: area of an object, score of a detection; detections fall in score within a pair."""
-    source: Array
-    """(N,) int64: row of the file."""
-
-    def of(self, pair: int) -> slice:
-        return slice(*np.searchsorted(self.pair, [pair, pair + 1]).tolist())
-
-    def take(self, rows: Array) -> "_Rows":
-        return _Rows(pair=self.pair[rows], boxes=self.boxes[rows], value=self.value[rows], source=self.source[rows])
 
 
 def evaluate(
@@ -105,15 +81,15 @@ def evaluate(
         raise ValueError(f"max_dets: expected at least 1, got {max_dets}")
     in_truth, in_predictions = (f"{s}: " if isinstance(s, str | Path) else "" for s in (coco, predictions))
     coco, predictions = read_json(coco), read_json(predictions)
-    images = _index(coco, "images", in_truth)
-    categories = _index(coco, "categories", in_truth)
+    images = index_ids(coco, "images", in_truth)
+    categories = index_ids(coco, "categories", in_truth)
     names = {row["id"]: str(row.get("name", row["id"])) for row in coco["categories"]}
     shown_categories = [{"id": i, "name": names[i]} for i in categories]
     if class_agnostic:
         categories, shown_categories = dict.fromkeys(categories, 0), [{"id": None, "name": "all categories as one"}]
     shape = len(images), max(len(shown_categories), 1)
-    objects, ignored = _read_objects(coco["annotations"], images, categories, shape[1], in_truth)
-    every = _read_detections(predictions, images, categories, shape[1], in_predictions)
+    objects, ignored = read_objects(coco["annotations"], images, categories, shape[1], in_truth)
+    every = read_detections(predictions, images, categories, shape[1], in_predictions)
     rank = np.arange(len(every.pair)) - np.searchsorted(every.pair, every.pair)
     detections = every.take(np.flatnonzero(rank < max_dets))
 
@@ -215,86 +191,10 @@ def dense_case(images: int = 60, objects: int = 250, detections: int = 1000, see
     return coco, predictions, make_clicks(coco, setting="1/category", seed=seed)
 
 
-def _index(coco: Json, key: str, where: str) -> dict[int, int]:
-    """Position of each id of `images` or `categories` in their sorted order."""
-    if not isinstance(coco, dict) or not all(isinstance(coco.get(k), list) for k in ("images", "categories", "annotations")):
-        raise ValueError(f"{where or 'coco: '}expected an object with the lists images, categories and annotations")
-    ids = [row["id"] for row in coco[key]]
-    index = {value: i for i, value in enumerate(sorted(ids))}
-    if len(index) != len(ids):
-        raise ValueError(f"{where}{key}: id {max(ids, key=ids.count)} is used twice")
-    return index
-
-
-def _lookup(rows: list[Any], field: str, name: str, known: dict[int, int]) -> Array:
-    """The field of every row looked up in `known`, (N,) int64; an error names the first row with an unknown one."""
-    try:
-        return np.array([known[row[field]] for row in rows], dtype=np.int64)
-    except (KeyError, TypeError):
-        for i, row in enumerate(rows):
-            value = row.get(field) if isinstance(row, dict) else row
-            if not isinstance(value, int | str) or value not in known:
-                raise ValueError(f"{name}[{i}].{field}: expected an id of the ground truth, got {value!r}") from None
-        raise
-
-
-def _numbers(rows: list[Any], field: str, name: str, width: int | None = None) -> Array:
-    """The field of every row, (N,) or (N, width) float64; an error names the first row where it is not finite numbers."""
-    shape = () if width is None else (width,)
-    try:
-        values = np.array([row[field] for row in rows], dtype=np.float64).reshape(len(rows), *shape)
-    except (KeyError, TypeError, ValueError):
-        values = np.full((len(rows), *shape), np.nan)
-    if np.isfinite(values).all():
-        return values
-    for i, row in enumerate(rows):
-        value = row.get(field) if isinstance(row, dict) else row
-        try:
-            good = np.shape(value) == shape and bool(np.isfinite(np.asarray(value, dtype=np.float64)).all())
-        except (TypeError, ValueError):
-            good = False
-        if not good:
-            form = "a finite number" if width is None else "finite [x, y, w, h]"
-            raise ValueError(f"{name}[{i}].{field}: expected {form}, got {value!r}")
-    raise AssertionError(f"{name}.{field}: rows are good one by one but not together")
-
-
-def _read_objects(
-    rows: list[Json], images: dict[int, int], categories: dict[int, int], columns: int, where: str
-) -> tuple[_Rows, Array]:
-    """Objects, and (G,) bool: which are crowd or ignored. The order of the file is kept within a pair."""
-    name = f"{where}annotations"
-    pair = _lookup(rows, "image_id", name, images) * columns + _lookup(rows, "category_id", name, categories)
-    boxes = _numbers(rows, "bbox", name, 4)
-    ignored = np.array([bool(row.get("iscrowd") or row.get("ignore")) for row in rows], dtype=bool)
-    bad = np.flatnonzero(~ignored & (boxes[:, 2:] <= 0).any(1))
-    if len(bad):
-        got = boxes[bad[0]].tolist()
-        raise ValueError(f"{name}[{bad[0]}].bbox: expected [x, y, w, h] with positive width and height, got {got}")
-    sizes = [{"area": row.get("area", box[2] * box[3])} for row, box in zip(rows, boxes.tolist(), strict=True)]
-    area = _numbers(sizes, "area", name)
-    order = np.argsort(pair, kind="stable")
-    return _Rows(pair=pair, boxes=boxes, value=area, source=np.arange(len(rows))).take(order), ignored[order]
-
-
-def _read_detections(rows: list[Json], images: dict[int, int], categories: dict[int, int], columns: int, where: str) -> _Rows:
-    """Detections, the highest score of each pair first, equal ones in the order of the file."""
-    if not isinstance(rows, list):
-        raise ValueError(f"{where or 'predictions: '}expected a list of COCO results, got {type(rows).__name__}")
-    name = f"{where}predictions"
-    pair = _lookup(rows, "image_id", name, images) * columns + _lookup(rows, "category_id", name, categories)
-    boxes = _numbers(rows, "bbox", name, 4)
-    bad = np.flatnonzero((boxes[:, 2:] < 0).any(1))
-    if len(bad):
-        raise ValueError(f"{name}[{bad[0]}].bbox: expected [x, y, w, h] with w, h >= 0, got {boxes[bad[0]].tolist()}")
-    score = _numbers(rows, "score", name)
-    return _Rows(pair=pair, boxes=boxes, value=score, source=np.arange(len(rows))).take(np.lexsort((-score, pair)))
-
-
 def _run(
-    objects: _Rows,
+    objects: Rows,
     ignored: Array,
-    detections: _Rows,
+    detections: Rows,
     shape: tuple[int, int],
     max_dets: int,
     size_bins: Mapping[str, tuple[float, float]],
@@ -303,7 +203,7 @@ def _run(
     frame = {"images": [{"id": i + 1} for i in range(shape[0])], "categories": [{"id": k + 1} for k in range(shape[1])]}
     keys = ("id", "image_id", "category_id", "bbox", "area", "score", "iscrowd")
 
-    def as_coco(of: _Rows, area: Array, crowd: Array) -> COCO:
+    def as_coco(of: Rows, area: Array, crowd: Array) -> COCO:
         image, category = np.divmod(of.pair, shape[1])
         columns = image + 1, category + 1, of.boxes, area, of.value, crowd  # the "score" of an object is not read
         rows = zip(range(1, len(area) + 1), *(column.tolist() for column in columns), strict=True)
@@ -320,9 +220,9 @@ def _run(
 
 
 def _score(
-    objects: _Rows,
+    objects: Rows,
     ignored: Array,
-    detections: _Rows,
+    detections: Rows,
     shape: tuple[int, int],
     max_dets: int,
     score_threshold: float,
@@ -338,7 +238,7 @@ def _score(
     for pair in np.intersect1d(objects.pair, detections.pair).tolist():
         here, found = objects.of(pair), detections.of(pair)
         iou = run.ious[pair // shape[1] + 1, pair % shape[1] + 1]  # (D, G), rows and columns in the order of ours
-        status[found], overlap[found] = _match(iou, ignored[here])
+        status[found], overlap[found], _ = match_pair(iou, ignored[here])
         if clicked is not None and clicked[here].any():
             hits[0][here] = (iou >= 0.5).any(0)
             hits[1][here] = (iou[shown[found]] >= 0.5).any(0)
@@ -365,22 +265,6 @@ def _score(
     error = (counted - expected)[(counted > 0) | (expected > 0)].astype(np.float64)
     rmse = float(np.sqrt((error**2).mean())) if len(error) else None
     return overall, tables, {"mae": _mean(abs(error)), "rmse": rmse, "pairs": len(error)}, hits
-
-
-def _match(iou: Array, ignored: Array, threshold: float = 0.5) -> tuple[Array, Array]:
-    """COCO's greedy matching of one pair: (D,) 1 true, 0 false, -1 on an ignored region; and (D,) IoU of the true ones.
-
-    `iou` is (D, G), best score first, intersection over detection area in the columns that `ignored` (G,) marks.
-    """
-    status, overlap = np.zeros(len(iou), dtype=np.int8), np.zeros(len(iou))
-    real = np.where(iou[:, ~ignored] >= threshold, iou[:, ~ignored], 0.0)
-    for row in np.flatnonzero(real.any(1)):
-        best = real.shape[1] - 1 - real[row, ::-1].argmax()  # of equal ones COCO takes the last
-        if real[row, best]:
-            status[row], overlap[row] = 1, real[row, best]
-            real[row + 1 :, best] = 0.0
-    status[(status == 0) & (iou[:, ignored] >= threshold).any(1)] = -1
-    return status, overlap
 
 
 def _olrp(score: Array, status: Array, overlap: Array, total: int) -> Json:

@@ -164,6 +164,34 @@ def test_a_data_set_is_predicted_from_a_click_list_and_scored(cli, tiny_coco, ch
     assert code == 0 and "AP50" in out and results["protocol"]["setting"] == "1/category" and results["counts"]["objects"] == 3
 
 
+def test_kinds_of_mistakes_are_printed_and_written(cli, tiny_coco, tmp_path):
+    coco = json.loads(tiny_coco.read_text())
+    rows = perfect(coco)
+    rows[1]["bbox"][2] /= 3  # loose: IoU 1/3
+    rows[2]["category_id"] = 5
+    (tmp_path / "found.json").write_text(json.dumps(rows))
+    files = ("--coco", tiny_coco, "--predictions", tmp_path / "found.json", "--out", tmp_path / "errors.json")
+    code, out, _ = cli("errors", *files)
+    made = json.loads((tmp_path / "errors.json").read_text())
+    assert code == 0 and "other category" in out and "1 found, 1 localisation, 1 other category" in out
+    assert made["detections"]["type"] == ["true", "localisation", "other category"]
+    assert made["objects"]["state"] == ["found", "localisation", "other category"]
+    code, out, _ = cli("errors", *files, "--foreground", 0.3)
+    assert "2 found, 1 other category" in out
+    code, _, err = cli("errors", *files, "--background", 0.6)
+    assert code == 2 and "expected 0 < background < foreground" in err
+
+
+def test_failures_and_controlled_scenes_are_analysed(cli, tiny_coco, checkpoint, tmp_path):
+    options = ("--checkpoint", checkpoint, "--folder", tmp_path / "kept")
+    code, out, _ = cli("failures", "--coco", tiny_coco, "--out", tmp_path / "f.json", *options)
+    assert code == 0 and "without localisation" in out and (tmp_path / "f.json").is_file()
+    few = ("--scenes", 1, "--large", 0, "--factors", "clutter", "--attributes", "hue")
+    code, out, _ = cli("controlled", "--out", tmp_path / "c.json", "--checkpoint", checkpoint, *few)
+    made = json.loads((tmp_path / "c.json").read_text())
+    assert code == 0 and "clutter" in out and len(made["fine_grained"]["hue"]["levels"]) == 5
+
+
 @pytest.mark.parametrize(("options", "agnostic", "most"), [((), False, 1500), (("--class-agnostic", "--max-dets", 7), True, 7)])
 def test_perfect_predictions_score_one_hundred(cli, tiny_coco, tmp_path, options, agnostic, most):
     (tmp_path / "p.json").write_text(json.dumps(perfect(json.loads(tiny_coco.read_text()))))

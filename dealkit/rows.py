@@ -1,0 +1,135 @@
+"""Objects and detections of COCO files as arrays, and COCO's matching of one image and category.
+
+Shapes: `K` categories; `G` objects and `D` detections, of one image and category where a function says so. A *pair* is
+one image and category. Boxes are xywh pixels of the original image, as in COCO files.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Objects or detections, sorted by pair, so that each pair is one slice."""
+
+    pair: Array
+    """(N,) int64: image index * K + category index."""
+    boxes: Array
+    """(N, 4) float64 xywh."""
+    value: Array
+    """(N,) float64: area of an object, score of a detection; detections fall in score within a pair."""
+    source: Array
+    """(N,) int64: row of the file."""
+
+    def of(self, pair: int) -> slice:
+        return slice(*np.searchsorted(self.pair, [pair, pair + 1]).tolist())
+
+    def take(self, rows: Array) -> "Rows":
+        return Rows(pair=self.pair[rows], boxes=self.boxes[rows], value=self.value[rows], source=self.source[rows])
+
+
+def index_ids(coco: Json, key: str, where: str) -> dict[int, int]:
+    """Position of each id of `images` or `categories` in their sorted order."""
+    if not isinstance(coco, dict) or not all(isinstance(coco.get(k), list) for k in ("images", "categories", "annotations")):
+        raise ValueError(f"{where or 'coco: '}expected an object with the lists images, categories and annotations")
+    ids = [row["id"] for row in coco[key]]
+    index = {value: i for i, value in enumerate(sorted(ids))}
+    if len(index) != len(ids):
+        raise ValueError(f"{where}{key}: id {max(ids, key=ids.count)} is used twice")
+    return index
+
+
+def _lookup(rows: list[Any], field: str, name: str, known: dict[int, int]) -> Array:
+    """The field of every row looked up in `known`, (N,) int64; an error names the first row with an unknown one."""
+    try:
+        return np.array([known[row[field]] for row in rows], dtype=np.int64)
+    except (KeyError, TypeError):
+        for i, row in enumerate(rows):
+            value = row.get(field) if isinstance(row, dict) else row
+            if not isinstance(value, int | str) or value not in known:
+                raise ValueError(f"{name}[{i}].{field}: expected an id of the ground truth, got {value!r}") from None
+        raise
+
+
+def _numbers(rows: list[Any], field: str, name: str, width: int | None = None) -> Array:
+    """The field of every row, (N,) or (N, width) float64; an error names the first row where it is not finite numbers."""
+    shape = () if width is None else (width,)
+    try:
+        values = np.array([row[field] for row in rows], dtype=np.float64).reshape(len(rows), *shape)
+    except (KeyError, TypeError, ValueError):
+        values = np.full((len(rows), *shape), np.nan)
+    if np.isfinite(values).all():
+        return values
+    for i, row in enumerate(rows):
+        value = row.get(field) if isinstance(row, dict) else row
+        try:
+            good = np.shape(value) == shape and bool(np.isfinite(np.asarray(value, dtype=np.float64)).all())
+        except (TypeError, ValueError):
+            good = False
+        if not good:
+            form = "a finite number" if width is None else "finite [x, y, w, h]"
+            raise ValueError(f"{name}[{i}].{field}: expected {form}, got {value!r}")
+    raise AssertionError(f"{name}.{field}: rows are good one by one but not together")
+
+
+def read_objects(
+    rows: list[Json], images: dict[int, int], categories: dict[int, int], columns: int, where: str
+) -> tuple[Rows, Array]:
+    """Objects, and (G,) bool: which are crowd or ignored. The order of the file is kept within a pair."""
+    name = f"{where}annotations"
+    pair = _lookup(rows, "image_id", name, images) * columns + _lookup(rows, "category_id", name, categories)
+    boxes = _numbers(rows, "bbox", name, 4)
+    ignored = np.array([bool(row.get("iscrowd") or row.get("ignore")) for row in rows], dtype=bool)
+    bad = np.flatnonzero(~ignored & (boxes[:, 2:] <= 0).any(1))
+    if len(bad):
+        got = boxes[bad[0]].tolist()
+        raise ValueError(f"{name}[{bad[0]}].bbox: expected [x, y, w, h] with positive width and height, got {got}")
+    sizes = [{"area": row.get("area", box[2] * box[3])} for row, box in zip(rows, boxes.tolist(), strict=True)]
+    area = _numbers(sizes, "area", name)
+    order = np.argsort(pair, kind="stable")
+    return Rows(pair=pair, boxes=boxes, value=area, source=np.arange(len(rows))).take(order), ignored[order]
+
+
+def read_detections(rows: list[Json], images: dict[int, int], categories: dict[int, int], columns: int, where: str) -> Rows:
+    """Detections, the highest score of each pair first, equal ones in the order of the file."""
+    if not isinstance(rows, list):
+        raise ValueError(f"{where or 'predictions: '}expected a list of COCO results, got {type(rows).__name__}")
+    name = f"{where}predictions"
+    pair = _lookup(rows, "image_id", name, images) * columns + _lookup(rows, "category_id", name, categories)
+    boxes = _numbers(rows, "bbox", name, 4)
+    bad = np.flatnonzero((boxes[:, 2:] < 0).any(1))
+    if len(bad):
+        raise ValueError(f"{name}[{bad[0]}].bbox: expected [x, y, w, h] with w, h >= 0, got {boxes[bad[0]].tolist()}")
+    score = _numbers(rows, "score", name)
+    return Rows(pair=pair, boxes=boxes, value=score, source=np.arange(len(rows))).take(np.lexsort((-score, pair)))
+
+
+def match_pair(iou: Array, ignored: Array, threshold: float = 0.5) -> tuple[Array, Array, Array]:
+    """COCO's greedy matching of one pair.
+
+    Args:
+        iou: (D, G), best score first; intersection over detection area in the columns that `ignored` (G,) marks.
+
+    Returns:
+        (D,) int8: 1 true, 0 false, -1 on an ignored region; (D,) IoU of the true ones, else 0; (D,) column of the object that a
+        true one has found, else -1.
+
+    >>> status, overlap, column = match_pair(np.array([[0.6, 0.7], [0.6, 0.8], [0.1, 0.9]]), np.zeros(2, dtype=bool))
+    >>> status.tolist(), overlap.tolist(), column.tolist()
+    ([1, 1, 0], [0.7, 0.6, 0.0], [1, 0, -1])
+    """
+    status, overlap, column = np.zeros(len(iou), dtype=np.int8), np.zeros(len(iou)), np.full(len(iou), -1)
+    free = np.flatnonzero(~ignored)
+    real = np.where(iou[:, free] >= threshold, iou[:, free], 0.0)
+    for row in np.flatnonzero(real.any(1)):
+        best = real.shape[1] - 1 - real[row, ::-1].argmax()  # of equal ones COCO takes the last
+        if real[row, best]:
+            status[row], overlap[row], column[row] = 1, real[row, best], free[best]
+            real[row + 1 :, best] = 0.0
+    status[(status == 0) & (iou[:, ignored] >= threshold).any(1)] = -1
+    return status, overlap, column
