@@ -1,0 +1,351 @@
+"""What a model makes of a data set, in FiftyOne: predictions, clicks, the kind of every mistake, and saved views of each.
+
+It adds to the data set of `dealkit.browse.build`. The kinds of mistakes are those of `dealkit.errors`; nothing is measured here.
+"""
+
+import hashlib
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dealkit.browse import OBJECTS, import_fiftyone
+from dealkit.config import DEFAULT_THRESHOLD
+from dealkit.data.statistics import ObjectTable
+from dealkit.errors import (
+    BACKGROUND,
+    BOTH,
+    DUPLICATE,
+    FOUND,
+    IGNORED,
+    LOCALISATION,
+    MISSED,
+    OTHER,
+    TRUE,
+)
+from dealkit.judged import Record, judge, object_loss
+
+Json = dict[str, Any]
+
+CLICKS = "clicks"
+"""Sample field that holds the clicks."""
+
+CONFIDENT = 0.5
+"""Score from which a false detection counts as confident. Choice: twice the score from which detections are shown."""
+
+WORST = 50
+"""Images in the view of the worst ones."""
+
+ERROR_VIEWS: dict[str, str] = {
+    "missed very tiny": "objects under 8 px that were not found",
+    "confident false positives": f"false detections with a score of at least {CONFIDENT:g}",
+    "duplicates": "detections of an object that a stronger one has found",
+    "confused categories": "detections that lie on an object of another category",
+    "worst images": f"the {WORST} images with the highest loss, worst first",
+    "mistakes": "a patch for every object that was not found and every false detection",
+}
+"""Saved view -> what it keeps; each is saved for every set of predictions, as `<name>: <view>`."""
+
+ERROR_COLOURS: dict[str, str] = {
+    FOUND: "#009E73",
+    TRUE: "#56B4E9",
+    MISSED: "#F0E442",
+    LOCALISATION: "#E69F00",
+    OTHER: "#CC79A7",
+    BOTH: "#000000",
+    DUPLICATE: "#0072B2",
+    BACKGROUND: "#D55E00",
+    IGNORED: "#999999",
+}
+"""Colour of a box in the App by what became of it; of Okabe and Ito, which readers with any colour vision tell apart."""
+
+CLICK_COLOUR = "#FFFFFF"
+
+NO_FATE = dict.fromkeys(("error", "error_id", "error_iou", "score", "loss"))
+"""Fields of an object that no file knows, such as one drawn in the App."""
+
+_VERSION = 1  # part of every fingerprint: a new number has the predictions of all images written again
+_RESERVED = (OBJECTS, CLICKS, "id", "filepath", "tags", "metadata", "source", "domain", "split", "annotations", "image_id")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorBuild:
+    """Predictions that were brought up to date in a data set."""
+
+    names: list[str]
+    """Fields that hold them, one per set of predictions."""
+    written: dict[str, int]
+    """Images that were written, of each."""
+    detections: dict[str, int]
+    """Detections shown, of each."""
+    mistakes: dict[str, dict[str, int]]
+    """Mistakes of each kind, of each."""
+    seconds: float
+    """Time it took."""
+
+    def __str__(self) -> str:
+        lines = []
+        for name in self.names:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in self.mistakes[name].items() if count) or "no mistakes"
+            lines.append(f"{name}: {self.detections[name]} detections; {kinds} ({self.written[name]} images written)")
+        return "\n".join([*lines, f"predictions in {self.seconds:.1f} s"])
+
+
+def field_name(pattern: str | Path) -> str:
+    """Field for predictions: the name of their file, or of its folder where the file is named after the source.
+
+    >>> field_name("runs/nano.json"), field_name("runs/nano/{source}.json"), field_name("runs/9 epochs.json")
+    ('nano', 'nano', 'p9_epochs')
+    """
+    path = Path(pattern)
+    name = path.parent.name if "{source}" in path.name else path.stem
+    name = re.sub(r"\W", "_", name, flags=re.ASCII).strip("_") or "predictions"
+    name = name if name[0].isalpha() else f"p{name}"
+    return f"{name}_predictions" if name in _RESERVED else name
+
+
+def add_predictions(
+    dataset: Any,
+    table: ObjectTable,
+    predictions: Sequence[str | Path],
+    clicks: str | Path | None = None,
+    *,
+    score: float = DEFAULT_THRESHOLD,
+    batch: int = 200,
+) -> ErrorBuild:
+    """Bring the predictions of a data set in line with files; images where nothing has changed are not written.
+
+    Every set of predictions has a field of its own (`field_name`), whose detections have, besides label, box and confidence:
+    `<name>_error` (key of `DETECTION_TYPES`), `<name>_error_iou` and `annotation_id` (the object it concerns). Objects get
+    `<name>_error` (key of `OBJECT_STATES`), `<name>_error_iou`, `<name>_score` and `<name>_loss` (`object_loss`), images
+    `<name>_loss`: the sum of the losses of their objects and the scores of their false detections. `clicks` are keypoints.
+    FiftyOne knows `<name>_error` as an evaluation, so that its evaluation patches work. Views: `save_error_views`.
+
+    Tags stay, except on detections of images whose predictions, objects or clicks have changed.
+
+    Args:
+        dataset: of `dealkit.browse.build`, made from the files of `table`.
+        predictions: COCO results of one or two models; `{source}` stands for the folder of the COCO file.
+        clicks: click list they were made from; `{source}` as above.
+        score: lowest score shown; the mistakes are those of the detections shown.
+        batch: images written at once.
+
+    Raises:
+        ValueError: more than two sets, two of one name, a set without `{source}` for several COCO files, an earlier set that is
+            tagged and would be removed, or a row that is broken (see `find_errors`); says which.
+    """
+    started = time.monotonic()
+    names = _names(predictions)
+    files = list(dict.fromkeys(table.images["file"].tolist()))
+    for pattern in (*predictions, *([clicks] if clicks else [])):
+        if len(files) > 1 and "{source}" not in str(pattern):
+            raise ValueError(f"{pattern}: expected {{source}} in the name, since there are {len(files)} COCO files")
+    judged = {name: judge(table, files, pattern, clicks, score) for name, pattern in zip(names, predictions, strict=True)}
+    fo = import_fiftyone()
+    _remove_others(dataset, names)
+    for name in names:
+        _declare(fo, dataset, name)
+    _style(fo, dataset, names)
+    known = _by_path(dataset, ["id", "fingerprint", *(f"{name}_fingerprint" for name in names)])
+    work: dict[str, list[Record]] = {name: [] for name in names}
+    for name in names:
+        for record in judged[name].records:
+            sample = known[record.path]
+            mark = _fingerprint(sample["fingerprint"], record)
+            if sample[f"{name}_fingerprint"] != mark:
+                work[name].append(replace(record, sample_id=sample["id"], fingerprint=mark))
+    with tqdm(total=sum(map(len, work.values())), desc="predictions", unit="image", delay=3, leave=False) as bar:
+        for name, records in work.items():
+            for start in range(0, len(records), batch):
+                _write(dataset, name, records[start : start + batch])
+                bar.update(len(records[start : start + batch]))
+    if (
+        any(work.values())
+        or not dataset.has_saved_view(f"{names[-1]}: mistakes")
+        or "only" not in str(dataset.list_saved_views())
+    ):
+        save_error_views(dataset, names)
+    return ErrorBuild(
+        names=names,
+        written={name: len(work[name]) for name in names},
+        detections={name: sum(len(r.detections) for r in judged[name].records) for name in names},
+        mistakes={name: judged[name].mistakes for name in names},
+        seconds=time.monotonic() - started,
+    )
+
+
+def save_error_views(dataset: Any, names: Sequence[str]) -> None:
+    """Save the views of `ERROR_VIEWS` for every set of predictions, and what only one of two has found.
+
+    Patches are worked out when a view is saved, so all are saved again after every change.
+    """
+    from fiftyone import ViewField as F
+
+    for name in names:
+        error = F(f"{name}_error")
+        false = ~error.is_in([TRUE, IGNORED])
+        views = {
+            "missed very tiny": dataset.filter_labels(OBJECTS, ~error.is_in([FOUND, IGNORED]) & (F("size_bin") == "vt")),
+            "confident false positives": dataset.filter_labels(name, false & (F("confidence") >= CONFIDENT)),
+            "duplicates": dataset.filter_labels(name, error == DUPLICATE),
+            "confused categories": dataset.filter_labels(name, error.is_in([OTHER, BOTH])),
+            "worst images": dataset.match(F(f"{name}_loss") > 0).sort_by(f"{name}_loss", reverse=True).limit(WORST),
+            "mistakes": dataset.to_evaluation_patches(f"{name}_error").match(~F("type").is_in([FOUND, TRUE, IGNORED])),
+        }
+        for view, description in ERROR_VIEWS.items():
+            dataset.save_view(f"{name}: {view}", views[view], description=description, overwrite=True)
+    for name, other in (names, names[::-1]) if len(names) == 2 else ():
+        only = (F(f"{name}_error") == FOUND) & ~F(f"{other}_error").is_in([FOUND, IGNORED])
+        description = f"objects that {name} has found and {other} has not"
+        dataset.save_view(f"only {name}", dataset.filter_labels(OBJECTS, only), description=description, overwrite=True)
+
+
+def _names(predictions: Sequence[str | Path]) -> list[str]:
+    names = [field_name(pattern) for pattern in predictions]
+    if not 1 <= len(names) <= 2:
+        raise ValueError(f"predictions: expected one or two sets, got {len(names)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"predictions: {' and '.join(map(str, predictions))} are both shown as {names[0]!r}: rename one")
+    return names
+
+
+def _by_path(dataset: Any, fields: list[str]) -> dict[str, Json]:
+    """Path of an image -> these fields of its sample."""
+    columns = dataset.values(["filepath", *fields])
+    return {path: dict(zip(fields, values, strict=True)) for path, *values in zip(*columns, strict=True)}
+
+
+def _fingerprint(of_objects: str, record: Record) -> str:
+    """Changes with everything that is written of an image's predictions, and when its objects have been written anew."""
+    content = (_VERSION, of_objects, record.size_wh, record.objects, record.detections, record.prompts)
+    return hashlib.blake2b(repr(content).encode(), digest_size=12).hexdigest()
+
+
+def _remove_others(dataset: Any, names: Sequence[str]) -> None:
+    """Take predictions of earlier builds that are not among `names` out of the data set, with their views."""
+    for name in [name for name in dataset.info.get("predictions", []) if name not in names]:
+        if dataset.count_label_tags(name):
+            raise ValueError(
+                f"{dataset.name}: {name}: has tagged detections and is not among the predictions given: "
+                "export the corrections and give the new ones another --name, or take the tags away"
+            )
+        for view in dataset.list_saved_views():
+            if view.startswith(f"{name}: ") or view.startswith("only "):
+                dataset.delete_saved_view(view)
+        dataset.delete_evaluation(f"{name}_error")
+        dataset.delete_sample_fields([name, f"{name}_loss", f"{name}_fingerprint"])
+        dataset.delete_sample_fields([f"{OBJECTS}.detections.{name}_{part}" for part in ("score", "loss")])
+    dataset.info["predictions"] = list(names)
+    dataset.save()
+
+
+def _declare(fo: Any, dataset: Any, name: str) -> None:
+    """The fields of a set of predictions, so that writing need not look for new ones, and its evaluation."""
+    from fiftyone.utils.eval.coco import COCOEvaluationConfig
+
+    if f"{name}_error" in dataset.list_evaluations():
+        return
+    if dataset.has_field(name):
+        raise ValueError(f"{name}: the data set {dataset.name} has a field of that name: rename the file of predictions")
+    text, whole, real = fo.StringField, fo.IntField, fo.FloatField
+    dataset.add_sample_field(name, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    if not dataset.has_field(CLICKS):
+        dataset.add_sample_field(CLICKS, fo.EmbeddedDocumentField, embedded_doc_type=fo.Keypoints)
+        dataset.add_sample_field(f"{CLICKS}.keypoints.meaning", text)
+    dataset.add_sample_field(f"{name}_loss", real)
+    dataset.add_sample_field(f"{name}_fingerprint", text)
+    shared = {f"{name}_error": text, f"{name}_error_id": text, f"{name}_error_iou": real}
+    for field, kind in (shared | {f"{name}_score": real, f"{name}_loss": real}).items():
+        dataset.add_sample_field(f"{OBJECTS}.detections.{field}", kind)
+    for field, kind in (shared | {"annotation_id": whole}).items():
+        dataset.add_sample_field(f"{name}.detections.{field}", kind)
+    COCOEvaluationConfig(name, OBJECTS, iou=0.5, classwise=True).build().register_run(dataset, f"{name}_error")
+
+
+def _style(fo: Any, dataset: Any, names: Sequence[str]) -> None:
+    """Colours by kind of mistake, and the sidebar: the first predictions, objects and clicks are shown."""
+    colours = [{"value": kind, "color": colour} for kind, colour in ERROR_COLOURS.items()]
+    boxes = [{"path": OBJECTS, "colorByAttribute": f"{names[0]}_error", "valueColors": colours}]
+    boxes += [{"path": name, "colorByAttribute": f"{name}_error", "valueColors": colours} for name in names]
+    boxes.append({"path": CLICKS, "fieldColor": CLICK_COLOUR})
+    dataset.app_config.color_scheme = fo.ColorScheme(color_by="value", fields=boxes)
+    hidden = ["annotations", "image_id", "filepath", "id", "created_at", "last_modified_at", "fingerprint"]
+    hidden += [f"{name}_fingerprint" for name in names]
+    losses = [f"{name}_loss" for name in names]
+    dataset.app_config.sidebar_groups = [
+        fo.SidebarGroupDocument(name="labels", paths=[OBJECTS, *names, CLICKS]),
+        fo.SidebarGroupDocument(name="data", paths=["domain", "source", "split", *losses]),
+        fo.SidebarGroupDocument(name="tags", paths=["tags", "_label_tags"]),
+        fo.SidebarGroupDocument(name="files", paths=hidden, expanded=False),
+        fo.SidebarGroupDocument(name="metadata", expanded=False),
+    ]
+    dataset.app_config.active_fields = fo.ActiveFields(paths=[OBJECTS, names[0], CLICKS])
+    dataset.save()
+
+
+def _write(dataset: Any, name: str, records: Sequence[Record]) -> None:
+    """Write predictions, clicks and what became of the objects, then the fingerprints that say they are there.
+
+    Choice: the fields of objects are set by one update per image; FiftyOne's own writing takes one per object and field.
+    """
+    from bson import ObjectId
+    from pymongo import UpdateOne
+
+    ids = [record.sample_id for record in records]
+    view = dataset.select(ids, ordered=True)
+    labels, annotation_ids = view.values([f"{OBJECTS}.detections.id", f"{OBJECTS}.detections.annotation_id"])
+    found, updates = [], []
+    for record, label_ids, of_image in zip(records, labels, annotation_ids, strict=True):
+        detections, fates = _image(name, record, dict(zip(of_image or [], label_ids or [], strict=True)))
+        found.append(detections)
+        places = {k: fates.get(annotation_id, NO_FATE) for k, annotation_id in enumerate(of_image or [])}
+        values = {f"{OBJECTS}.detections.{k}.{name}_{f}": value for k, fate in places.items() for f, value in fate.items()}
+        if values:
+            updates.append(UpdateOne({"_id": ObjectId(record.sample_id)}, {"$set": values}))
+    options = {"validate": False, "expand_schema": False}
+    view.set_values(name, found, **options)
+    if updates:
+        dataset._bulk_write(updates, ids=ids)
+    if records and records[0].prompts is not None:
+        view.set_values(CLICKS, [_keypoints(record) for record in records], **options)
+    view.set_values(f"{name}_loss", [round(record.loss, 4) for record in records], **options)
+    view.set_values(f"{name}_fingerprint", [record.fingerprint for record in records], **options)
+
+
+def _image(name: str, record: Record, label_ids: Mapping[int, str]) -> tuple[Json, dict[int, Json]]:
+    """`fiftyone.Detections` of one image as its database keeps them, and the fields of its objects by annotation id."""
+    from bson import ObjectId
+
+    width, height = record.size_wh
+    detections = []
+    for label, (x, y, w, h), score, kind, concerned, iou in record.detections:
+        mate = label_ids.get(concerned, "") if kind == TRUE else ""
+        detections.append(
+            {"_id": ObjectId(), "_cls": "Detection", "attributes": {}, "tags": [], "label": label, "confidence": score}
+            | {"bounding_box": [x / width, y / height, w / width, h / height], "annotation_id": concerned}
+            | {f"{name}_error": kind, f"{name}_error_iou": round(iou, 4), f"{name}_error_id": mate}
+        )
+    fates = {}
+    for annotation_id, (state, score, iou, place) in record.objects.items():
+        mate = str(detections[place]["_id"]) if place >= 0 else ""
+        loss = None if state == IGNORED else round(object_loss(state, score, iou), 4)
+        fates[annotation_id] = {"error": state, "error_id": mate, "error_iou": round(iou, 4), "score": score, "loss": loss}
+    return {"_cls": "Detections", "detections": detections}, fates
+
+
+def _keypoints(record: Record) -> Json:
+    """`fiftyone.Keypoints` of one image as its database keeps them, a keypoint for every click."""
+    from bson import ObjectId
+
+    width, height = record.size_wh
+    points = [
+        {"_id": ObjectId(), "_cls": "Keypoint", "attributes": {}, "tags": [], "label": label}
+        | {"points": [[x / width, y / height]], "meaning": "this" if positive else "not this"}
+        for label, xys, kinds, _ in record.prompts or []
+        for (x, y), positive in zip(xys, kinds, strict=True)
+    ]
+    return {"_cls": "Keypoints", "keypoints": points}
