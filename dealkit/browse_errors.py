@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dealkit.browse import OBJECTS, import_fiftyone
+from dealkit.browse import HIDDEN, OBJECTS, import_fiftyone
 from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.statistics import ObjectTable
 from dealkit.errors import (
@@ -163,11 +163,7 @@ def add_predictions(
             for start in range(0, len(records), batch):
                 _write(dataset, name, records[start : start + batch])
                 bar.update(len(records[start : start + batch]))
-    if (
-        any(work.values())
-        or not dataset.has_saved_view(f"{names[-1]}: mistakes")
-        or "only" not in str(dataset.list_saved_views())
-    ):
+    if any(work.values()) or dataset.info.get("views_of") != names:
         save_error_views(dataset, names)
     return ErrorBuild(
         names=names,
@@ -202,6 +198,8 @@ def save_error_views(dataset: Any, names: Sequence[str]) -> None:
         only = (F(f"{name}_error") == FOUND) & ~F(f"{other}_error").is_in([FOUND, IGNORED])
         description = f"objects that {name} has found and {other} has not"
         dataset.save_view(f"only {name}", dataset.filter_labels(OBJECTS, only), description=description, overwrite=True)
+    dataset.info["views_of"] = list(names)
+    dataset.save()
 
 
 def _names(predictions: Sequence[str | Path]) -> list[str]:
@@ -273,8 +271,7 @@ def _style(fo: Any, dataset: Any, names: Sequence[str]) -> None:
     boxes += [{"path": name, "colorByAttribute": f"{name}_error", "valueColors": colours} for name in names]
     boxes.append({"path": CLICKS, "fieldColor": CLICK_COLOUR})
     dataset.app_config.color_scheme = fo.ColorScheme(color_by="value", fields=boxes)
-    hidden = ["annotations", "image_id", "filepath", "id", "created_at", "last_modified_at", "fingerprint"]
-    hidden += [f"{name}_fingerprint" for name in names]
+    hidden = HIDDEN + [f"{name}_fingerprint" for name in names]
     losses = [f"{name}_loss" for name in names]
     dataset.app_config.sidebar_groups = [
         fo.SidebarGroupDocument(name="labels", paths=[OBJECTS, *names, CLICKS]),
