@@ -103,6 +103,45 @@ def _lattice(
     return xy, np.full(len(xy), turn + (np.pi / 2 if rng.uniform() < 0.6 else 0.0))
 
 
+def lattice_places(count: int, gap: float, size_hw: tuple[int, int]) -> NDArray[np.float64]:
+    """The `count` places (M, 2) xy nearest the middle of the image on a square lattice `gap` pixels wide.
+
+    >>> lattice_places(3, 10.0, (40, 60)).tolist()
+    [[30.0, 20.0], [30.0, 10.0], [20.0, 20.0]]
+    """
+    reach = int(np.ceil(count**0.5)) + 1
+    x, y = (a.ravel() for a in np.meshgrid(*[np.arange(-reach, reach + 1)] * 2))
+    order = np.lexsort((x, y, np.abs(x) + np.abs(y), np.maximum(np.abs(x), np.abs(y))))[:count]
+    return np.stack([x[order], y[order]], 1) * gap + np.array(size_hw[::-1]) / 2
+
+
+def border_places(count: int, cut: float, side: float, size_hw: tuple[int, int]) -> NDArray[np.float64]:
+    """Places (M, 2) xy, in turn at the border, where `cut` of the side of an object hangs over it, and inside.
+
+    Args:
+        cut: negative: so many sides away from the border. side: of an object, pixels.
+
+    Returns:
+        `count` places, those at the border evenly along all four sides; the others on a lattice at least 2 sides away from it.
+
+    >>> border_places(4, 0.5, 10.0, (100, 100)).tolist()  # centres on the border, and well inside, in turn
+    [[0.0, 50.0], [40.0, 40.0], [50.0, 0.0], [60.0, 40.0]]
+    """
+    height, width = size_hw
+    at, depth = (count + 1) // 2, (0.5 - cut) * side
+    part, share = np.arange(at) % 4, 0.1 + 0.8 * (np.arange(at) // 4 + 0.5) / max(-(-at // 4), 1)  # not in the corners
+    x = np.choose(part, [np.full(at, depth), share * width, np.full(at, width - depth), (1 - share) * width])
+    y = np.choose(part, [share * height, np.full(at, depth), (1 - share) * height, np.full(at, height - depth)])
+    inside = count - at
+    n = int(np.ceil(max(inside, 1) ** 0.5))
+    margin = 2.0 * side
+    steps = [margin + (extent - 2 * margin) * (np.arange(n) + 1) / (n + 1) for extent in (width, height)]
+    inner = np.stack([a.ravel() for a in np.meshgrid(*steps)], 1)[:inside]
+    places = np.empty((count, 2))
+    places[0::2], places[1::2] = np.stack([x, y], 1), inner
+    return places
+
+
 def paste(
     canvas: Canvas, s: Sprite, xy: NDArray[np.float64], label: int, max_overlap: float, shadow: tuple[int, int, float]
 ) -> bool:

@@ -1,5 +1,6 @@
 """What a synthetic scene shall hold, before anything of it is drawn: overrides, chance, categories and counts."""
 
+from colorsys import hsv_to_rgb, rgb_to_hsv
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +11,17 @@ from dealkit.data.sprites import Category, draw_category, vary_category
 
 MAX_COVER = 0.45
 """Most of the image that objects may fill, as the sum of their box areas; counts are lowered to respect it."""
+
+
+TWINS: dict[str, tuple[float, float, str]] = {
+    "hue": (0.0, 0.5, "turns of the colour wheel; both are saturated and flat"),
+    "lightness": (0.0, 0.5, "distance of the colours, 0..1, lighter or darker; both are flat"),
+    "size": (1.0, 3.0, "ratio of the sizes"),
+    "aspect": (1.0, 4.0, "length over width of the second, which the first has as 1; both are ellipses"),
+    "angle": (0.0, 90.0, "degrees between the fixed directions of rectangles of aspect 2.5"),
+    "pattern": (0.0, 0.5, "distance of the colour of the second's stripes from its main colour; the first is flat"),
+}
+"""Attributes by which two categories can be made to differ: smallest and largest step, and its unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +49,38 @@ class SceneControls:
     """Smallest and largest size, pixels; every category draws its own, log-uniformly. None: one scale per scene."""
     variety: float | None = None
     """Share of the categories whose objects differ inside from one another, 0..1. None: 0."""
+    spacing: float | None = None
+    """Distance of the centres of neighbours in sizes of the object, 0.8 or more: all stand on one square lattice, filled from the
+    middle of the image outwards; at less than 1.4 a turned object may cover some of its neighbour. For one category."""
+    cut: float | None = None
+    """Share of its side by which every other object hangs over the border of the image, -4 (four sides inside) to 0.5; the rest
+    stand away from the border. For one category."""
+    size_jitter: float | None = None
+    """Standard deviation of log size within every category, 0..0.7; not together with `object_size`."""
+    colour_jitter: float | None = None
+    """Standard deviation of colour within every category, 0..0.5."""
+    twin: tuple[str, float] | None = None
+    """Two categories, equal but for one attribute of `TWINS` and its step."""
 
     def __post_init__(self) -> None:
         lows = {"num_objects": 1, "num_categories": 1, "object_size": 2, "contrast": 0, "blur": 0, "clutter": 0}
-        lows |= {"enlarge": 0.25, "variety": 0}
-        highs = {"contrast": 1, "clutter": 1, "enlarge": 16, "variety": 1}
+        lows |= {"enlarge": 0.25, "variety": 0, "spacing": 0.8, "cut": -4, "size_jitter": 0, "colour_jitter": 0}
+        highs = {"contrast": 1, "clutter": 1, "enlarge": 16, "variety": 1, "cut": 0.5, "size_jitter": 0.7, "colour_jitter": 0.5}
         for name, low in lows.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= highs.get(name, np.inf):
                 raise ValueError(f"{name}: expected {low} to {highs.get(name, 'any')}, got {value}")
         if self.sizes is not None and not 2 <= self.sizes[0] <= self.sizes[1]:
             raise ValueError(f"sizes: expected 2 <= smallest <= largest, got {self.sizes}")
+        if self.size_jitter is not None and self.object_size is not None:
+            raise ValueError("size_jitter: expected no object_size beside it, which makes all sizes equal")
+        if self.twin is not None:
+            attribute, step = self.twin
+            if attribute not in TWINS or not TWINS[attribute][0] <= step <= TWINS[attribute][1]:
+                ranges = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high, _) in TWINS.items())
+                raise ValueError(f"twin: expected an attribute and its step ({ranges}), got {self.twin}")
+            if attribute == "size" and self.object_size is not None:
+                raise ValueError("twin: expected no object_size beside a step of size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +115,10 @@ class ScenePlan:
     """Layout of each category, or of all of them in its first place."""
     split: tuple[float, ...]
     """Shares of the categories in the number of objects."""
+    spacing: float | None = None
+    """As in `SceneControls`."""
+    cut: float | None = None
+    """As in `SceneControls`."""
 
 
 def draw_plan(rng: np.random.Generator, size_hw: tuple[int, int], controls: SceneControls) -> ScenePlan:
@@ -101,7 +138,7 @@ def draw_plan(rng: np.random.Generator, size_hw: tuple[int, int], controls: Scen
         clutter=clutter if controls.clutter is None else float(controls.clutter),
         blur=blur if controls.blur is None else float(controls.blur),
         num_objects=num_objects,
-        num_categories=min(controls.num_categories or num_categories, num_objects),
+        num_categories=min(1 if controls.twin else controls.num_categories or num_categories, num_objects),
         scale=min(float(np.exp(rng.uniform(np.log(2.5), np.log(45)))), 0.25 * min(size_hw)),
         box_size=None if controls.object_size is None else float(controls.object_size),
         max_overlap=float(rng.choice([0.0, 0.12, 0.35], p=[0.5, 0.3, 0.2])),
@@ -110,7 +147,9 @@ def draw_plan(rng: np.random.Generator, size_hw: tuple[int, int], controls: Scen
         chroma=float(rng.uniform() ** 1.5),
         shared_layout=bool(rng.uniform() < 0.5),
         layouts=tuple(str(x) for x in rng.choice(LAYOUTS, 6, p=[0.3, 0.15, 0.15, 0.1, 0.12, 0.18])),
-        split=tuple(rng.dirichlet(np.full(6, 0.8)).tolist()),
+        split=tuple((rng.dirichlet(np.full(6, 0.8)) if controls.twin is None else np.ones(6)).tolist()),
+        spacing=controls.spacing,
+        cut=controls.cut,
     )
 
 
@@ -169,6 +208,50 @@ def alter_categories(
         varied = alone and c.family != "point" and chance < (controls.variety or 0.0)
         altered.append(replace(c, individual=float(rng.uniform(0.3, 1))) if varied else c)
     return altered
+
+
+def fix_categories(categories: list[Category], controls: SceneControls) -> list[Category]:
+    """The categories with `size_jitter`, `colour_jitter` and `twin` of the controls applied; without those, as they are.
+
+    >>> rng, grey = np.random.default_rng(0), np.full(3, 0.4)
+    >>> one = draw_category(rng, size=16.0, background=grey, contrast=0.3)
+    >>> [c.size for c in fix_categories([one], SceneControls(twin=("size", 1.5)))]
+    [16.0, 24.0]
+    """
+    for name in ("size_jitter", "colour_jitter"):
+        value = getattr(controls, name)
+        if value is not None:
+            categories = [replace(c, **{name: float(value)}) for c in categories]
+    return _twins(categories[0], *controls.twin) if controls.twin and categories else categories
+
+
+def _twins(c: Category, attribute: str, step: float) -> list[Category]:
+    """Two categories that differ in one attribute alone; what would hide the step is taken from both."""
+    c = replace(c, size_jitter=min(c.size_jitter, 0.03), colour_jitter=0.0, individual=0.0)
+    if c.family == "point":
+        c = replace(c, family="ellipse")
+    if attribute in ("hue", "lightness", "pattern"):
+        c = replace(c, pattern="flat", shade="none", outline=0.0, opacity=1.0)
+    if attribute == "hue":
+        hue, saturation, value = rgb_to_hsv(*np.resize(c.colour, 3).tolist())
+        saturation, value = max(saturation, 0.6), max(value, 0.5)
+        colours = [hsv_to_rgb((hue + turn) % 1.0, saturation, value) for turn in (0.0, step)]
+        return [replace(c, colour=colour) for colour in colours]
+    if attribute == "lightness":
+        main = np.array(c.colour)
+        sign = 1.0 if main.mean() < 0.5 else -1.0
+        return [c, replace(c, colour=tuple(np.clip(main + sign * step, 0, 1).tolist()))]
+    if attribute == "pattern":
+        main = np.array(c.colour)
+        second = np.clip(main + (step if main.mean() < 0.5 else -step), 0, 1)
+        return [c, replace(c, pattern="stripes", second=tuple(second.tolist()))]
+    if attribute == "size":
+        return [c, replace(c, size=c.size * step)]
+    if attribute == "aspect":
+        c = replace(c, family="ellipse", aspect=1.0)
+        return [c, replace(c, aspect=float(step))]
+    c = replace(c, family="rectangle", aspect=2.5, turn="fixed", shape_jitter=min(c.shape_jitter, 0.05))
+    return [c, replace(c, angle=c.angle + float(np.radians(step)))]
 
 
 def _distinct(a: Category, b: Category) -> bool:

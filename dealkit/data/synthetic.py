@@ -17,9 +17,26 @@ from PIL import Image
 from tqdm import tqdm
 
 from dealkit.data.backgrounds import draw_background
-from dealkit.data.canvas import FAINTEST, Canvas, add_sensor, candidate_places, paste, visible_boxes
+from dealkit.data.canvas import (
+    FAINTEST,
+    Canvas,
+    add_sensor,
+    border_places,
+    candidate_places,
+    lattice_places,
+    paste,
+    visible_boxes,
+)
 from dealkit.data.coco import Sample, coco_dict
-from dealkit.data.plan import SceneControls, ScenePlan, alter_categories, draw_plan, object_counts, scene_categories
+from dealkit.data.plan import (
+    SceneControls,
+    ScenePlan,
+    alter_categories,
+    draw_plan,
+    fix_categories,
+    object_counts,
+    scene_categories,
+)
 from dealkit.data.sprites import Category, category_names, render_variants
 
 TRAIN_SEED = 0
@@ -47,10 +64,17 @@ def _fill(
         else:
             places, directions = candidate_places(layout_rng, layout, n, c.size, size_hw)
         spare = place_rng.uniform(0, 1, (3 * n + 20, 2)) * size_hw[::-1]
+        if plan.spacing is not None or plan.cut is not None:
+            side, spare = plan.box_size or c.size, np.empty((0, 2))  # what finds no room there is left out
+            if plan.spacing is not None:
+                places = lattice_places(n, plan.spacing * side, size_hw)
+            else:
+                places = border_places(n, plan.cut, side, size_hw)
+            directions = np.zeros(len(places))
         turn, strength = plan.shadow
         length = min(max(0.3 * c.size, 1), 8)
         shadow = (round(length * np.cos(turn)), round(length * np.sin(turn)), strength)
-        overlap = max(plan.max_overlap, 0.15 if layout == "dense" else 0.0)
+        overlap = max(plan.max_overlap, 0.15 if layout == "dense" else 0.0, 0.6 if plan.spacing is not None else 0.0)
         chosen = place_rng.integers(0, len(sprites), len(places) + len(spare))
         placed = 0
         for k, xy in enumerate(np.concatenate([places, spare])):
@@ -91,6 +115,7 @@ def _render(index: int, size_hw: tuple[int, int], seed: int, controls: SceneCont
     categories = scene_categories(_streams([seed, index, 1], plan.num_categories), plan, controls, mean, spread)
     if (controls.enlarge, controls.sizes, controls.variety) != (None, None, None):
         categories = alter_categories(categories, controls, _streams([seed, index, 2], 1)[0], size_hw)
+    categories = fix_categories(categories, controls)
 
     faintest = FAINTEST if controls.contrast is None else min(FAINTEST, 0.5 * controls.contrast)
     canvas = Canvas(image, np.zeros(size_hw, np.int32), faintest)
