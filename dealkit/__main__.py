@@ -526,8 +526,8 @@ def browse(
     app: bool = True,
     remote: bool = False,
 ) -> None:
-    """Look at COCO data sets in FiftyOne's App, with the mistakes of one or two models; a second time only images that have changed
-    are read.
+    """Look at COCO data sets in FiftyOne's App, and at the mistakes of one or two models; only images that have changed since
+    the last time are read.
 
     Args:
         files: COCO files, glob patterns allowed; images in `images` beside each.

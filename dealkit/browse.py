@@ -208,14 +208,13 @@ def _dataset(fo: Any, name: str) -> Any:
         return dataset
     dataset = fo.Dataset(name, persistent=True)
     text, whole, real = fo.StringField, fo.IntField, fo.FloatField
-    for field, kind in {"source": text, "domain": text, "split": text, "annotations": text, "image_id": whole}.items():
+    texts = ("source", "domain", "split", "annotations", "fingerprint", "objects_fingerprint")
+    for field, kind in (dict.fromkeys(texts, text) | {"image_id": whole}).items():
         dataset.add_sample_field(field, kind)
-    dataset.add_sample_field("fingerprint", text)
-    dataset.add_sample_field("objects_fingerprint", text)
     dataset.add_sample_field(OBJECTS, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
     attributes = {"size_px": real, "size_bin": text, "density": whole, "contrast": real, "suspicious": text, "domain": text}
-    for field, kind in (attributes | {"source": text, "annotation_id": whole, "iscrowd": whole}).items():
-        dataset.add_sample_field(f"{OBJECTS}.detections.{field}", kind)
+    attributes |= {"source": text, "annotation_id": whole, "iscrowd": whole}
+    dataset.add_dynamic_sample_fields({f"{OBJECTS}.detections.{field}": kind() for field, kind in attributes.items()})
     dataset.info["made_by"] = _MADE_BY
     colours = [{"value": size_bin, "color": colour} for size_bin, colour in COLOURS.items()]
     boxes = {"path": OBJECTS, "colorByAttribute": "size_bin", "valueColors": colours}

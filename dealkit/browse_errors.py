@@ -257,10 +257,10 @@ def _declare(fo: Any, dataset: Any, name: str) -> None:
     dataset.add_sample_field(f"{name}_loss", real)
     dataset.add_sample_field(f"{name}_fingerprint", text)
     shared = {f"{name}_error": text, f"{name}_error_id": text, f"{name}_error_iou": real}
-    for field, kind in (shared | {f"{name}_score": real, f"{name}_loss": real}).items():
-        dataset.add_sample_field(f"{OBJECTS}.detections.{field}", kind)
-    for field, kind in (shared | {"annotation_id": whole}).items():
-        dataset.add_sample_field(f"{name}.detections.{field}", kind)
+    of_objects = shared | {f"{name}_score": real, f"{name}_loss": real}
+    attributes = {f"{OBJECTS}.detections.{field}": kind() for field, kind in of_objects.items()}
+    attributes |= {f"{name}.detections.{field}": kind() for field, kind in (shared | {"annotation_id": whole}).items()}
+    dataset.add_dynamic_sample_fields(attributes)
     COCOEvaluationConfig(name, OBJECTS, iou=0.5, classwise=True).build().register_run(dataset, f"{name}_error")
 
 
