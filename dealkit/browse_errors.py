@@ -27,7 +27,7 @@ from dealkit.errors import (
     OTHER,
     TRUE,
 )
-from dealkit.judged import Record, judge, object_loss
+from dealkit.judged import SHOWN_FACTORS, Record, click_labels, image_labels, judge, measure_factors
 
 Json = dict[str, Any]
 
@@ -59,14 +59,11 @@ ERROR_COLOURS: dict[str, str] = {
     BOTH: "#000000",
     DUPLICATE: "#0072B2",
     BACKGROUND: "#D55E00",
-    IGNORED: "#999999",
+    IGNORED: "#555555",
 }
-"""Colour of a box in the App by what became of it; of Okabe and Ito, which readers with any colour vision tell apart."""
+"""Colour of a box in the App by what became of it; of Okabe and Ito, and a grey that readers with any colour vision tell apart."""
 
 CLICK_COLOUR = "#FFFFFF"
-
-NO_FATE = dict.fromkeys(("error", "error_id", "error_iou", "score", "loss"))
-"""Fields of an object that no file knows, such as one drawn in the App."""
 
 _VERSION = 1  # part of every fingerprint: a new number has the predictions of all images written again
 _RESERVED = (OBJECTS, CLICKS, "id", "filepath", "tags", "metadata", "source", "domain", "split", "annotations", "image_id")
@@ -150,12 +147,13 @@ def add_predictions(
     for name in names:
         _declare(fo, dataset, name)
     _style(fo, dataset, names)
-    known = _by_path(dataset, ["id", "fingerprint", *(f"{name}_fingerprint" for name in names)])
+    known = _by_path(dataset, ["id", "fingerprint", "factors_fingerprint", *(f"{name}_fingerprint" for name in names)])
+    _add_factors(dataset, table, judged[names[0]].records, known, batch)
     work: dict[str, list[Record]] = {name: [] for name in names}
     for name in names:
         for record in judged[name].records:
             sample = known[record.path]
-            mark = _fingerprint(sample["fingerprint"], record)
+            mark = _digest(sample["fingerprint"], record.size_wh, record.objects, record.detections, record.prompts)
             if sample[f"{name}_fingerprint"] != mark:
                 work[name].append(replace(record, sample_id=sample["id"], fingerprint=mark))
     with tqdm(total=sum(map(len, work.values())), desc="predictions", unit="image", delay=3, leave=False) as bar:
@@ -163,8 +161,8 @@ def add_predictions(
             for start in range(0, len(records), batch):
                 _write(dataset, name, records[start : start + batch])
                 bar.update(len(records[start : start + batch]))
-    if any(work.values()) or dataset.info.get("views_of") != names:
-        save_error_views(dataset, names)
+    kept = dataset.info.get("views_of") == names
+    save_error_views(dataset, names, [name for name in names if work[name] or not kept])
     return ErrorBuild(
         names=names,
         written={name: len(work[name]) for name in names},
@@ -174,14 +172,17 @@ def add_predictions(
     )
 
 
-def save_error_views(dataset: Any, names: Sequence[str]) -> None:
+def save_error_views(dataset: Any, names: Sequence[str], changed: Sequence[str] | None = None) -> None:
     """Save the views of `ERROR_VIEWS` for every set of predictions, and what only one of two has found.
 
-    Patches are worked out when a view is saved, so all are saved again after every change.
+    FiftyOne works out patches when their view is saved, so it has to be saved again after a change.
+
+    Args:
+        names: all sets of predictions. changed: those whose views are to be saved; default: all.
     """
     from fiftyone import ViewField as F
 
-    for name in names:
+    for name in names if changed is None else changed:
         error = F(f"{name}_error")
         false = ~error.is_in([TRUE, IGNORED])
         views = {
@@ -194,6 +195,8 @@ def save_error_views(dataset: Any, names: Sequence[str]) -> None:
         }
         for view, description in ERROR_VIEWS.items():
             dataset.save_view(f"{name}: {view}", views[view], description=description, overwrite=True)
+    if dataset.info.get("views_of") == names:
+        return
     for name, other in (names, names[::-1]) if len(names) == 2 else ():
         only = (F(f"{name}_error") == FOUND) & ~F(f"{other}_error").is_in([FOUND, IGNORED])
         description = f"objects that {name} has found and {other} has not"
@@ -217,10 +220,8 @@ def _by_path(dataset: Any, fields: list[str]) -> dict[str, Json]:
     return {path: dict(zip(fields, values, strict=True)) for path, *values in zip(*columns, strict=True)}
 
 
-def _fingerprint(of_objects: str, record: Record) -> str:
-    """Changes with everything that is written of an image's predictions, and when its objects have been written anew."""
-    content = (_VERSION, of_objects, record.size_wh, record.objects, record.detections, record.prompts)
-    return hashlib.blake2b(repr(content).encode(), digest_size=12).hexdigest()
+def _digest(*content: Any) -> str:
+    return hashlib.blake2b(repr((_VERSION, *content)).encode(), digest_size=12).hexdigest()
 
 
 def _remove_others(dataset: Any, names: Sequence[str]) -> None:
@@ -253,7 +254,9 @@ def _declare(fo: Any, dataset: Any, name: str) -> None:
     dataset.add_sample_field(name, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
     if not dataset.has_field(CLICKS):
         dataset.add_sample_field(CLICKS, fo.EmbeddedDocumentField, embedded_doc_type=fo.Keypoints)
-        dataset.add_sample_field(f"{CLICKS}.keypoints.meaning", text)
+        dataset.add_sample_field("factors_fingerprint", text)
+        attributes = {f"{OBJECTS}.detections.{factor}": real() for factor in SHOWN_FACTORS}
+        dataset.add_dynamic_sample_fields(attributes | {f"{CLICKS}.keypoints.meaning": text()})
     dataset.add_sample_field(f"{name}_loss", real)
     dataset.add_sample_field(f"{name}_fingerprint", text)
     shared = {f"{name}_error": text, f"{name}_error_id": text, f"{name}_error_iou": real}
@@ -271,7 +274,7 @@ def _style(fo: Any, dataset: Any, names: Sequence[str]) -> None:
     boxes += [{"path": name, "colorByAttribute": f"{name}_error", "valueColors": colours} for name in names]
     boxes.append({"path": CLICKS, "fieldColor": CLICK_COLOUR})
     dataset.app_config.color_scheme = fo.ColorScheme(color_by="value", fields=boxes)
-    hidden = HIDDEN + [f"{name}_fingerprint" for name in names]
+    hidden = [*HIDDEN, "factors_fingerprint", *(f"{name}_fingerprint" for name in names)]
     losses = [f"{name}_loss" for name in names]
     dataset.app_config.sidebar_groups = [
         fo.SidebarGroupDocument(name="labels", paths=[OBJECTS, *names, CLICKS]),
@@ -284,65 +287,59 @@ def _style(fo: Any, dataset: Any, names: Sequence[str]) -> None:
     dataset.save()
 
 
-def _write(dataset: Any, name: str, records: Sequence[Record]) -> None:
-    """Write predictions, clicks and what became of the objects, then the fingerprints that say they are there.
+def _add_factors(dataset: Any, table: ObjectTable, records: Sequence[Record], known: Mapping[str, Json], batch: int) -> None:
+    """Measure and write the factors of the objects of images whose pixels, objects or clicks have changed."""
+    rows = {path: i for i, path in enumerate(table.images["path"].tolist())}
+    marks = {r.path: _digest(known[r.path]["fingerprint"], r.prompts) for r in records}
+    changed = [r for r in records if known[r.path]["factors_fingerprint"] != marks[r.path]]
+    bar = tqdm(total=len(changed), desc="factors", unit="image", delay=3, leave=False)
+    for start in range(0, len(changed), batch):
+        part = changed[start : start + batch]
+        images = [rows[r.path] for r in part]
+        measured = [measure_factors(table, i, r.prompts or []) for i, r in zip(images, part, strict=True)]
+        ids = [known[r.path]["id"] for r in part]
+        _set_objects(dataset, ids, measured)
+        marked = dataset.select(ids, ordered=True)
+        marked.set_values("factors_fingerprint", [marks[r.path] for r in part], expand_schema=False)
+        bar.update(len(part))
+    bar.close()
 
-    Choice: the fields of objects are set by one update per image; FiftyOne's own writing takes one per object and field.
+
+def _set_objects(dataset: Any, ids: Sequence[str], values: Sequence[Mapping[int, Json]]) -> None:
+    """Set fields of the objects of samples: for each sample, annotation id -> fields. Objects drawn in the App stay as they are.
+
+    Choice: one update per image; FiftyOne's own writing takes one per object and field.
     """
     from bson import ObjectId
     from pymongo import UpdateOne
 
+    updates = []
+    known = dataset.select(list(ids), ordered=True).values(f"{OBJECTS}.detections.annotation_id")
+    for sample_id, annotation_ids, of_image in zip(ids, known, values, strict=True):
+        fields = {
+            f"{OBJECTS}.detections.{k}.{field}": value
+            for k, annotation_id in enumerate(annotation_ids or [])
+            for field, value in of_image.get(annotation_id, {}).items()
+        }
+        if fields:
+            updates.append(UpdateOne({"_id": ObjectId(sample_id)}, {"$set": fields}))
+    if updates:
+        dataset._bulk_write(updates, ids=list(ids))
+
+
+def _write(dataset: Any, name: str, records: Sequence[Record]) -> None:
+    """Write predictions, clicks and what became of the objects, then the fingerprints that say they are there."""
     ids = [record.sample_id for record in records]
     view = dataset.select(ids, ordered=True)
     labels, annotation_ids = view.values([f"{OBJECTS}.detections.id", f"{OBJECTS}.detections.annotation_id"])
-    found, updates = [], []
-    for record, label_ids, of_image in zip(records, labels, annotation_ids, strict=True):
-        detections, fates = _image(name, record, dict(zip(of_image or [], label_ids or [], strict=True)))
-        found.append(detections)
-        places = {k: fates.get(annotation_id, NO_FATE) for k, annotation_id in enumerate(of_image or [])}
-        values = {f"{OBJECTS}.detections.{k}.{name}_{f}": value for k, fate in places.items() for f, value in fate.items()}
-        if values:
-            updates.append(UpdateOne({"_id": ObjectId(record.sample_id)}, {"$set": values}))
+    images = [
+        image_labels(name, record, dict(zip(of_image or [], label_ids or [], strict=True)))
+        for record, label_ids, of_image in zip(records, labels, annotation_ids, strict=True)
+    ]
     options = {"validate": False, "expand_schema": False}
-    view.set_values(name, found, **options)
-    if updates:
-        dataset._bulk_write(updates, ids=ids)
+    view.set_values(name, [detections for detections, _ in images], **options)
+    _set_objects(dataset, ids, [fates for _, fates in images])
     if records and records[0].prompts is not None:
-        view.set_values(CLICKS, [_keypoints(record) for record in records], **options)
+        view.set_values(CLICKS, [click_labels(record) for record in records], **options)
     view.set_values(f"{name}_loss", [round(record.loss, 4) for record in records], **options)
     view.set_values(f"{name}_fingerprint", [record.fingerprint for record in records], **options)
-
-
-def _image(name: str, record: Record, label_ids: Mapping[int, str]) -> tuple[Json, dict[int, Json]]:
-    """`fiftyone.Detections` of one image as its database keeps them, and the fields of its objects by annotation id."""
-    from bson import ObjectId
-
-    width, height = record.size_wh
-    detections = []
-    for label, (x, y, w, h), score, kind, concerned, iou in record.detections:
-        mate = label_ids.get(concerned, "") if kind == TRUE else ""
-        detections.append(
-            {"_id": ObjectId(), "_cls": "Detection", "attributes": {}, "tags": [], "label": label, "confidence": score}
-            | {"bounding_box": [x / width, y / height, w / width, h / height], "annotation_id": concerned}
-            | {f"{name}_error": kind, f"{name}_error_iou": round(iou, 4), f"{name}_error_id": mate}
-        )
-    fates = {}
-    for annotation_id, (state, score, iou, place) in record.objects.items():
-        mate = str(detections[place]["_id"]) if place >= 0 else ""
-        loss = None if state == IGNORED else round(object_loss(state, score, iou), 4)
-        fates[annotation_id] = {"error": state, "error_id": mate, "error_iou": round(iou, 4), "score": score, "loss": loss}
-    return {"_cls": "Detections", "detections": detections}, fates
-
-
-def _keypoints(record: Record) -> Json:
-    """`fiftyone.Keypoints` of one image as its database keeps them, a keypoint for every click."""
-    from bson import ObjectId
-
-    width, height = record.size_wh
-    points = [
-        {"_id": ObjectId(), "_cls": "Keypoint", "attributes": {}, "tags": [], "label": label}
-        | {"points": [[x / width, y / height]], "meaning": "this" if positive else "not this"}
-        for label, xys, kinds, _ in record.prompts or []
-        for (x, y), positive in zip(xys, kinds, strict=True)
-    ]
-    return {"_cls": "Keypoints", "keypoints": points}

@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from dealkit.causes import FACTORS, object_factors
 from dealkit.data.statistics import ObjectTable
 from dealkit.errors import ERROR_TYPES, FOUND, IGNORED, TRUE, UNCOUNTED, Errors, find_errors
 from dealkit.prompts import load_clicks, read_json
 
 Json = dict[str, Any]
+
+SHOWN_FACTORS: tuple[str, ...] = tuple(name for name in FACTORS if name not in ("size", "contrast"))
+"""Factors that objects get besides `size_px` and `contrast`, which they have."""
 
 
 def object_loss(state: str, score: float, iou: float) -> float:
@@ -42,8 +46,8 @@ class Record:
     """Annotation id -> state, score and IoU of the detection that it rests on, place of the one that has found it, or -1."""
     detections: list[tuple[str, list[float], float, str, int | None, float]]
     """Label, xywh pixels, score, type, annotation id of the object that it concerns, IoU with it."""
-    prompts: list[tuple[str, list[list[float]], list[int], list[int]]] | None
-    """Label, points, their labels, annotation ids; None without a click list."""
+    prompts: list[Json] | None
+    """Of the click list, each with the `label` of its category; None without a click list."""
     sample_id: str = ""
     fingerprint: str = ""
 
@@ -76,10 +80,9 @@ def judge(table: ObjectTable, files: Sequence[str], pattern: str | Path, clicks:
             mistakes[kind] += count
         labels = {row["id"]: str(row["name"]) for row in coco["categories"]}
         objects, detections = _by_image(errors, rows, labels)
-        prompts: dict[int, list] = {}
+        prompts: dict[int, list[Json]] = {}
         for prompt in click_list["prompts"] if click_list else []:
-            row = (labels[prompt["category_id"]], prompt["points"], prompt["labels"], prompt["annotation_ids"])
-            prompts.setdefault(prompt["image_id"], []).append(row)
+            prompts.setdefault(prompt["image_id"], []).append(prompt | {"label": labels[prompt["category_id"]]})
         for i in np.flatnonzero(table.images["file"] == file).tolist():
             image_id = int(table.images["image_id"][i])
             records.append(
@@ -120,3 +123,56 @@ def read_results(path: Path) -> list[Json]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file of predictions; `python -m dealkit predict --coco` writes one")
     return read_json(path)
+
+
+def measure_factors(table: ObjectTable, image: int, prompts: Sequence[Json]) -> dict[int, Json]:
+    """The `SHOWN_FACTORS` of the objects of one image by annotation id; None where there is nothing to measure.
+
+    Args:
+        image: row of `table.images`.
+        prompts: of the click list, in this image.
+    """
+    rows = table.rows(image)
+    objects = {name: column[rows] for name, column in table.objects.items()} | {"image": np.zeros(rows.stop - rows.start, int)}
+    alone = ObjectTable(images={name: column[image : image + 1] for name, column in table.images.items()}, objects=objects)
+    columns = object_factors(alone, {"prompts": list(prompts)})
+    return {
+        annotation_id: {f: None if np.isnan(columns[f][k]) else round(float(columns[f][k]), 4) for f in SHOWN_FACTORS}
+        for k, annotation_id in enumerate(objects["annotation_id"].tolist())
+    }
+
+
+def image_labels(name: str, record: Record, label_ids: Mapping[int, str]) -> tuple[Json, dict[int, Json]]:
+    """`fiftyone.Detections` of one image as its database keeps them, and the fields of its objects by annotation id."""
+    from bson import ObjectId
+
+    width, height = record.size_wh
+    detections = []
+    for label, (x, y, w, h), score, kind, concerned, iou in record.detections:
+        mate = label_ids.get(concerned, "") if kind == TRUE else ""
+        detections.append(
+            {"_id": ObjectId(), "_cls": "Detection", "attributes": {}, "tags": [], "label": label, "confidence": score}
+            | {"bounding_box": [x / width, y / height, w / width, h / height], "annotation_id": concerned}
+            | {f"{name}_error": kind, f"{name}_error_iou": round(iou, 4), f"{name}_error_id": mate}
+        )
+    fates = {}
+    for annotation_id, (state, score, iou, place) in record.objects.items():
+        mate = str(detections[place]["_id"]) if place >= 0 else ""
+        loss = None if state == IGNORED else round(object_loss(state, score, iou), 4)
+        fate = {"error": state, "error_id": mate, "error_iou": round(iou, 4), "score": score, "loss": loss}
+        fates[annotation_id] = {f"{name}_{field}": value for field, value in fate.items()}
+    return {"_cls": "Detections", "detections": detections}, fates
+
+
+def click_labels(record: Record) -> Json:
+    """`fiftyone.Keypoints` of one image as its database keeps them, a keypoint for every click."""
+    from bson import ObjectId
+
+    width, height = record.size_wh
+    points = [
+        {"_id": ObjectId(), "_cls": "Keypoint", "attributes": {}, "tags": [], "label": prompt["label"]}
+        | {"points": [[x / width, y / height]], "meaning": "this" if positive else "not this"}
+        for prompt in record.prompts or []
+        for (x, y), positive in zip(prompt["points"], prompt["labels"], strict=True)
+    ]
+    return {"_cls": "Keypoints", "keypoints": points}
