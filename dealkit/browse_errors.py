@@ -61,7 +61,7 @@ ERROR_COLOURS: dict[str, str] = {
     BACKGROUND: "#D55E00",
     IGNORED: "#555555",
 }
-"""Colour of a box in the App by what became of it; of Okabe and Ito, and a grey that readers with any colour vision tell apart."""
+"""Colour of a box in the App by what became of it; of Okabe and Ito: any colour vision tells them apart."""
 
 CLICK_COLOUR = "#FFFFFF"
 
