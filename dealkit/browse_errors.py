@@ -146,7 +146,7 @@ def add_predictions(
     _remove_others(dataset, names)
     for name in names:
         _declare(fo, dataset, name)
-    _style(fo, dataset, names)
+    _style(fo, dataset, names, judged[names[0]].categories)
     known = _by_path(dataset, ["id", "fingerprint", "factors_fingerprint", *(f"{name}_fingerprint" for name in names)])
     _add_factors(dataset, table, judged[names[0]].records, known, batch)
     work: dict[str, list[Record]] = {name: [] for name in names}
@@ -267,8 +267,9 @@ def _declare(fo: Any, dataset: Any, name: str) -> None:
     COCOEvaluationConfig(name, OBJECTS, iou=0.5, classwise=True).build().register_run(dataset, f"{name}_error")
 
 
-def _style(fo: Any, dataset: Any, names: Sequence[str]) -> None:
-    """Colours by kind of mistake, and the sidebar: the first predictions, objects and clicks are shown."""
+def _style(fo: Any, dataset: Any, names: Sequence[str], categories: list[str]) -> None:
+    """Colours by kind of mistake; the sidebar: the first predictions, objects and clicks are shown; and what objects may be drawn
+    as in the App."""
     colours = [{"value": kind, "color": colour} for kind, colour in ERROR_COLOURS.items()]
     boxes = [{"path": OBJECTS, "colorByAttribute": f"{names[0]}_error", "valueColors": colours}]
     boxes += [{"path": name, "colorByAttribute": f"{name}_error", "valueColors": colours} for name in names]
@@ -283,6 +284,9 @@ def _style(fo: Any, dataset: Any, names: Sequence[str]) -> None:
         fo.SidebarGroupDocument(name="files", paths=hidden, expanded=False),
         fo.SidebarGroupDocument(name="metadata", expanded=False),
     ]
+    schema = {"type": "detections", "component": "dropdown", "classes": categories, "attributes": []}
+    dataset.set_label_schemas(dataset.label_schemas | {OBJECTS: schema})
+    dataset.activate_label_schemas(OBJECTS)
     dataset.app_config.active_fields = fo.ActiveFields(paths=[OBJECTS, names[0], CLICKS])
     dataset.save()
 

@@ -63,10 +63,13 @@ class Judged:
 
     records: list[Record]
     mistakes: dict[str, int]
+    """Number of each kind."""
+    categories: list[str]
+    """Names, sorted."""
 
 
 def judge(table: ObjectTable, files: Sequence[str], pattern: str | Path, clicks: str | Path | None, score: float) -> Judged:
-    records, mistakes = [], dict.fromkeys(ERROR_TYPES, 0)
+    records, mistakes, categories = [], dict.fromkeys(ERROR_TYPES, 0), set()
     for file in files:
         source = Path(file).parent.name
         coco, path = read_json(Path(file)), file_of(pattern, source)
@@ -79,6 +82,7 @@ def judge(table: ObjectTable, files: Sequence[str], pattern: str | Path, clicks:
         for kind, count in errors.counts(score).items():
             mistakes[kind] += count
         labels = {row["id"]: str(row["name"]) for row in coco["categories"]}
+        categories |= set(labels.values())
         objects, detections = _by_image(errors, rows, labels)
         prompts: dict[int, list[Json]] = {}
         for prompt in click_list["prompts"] if click_list else []:
@@ -94,7 +98,7 @@ def judge(table: ObjectTable, files: Sequence[str], pattern: str | Path, clicks:
                     prompts=prompts.get(image_id, []) if click_list else None,
                 )
             )
-    return Judged(records=records, mistakes=mistakes)
+    return Judged(records=records, mistakes=mistakes, categories=sorted(categories))
 
 
 def _by_image(errors: Errors, rows: list[Json], labels: Mapping[int, str]) -> tuple[dict[int, dict], dict[int, list]]:
