@@ -63,7 +63,8 @@ ERROR_COLOURS: dict[str, str] = {
 }
 """Colour of a box in the App by what became of it; of Okabe and Ito: any colour vision tells them apart."""
 
-CLICK_COLOUR = "#FFFFFF"
+CLICK_COLOURS: dict[str, str] = {"this": "#FFFFFF", "not this": "#000000"}
+"""Colour of a click by its meaning."""
 
 _VERSION = 1  # part of every fingerprint: a new number has the predictions of all images written again
 _RESERVED = (OBJECTS, CLICKS, "id", "filepath", "tags", "metadata", "source", "domain", "split", "annotations", "image_id")
@@ -273,7 +274,8 @@ def _style(fo: Any, dataset: Any, names: Sequence[str], categories: list[str]) -
     colours = [{"value": kind, "color": colour} for kind, colour in ERROR_COLOURS.items()]
     boxes = [{"path": OBJECTS, "colorByAttribute": f"{names[0]}_error", "valueColors": colours}]
     boxes += [{"path": name, "colorByAttribute": f"{name}_error", "valueColors": colours} for name in names]
-    boxes.append({"path": CLICKS, "fieldColor": CLICK_COLOUR})
+    meanings = [{"value": meaning, "color": colour} for meaning, colour in CLICK_COLOURS.items()]
+    boxes.append({"path": CLICKS, "colorByAttribute": "meaning", "valueColors": meanings})
     dataset.app_config.color_scheme = fo.ColorScheme(color_by="value", fields=boxes)
     hidden = [*HIDDEN, "factors_fingerprint", *(f"{name}_fingerprint" for name in names)]
     losses = [f"{name}_loss" for name in names]

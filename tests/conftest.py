@@ -189,7 +189,7 @@ def serve(fo, tmp_path):
         log = tmp_path / f"{port}.log"
         with open(log, "w") as target:
             started.append(subprocess.Popen(command, stdout=target, stderr=target, cwd=PROJECT_ROOT))
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 480
         while f"\nhttp://localhost:{port}; Ctrl-C" not in log.read_text():
             assert started[-1].poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.5)

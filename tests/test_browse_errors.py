@@ -266,7 +266,7 @@ VISIONS = {
 def test_colours_of_kinds_differ_for_any_colour_vision(vision):
     from skimage.color import rgb2lab
 
-    names = [*ERROR_COLOURS.values(), browse_errors.CLICK_COLOUR]
+    names = [*ERROR_COLOURS.values(), browse_errors.CLICK_COLOURS["this"]]
     rgb = np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in names])
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     seen = np.clip(linear @ np.array(VISIONS[vision]).T, 0, 1)
@@ -302,6 +302,14 @@ def test_the_app_shows_mistakes_clicks_and_saved_views(case, browser, serve, nam
     drawn = {kind: app_pixels(shots[""], ERROR_COLOURS[kind]) for kind in ERROR_COLOURS}
     shown = ("found", "true", "missed", "localisation", "other category", "duplicate", "background", "ignored")
     assert all(drawn[kind] > 50 for kind in shown), drawn
-    assert app_pixels(shots[""], browse_errors.CLICK_COLOUR) > 20
+    page.goto(address, timeout=120_000)
+    page.wait_for_function("() => document.querySelectorAll('[data-cy=looker]').length >= 3", timeout=120_000)
+    page.wait_for_timeout(3000)
+    clicks = []
+    for k in range(3):
+        shot = tmp_path / f"image{k}.png"
+        page.locator("[data-cy=looker]").nth(k).screenshot(path=shot, timeout=60_000)
+        clicks.append(app_pixels(shot, browse_errors.CLICK_COLOURS["this"]))
+    assert clicks[0] > 20 and max(clicks[1:]) < 5, clicks
     only = shots["first: duplicates"]
     assert app_pixels(only, ERROR_COLOURS["duplicate"]) > 50 and app_pixels(only, ERROR_COLOURS["background"]) < 20
