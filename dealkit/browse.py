@@ -1,7 +1,7 @@
 """A data set in FiftyOne: every object with its size, density and contrast, saved views, and the App to look at them.
 
-The only module that imports fiftyone, and only when a function is called: everything else works without it. FiftyOne is for
-looking; no figure that is reported comes from it.
+Only this module and its companions `browse_errors`, `browse_map` and `corrections` use fiftyone, and import it only when a
+function is called: everything else works without it. FiftyOne is for looking; no figure that is reported comes from it.
 """
 
 import hashlib

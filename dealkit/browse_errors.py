@@ -157,13 +157,17 @@ def add_predictions(
             mark = _digest(sample["fingerprint"], record.size_wh, record.objects, record.detections, record.prompts)
             if sample[f"{name}_fingerprint"] != mark:
                 work[name].append(replace(record, sample_id=sample["id"], fingerprint=mark))
+    changed = [name for name in names if work[name] or dataset.info.get("views_of") != names]
+    if changed:  # whatever stops this build, the next one saves the views
+        dataset.info["views_of"] = []
+        dataset.save()
     with tqdm(total=sum(map(len, work.values())), desc="predictions", unit="image", delay=3, leave=False) as bar:
         for name, records in work.items():
             for start in range(0, len(records), batch):
                 _write(dataset, name, records[start : start + batch])
                 bar.update(len(records[start : start + batch]))
-    kept = dataset.info.get("views_of") == names
-    save_error_views(dataset, names, [name for name in names if work[name] or not kept])
+    if changed:
+        save_error_views(dataset, names, changed)
     return ErrorBuild(
         names=names,
         written={name: len(work[name]) for name in names},
@@ -196,8 +200,6 @@ def save_error_views(dataset: Any, names: Sequence[str], changed: Sequence[str] 
         }
         for view, description in ERROR_VIEWS.items():
             dataset.save_view(f"{name}: {view}", views[view], description=description, overwrite=True)
-    if dataset.info.get("views_of") == names:
-        return
     for name, other in (names, names[::-1]) if len(names) == 2 else ():
         only = (F(f"{name}_error") == FOUND) & ~F(f"{other}_error").is_in([FOUND, IGNORED])
         description = f"objects that {name} has found and {other} has not"
@@ -345,7 +347,6 @@ def _write(dataset: Any, name: str, records: Sequence[Record]) -> None:
     options = {"validate": False, "expand_schema": False}
     view.set_values(name, [detections for detections, _ in images], **options)
     _set_objects(dataset, ids, [fates for _, fates in images])
-    if records and records[0].prompts is not None:
-        view.set_values(CLICKS, [click_labels(record) for record in records], **options)
+    view.set_values(CLICKS, [click_labels(record) for record in records], **options)
     view.set_values(f"{name}_loss", [round(record.loss, 4) for record in records], **options)
     view.set_values(f"{name}_fingerprint", [record.fingerprint for record in records], **options)

@@ -161,7 +161,8 @@ def test_without_fiftyone_the_message_says_how_to_get_it(monkeypatch, tiny_coco)
 
 
 def test_dealkit_imports_without_fiftyone():
-    code = "import sys; sys.modules['fiftyone'] = None; import dealkit.browse, dealkit.__main__"
+    modules = "dealkit.browse, dealkit.browse_errors, dealkit.browse_map, dealkit.corrections, dealkit.__main__"
+    code = f"import sys; sys.modules['fiftyone'] = None; import {modules}"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PROJECT_ROOT)
 
 
