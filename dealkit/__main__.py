@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import tyro
 
 from dealkit.config import (
+    DEFAULT_THRESHOLD,
     DETECTORS,
     MODELS,
     PROJECT_ROOT,
@@ -312,7 +313,6 @@ def predict(
         embedding: file of --save-embedding, instead of points: finds the kind that was clicked in another image.
         save_embedding: file to keep what the points mean in, for other images.
     """
-    from dealkit.config import DEFAULT_THRESHOLD
     from dealkit.data.coco import CocoFolder
     from dealkit.embedding import load_embedding
     from dealkit.predict import Predictor, predict_coco
@@ -753,27 +753,58 @@ def browse(
     files: tyro.conf.Positional[list[str]],
     name: str | None = None,
     domains: Path | None = PROJECT_ROOT / "data" / "domains.json",
+    predictions: list[str] = [],  # noqa: B006
+    clicks: str | None = None,
+    score: float = DEFAULT_THRESHOLD,
+    map_with: Path | None = None,
+    export: Path | None = None,
     view: str | None = None,
     port: int = 5151,
     app: bool = True,
     remote: bool = False,
 ) -> None:
-    """Look at COCO data sets in FiftyOne's App; a second time only images that have changed are read.
+    """Look at COCO data sets in FiftyOne's App, and at the mistakes of one or two models; only images that have changed since
+    the last time are read.
 
     Args:
         files: COCO files, glob patterns allowed; images in `images` beside each.
         name: of the FiftyOne data set; default: of the folder that holds all files.
         domains: JSON of source -> domain, for files that do not say it.
+        predictions: COCO results of one or two models; "{source}" stands for the folder of each COCO file.
+        clicks: click list that they were made from; "{source}" as above.
+        score: lowest score shown; the mistakes are those of the detections shown.
+        map_with: checkpoint that lays out the missed objects of the first predictions on a map, panel Embeddings.
+        export: COCO file to write, with what was tagged (wrong, missing, fix) and edited in the App; nothing else is done then.
         view: saved view to start with, such as "very tiny".
         port: of the App.
         app: --no-app brings the data set up to date and ends.
         remote: serve the App without opening a browser.
     """
-    from dealkit.browse import build, open_app
-    from dealkit.data.statistics import load_domains
+    from dealkit.browse import build, default_name, open_app
+    from dealkit.data.statistics import load_domains, read_table
 
-    made = build(find_files(files, "FILES"), name=name, domains=load_domains(domains) if domains else None)
+    found = find_files(files, "FILES")
+    if export is not None:
+        from dealkit.corrections import export_corrections
+
+        if len(found) != 1 or predictions:
+            raise ValueError("--export: expected one COCO file, --name if it is one of several, and no --predictions")
+        print(f"{export}: {export_corrections(name or default_name(found), found[0], export)}")
+        return
+    if (clicks or map_with) and not predictions:
+        raise ValueError("--clicks, --map-with: expected --predictions, too")
+    made = build(found, name=name, domains=load_domains(domains) if domains else None)
     print(made, flush=True)
+    if predictions:
+        from dealkit.browse_errors import add_predictions
+
+        table = read_table(found)
+        added = add_predictions(made.dataset, table, predictions, clicks, score=score)
+        print(added, flush=True)
+        if map_with:
+            from dealkit.browse_map import add_map
+
+            print(f"{added.names[0]}_map: {add_map(made.dataset, table, added.names[0], map_with)} objects", flush=True)
     if app:
         session = open_app(made.dataset, port=port, view=view, remote=remote)
         print(f"http://localhost:{port}; Ctrl-C ends it", flush=True)
@@ -822,6 +853,22 @@ def bench_index(
         json_file.write_text(json.dumps(figures, indent=1) + "\n")
 
 
+def bench_browse(objects: int = 10_000, json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None) -> None:
+    """Time to bring a data set with the predictions of two models into FiftyOne, and to bring it up to date.
+
+    Args:
+        objects: about how many annotated objects.
+        json_file: write the figures to this file.
+    """
+    from dealkit.bench_browse import bench_browse as run_bench_browse
+    from dealkit.train import write_json
+
+    figures = run_bench_browse(objects)
+    print(json.dumps(figures, indent=1))
+    if json_file is not None:
+        write_json(json_file, figures)
+
+
 def main() -> None:
     app = tyro.extras.SubcommandApp()
     analyses = (benchmark, templates, failures, controlled, calibrate, thresholds, transfer, rounds, positions, ablate, race)
@@ -841,10 +888,12 @@ def main() -> None:
             data.cli(prog="python -m dealkit data", description="Check, make and build data.", args=sys.argv[2:])
         elif sys.argv[1:3] == ["bench", "index"]:
             tyro.cli(bench_index, prog="python -m dealkit bench index", args=sys.argv[3:])
+        elif sys.argv[1:3] == ["bench", "browse"]:
+            tyro.cli(bench_browse, prog="python -m dealkit bench browse", args=sys.argv[3:])
         else:
             app.cli(
                 prog="python -m dealkit",
-                description=f"{__doc__} Also: `data check|synth|domains|sources|get|build`, `bench index`.",
+                description=f"{__doc__} Also: `data check|synth|domains|sources|get|build`, `bench index|browse`.",
             )
     except (ValueError, FloatingPointError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """A data set in FiftyOne: every object with its size, density and contrast, saved views, and the App to look at them.
 
-The only module that imports fiftyone, and only when a function is called: everything else works without it. FiftyOne is for
-looking; no figure that is reported comes from it.
+Only this module and its companions `browse_errors`, `browse_map` and `corrections` use fiftyone, and import it only when a
+function is called: everything else works without it. FiftyOne is for looking; no figure that is reported comes from it.
 """
 
 import hashlib
@@ -36,7 +36,10 @@ COLOURS: dict[str, str] = dict(zip(SIZE_BINS, ("#F0E442", "#56B4E9", "#E69F00", 
 MAX_OBJECTS = 30_000
 """Most objects of one image: a record of FiftyOne's database may not exceed 16 MB."""
 
-_VERSION = 1  # part of every fingerprint: a new number has all samples written again
+HIDDEN = ["annotations", "image_id", "filepath", "fingerprint", "objects_fingerprint", "id", "created_at", "last_modified_at"]
+"""Sample fields in a closed group of the App's sidebar."""
+
+_VERSION = 2  # part of every fingerprint: a new number has all samples written again
 _MADE_BY = "dealkit"
 
 
@@ -200,26 +203,27 @@ def _dataset(fo: Any, name: str) -> Any:
         dataset = fo.load_dataset(name)
         if dataset.info.get("made_by") != _MADE_BY:
             raise ValueError(f"FiftyOne has a data set {name!r} that was not built here: choose another name")
+        if not dataset.has_field("objects_fingerprint"):  # built by an earlier version
+            dataset.add_sample_field("objects_fingerprint", fo.StringField)
         return dataset
     dataset = fo.Dataset(name, persistent=True)
     text, whole, real = fo.StringField, fo.IntField, fo.FloatField
-    for field, kind in {"source": text, "domain": text, "split": text, "annotations": text, "image_id": whole}.items():
+    texts = ("source", "domain", "split", "annotations", "fingerprint", "objects_fingerprint")
+    for field, kind in (dict.fromkeys(texts, text) | {"image_id": whole}).items():
         dataset.add_sample_field(field, kind)
-    dataset.add_sample_field("fingerprint", text)
     dataset.add_sample_field(OBJECTS, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
     attributes = {"size_px": real, "size_bin": text, "density": whole, "contrast": real, "suspicious": text, "domain": text}
-    for field, kind in (attributes | {"source": text, "annotation_id": whole, "iscrowd": whole}).items():
-        dataset.add_sample_field(f"{OBJECTS}.detections.{field}", kind)
+    attributes |= {"source": text, "annotation_id": whole, "iscrowd": whole}
+    dataset.add_dynamic_sample_fields({f"{OBJECTS}.detections.{field}": kind() for field, kind in attributes.items()})
     dataset.info["made_by"] = _MADE_BY
     colours = [{"value": size_bin, "color": colour} for size_bin, colour in COLOURS.items()]
     boxes = {"path": OBJECTS, "colorByAttribute": "size_bin", "valueColors": colours}
     dataset.app_config.color_scheme = fo.ColorScheme(color_by="value", fields=[boxes])
-    hidden = ["annotations", "image_id", "filepath", "fingerprint", "id", "created_at", "last_modified_at"]
     dataset.app_config.sidebar_groups = [
         fo.SidebarGroupDocument(name="labels", paths=[OBJECTS]),
         fo.SidebarGroupDocument(name="data", paths=["domain", "source", "split"]),
         fo.SidebarGroupDocument(name="tags", paths=["tags", "_label_tags"]),
-        fo.SidebarGroupDocument(name="files", paths=hidden, expanded=False),
+        fo.SidebarGroupDocument(name="files", paths=HIDDEN, expanded=False),
         fo.SidebarGroupDocument(name="metadata", expanded=False),
     ]
     dataset.save()
@@ -259,6 +263,7 @@ def _write(dataset: Any, ids: list[str], table: ObjectTable, rows: list[int], pr
     """Write the boxes of samples, then the fingerprints that say they are there."""
     view = dataset.select(ids, ordered=True)
     view.set_values(OBJECTS, [_detections(table, i) for i in rows], validate=False, expand_schema=False)
+    view.set_values("objects_fingerprint", [objects_fingerprint(table, i) for i in rows], expand_schema=False)
     view.set_values("fingerprint", prints, expand_schema=False)
 
 
@@ -293,11 +298,19 @@ def _detections(table: ObjectTable, i: int) -> dict[str, Any]:
     return {"_cls": "Detections", "detections": detections}
 
 
+def objects_fingerprint(table: ObjectTable, i: int) -> str:
+    """Changes with the boxes, labels or ids of the objects of an image."""
+    rows = table.rows(i)
+    content = [table.objects[name][rows].tolist() for name in ("annotation_id", "box", "category")]
+    return hashlib.blake2b(repr(content).encode(), digest_size=12).hexdigest()
+
+
 def _fingerprint(table: ObjectTable, i: int) -> str:
     """Changes with the image file and with everything that is written of an image."""
     rows, stat = table.rows(i), os.stat(table.images["path"][i])
     digest = hashlib.blake2b(digest_size=12)
-    digest.update(repr((_VERSION, stat.st_size, stat.st_mtime_ns, [str(c[i]) for c in table.images.values()])).encode())
+    about = [os.path.abspath(c[i]) if name == "file" else str(c[i]) for name, c in table.images.items()]
+    digest.update(repr((_VERSION, stat.st_size, stat.st_mtime_ns, about)).encode())
     for values in table.objects.values():
         if values is not table.objects["image"]:
             part = values[rows]

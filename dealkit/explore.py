@@ -311,16 +311,30 @@ def embed_objects(
     for source in sorted(set(table.images["source"])):
         here = filled[table.images["source"][filled] == source]
         chosen += rng.choice(here, min(images, len(here)), replace=False).tolist()
-    rows, vectors = [], []
-    for i in tqdm(sorted(chosen), desc="embed", unit="image", delay=3, leave=False):
+    rows = []
+    for i in sorted(chosen):
         of_image = np.arange(*table.rows(i).indices(len(clear)))[clear[table.rows(i)]]
-        drawn = np.sort(rng.choice(of_image, min(objects, len(of_image)), replace=False))
-        points = to_cxcywh(torch.from_numpy(table.objects["box"][drawn]))[:, :2]
+        rows.append(np.sort(rng.choice(of_image, min(objects, len(of_image)), replace=False)))
+    drawn = np.concatenate(rows)
+    return drawn, embed_rows(predictor, table, drawn)
+
+
+def embed_rows(predictor: Predictor, table: ObjectTable, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """What a click on the centre of each of these objects means to the model: prompt vectors (K, D).
+
+    Args:
+        rows: (K,) of `table.objects`, ascending; every image is encoded once.
+    """
+    images, starts = np.unique(table.objects["image"][rows], return_index=True)
+    vectors = []
+    for i, of_image in zip(
+        tqdm(images, desc="embed", unit="image", delay=3, leave=False), np.split(rows, starts[1:]), strict=True
+    ):
+        points = to_cxcywh(torch.from_numpy(table.objects["box"][of_image]))[:, :2]
         prompts = stack_prompts([(point[None], torch.ones(1, dtype=torch.int64)) for point in points], [0] * len(points))
         features = encode_images(predictor.model, [read_image(table.images["path"][i])])
         vectors.append(embed(predictor.model, features, prompts.to(predictor.device))[:, 0].cpu().numpy())
-        rows.append(drawn)
-    return np.concatenate(rows), np.concatenate(vectors)
+    return np.concatenate(vectors)
 
 
 def neighbour_shares(vectors: NDArray, values: Mapping[str, NDArray], image: NDArray) -> dict[str, dict[str, float | None]]:

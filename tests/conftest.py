@@ -1,7 +1,13 @@
 """Shared by the tests: a tiny model, a tiny COCO folder, the folder of real data, and one device and precision for all."""
 
+import importlib.util
 import json
 import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,9 +16,21 @@ from PIL import Image
 
 import dealkit.predict
 import dealkit.train
-from dealkit.config import ModelConfig
+from dealkit import browse
+from dealkit.config import PROJECT_ROOT, ModelConfig
 from dealkit.model.deal import build_model
 from dealkit.predict import Predictor
+
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 REAL = Path(os.environ.get("DEALKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -104,3 +122,80 @@ def make_coco(tmp_path):
 def tiny_coco(make_coco):
     """Two images: the first with two bolts and a nut, the second without objects."""
     return make_coco("tiny", [[(5, [10, 12, 6, 8], 0), (5, [50, 40, 6, 6], 0), (9, [70, 10, 10, 10], 0)], []])
+
+
+@pytest.fixture(scope="session")
+def fo(tmp_path_factory):
+    """FiftyOne with a database of its own, which later processes of the tests share."""
+    if importlib.util.find_spec("fiftyone") is None:
+        pytest.skip("FiftyOne is not installed")
+    if "fiftyone" not in sys.modules:
+        os.environ["FIFTYONE_DATABASE_DIR"] = str(tmp_path_factory.mktemp("fiftyone"))
+    try:
+        return browse.import_fiftyone()
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def name(fo, request):
+    """Name of a data set that is deleted afterwards."""
+    name = f"dealkit-test-{request.node.name[:40]}"
+    yield name
+    if fo.dataset_exists(name):
+        fo.delete_dataset(name)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """Headless Chromium with a fresh profile."""
+    if importlib.util.find_spec("playwright") is None:
+        pytest.skip("playwright is not installed: `pip install -e .[dev]`")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on the PATH")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        options = {"executable_path": CHROMIUM, "headless": True, "args": CHROMIUM_FLAGS}
+        context = driver.chromium.launch_persistent_context(
+            tmp_path / "profile", viewport={"width": 1400, "height": 900}, **options
+        )
+        yield context
+        context.close()
+
+
+@pytest.fixture
+def serve(fo, tmp_path):
+    """Starts the App on a COCO file by the command line; gives its address and what the command has printed."""
+    started = []
+
+    def start(file, name, *options):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [
+            sys.executable,
+            "-m",
+            "dealkit",
+            "browse",
+            str(file),
+            "--name",
+            name,
+            "--port",
+            str(port),
+            "--remote",
+            *options,
+        ]
+        log = tmp_path / f"{port}.log"
+        with open(log, "w") as target:
+            started.append(subprocess.Popen(command, stdout=target, stderr=target, cwd=PROJECT_ROOT))
+        deadline = time.monotonic() + 480
+        while f"\nhttp://localhost:{port}; Ctrl-C" not in log.read_text():
+            assert started[-1].poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.5)
+        return f"http://localhost:{port}/datasets/{name}", log.read_text()
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(60)

@@ -1,14 +1,9 @@
 """FiftyOne: what a data set holds, what a second build does, and the App in a browser without a screen."""
 
-import importlib.util
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,40 +13,6 @@ from dealkit import browse
 from dealkit.__main__ import find_files
 from dealkit.config import PROJECT_ROOT
 from dealkit.data.synthetic import EVAL_SEED, scene_factors, write_coco
-
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="module")
-def fo(tmp_path_factory):
-    """FiftyOne with a database of its own, which later processes of this module share."""
-    if importlib.util.find_spec("fiftyone") is None:
-        pytest.skip("FiftyOne is not installed")
-    if "fiftyone" not in sys.modules:
-        os.environ["FIFTYONE_DATABASE_DIR"] = str(tmp_path_factory.mktemp("fiftyone"))
-    try:
-        return browse.import_fiftyone()
-    except ValueError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture
-def name(fo, request):
-    """Name of a data set that is deleted afterwards."""
-    name = f"dealkit-test-{request.node.name[:40]}"
-    yield name
-    if fo.dataset_exists(name):
-        fo.delete_dataset(name)
-
 
 BOLT, NUT = 5, 9
 OBJECTS = [
@@ -200,7 +161,8 @@ def test_without_fiftyone_the_message_says_how_to_get_it(monkeypatch, tiny_coco)
 
 
 def test_dealkit_imports_without_fiftyone():
-    code = "import sys; sys.modules['fiftyone'] = None; import dealkit.browse, dealkit.__main__"
+    modules = "dealkit.browse, dealkit.browse_errors, dealkit.browse_map, dealkit.corrections, dealkit.__main__"
+    code = f"import sys; sys.modules['fiftyone'] = None; import {modules}"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PROJECT_ROOT)
 
 
@@ -216,42 +178,9 @@ def test_patterns_that_match_nothing_name_their_option():
 
 
 @pytest.fixture
-def browser(tmp_path):
-    """Headless Chromium with a fresh profile."""
-    if importlib.util.find_spec("playwright") is None:
-        pytest.skip("playwright is not installed: `pip install -e .[dev]`")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on the PATH")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        options = {"executable_path": CHROMIUM, "headless": True, "args": CHROMIUM_FLAGS}
-        context = driver.chromium.launch_persistent_context(
-            tmp_path / "profile", viewport={"width": 1400, "height": 900}, **options
-        )
-        yield context
-        context.close()
-
-
-@pytest.fixture
-def served(fo, tmp_path, name):
-    """The App of a data set of scenes, started by the command line; gives its address and the objects per image."""
-    file = write_coco(tmp_path / "scenes", 8, seed=EVAL_SEED)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "dealkit", "browse", str(file), "--name", name, "--port", str(port), "--remote"]
-    with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=PROJECT_ROOT)
-    try:
-        deadline = time.monotonic() + 240
-        while f"\nhttp://localhost:{port}; Ctrl-C" not in Path(log.name).read_text():
-            assert process.poll() is None and time.monotonic() < deadline, Path(log.name).read_text()
-            time.sleep(0.5)
-        yield f"http://localhost:{port}/datasets/{name}"
-    finally:
-        process.terminate()
-        process.wait(60)
+def served(serve, tmp_path, name):
+    """Address of the App on a data set of scenes."""
+    return serve(write_coco(tmp_path / "scenes", 8, seed=EVAL_SEED), name)[0]
 
 
 def box_pixels(path, size_bin):
