@@ -278,7 +278,7 @@ def _merge(
     threshold: float | str,
     limit: int,
 ) -> Detections:
-    """One set's detections of all tiles (with the tile's inner edges, left, top, right, bottom, and count) as those of the image."""
+    """One set's detections of all tiles, with their inner edges (left, top, right, bottom) and counts, as one image's."""
     boxes, cut = [], []
     for (found, inner, _), window in zip(parts, windows, strict=True):
         size = found.boxes.new_tensor([window[2] - window[0], window[3] - window[1]])
