@@ -97,17 +97,17 @@ def evaluate_public(
     truth = read_json(truth_file)
     if images is not None:
         truth = of_images(truth, in_order({a["image_id"] for a in truth["annotations"]}, 0)[:images])
+    ids = {row["name"]: row["id"] for row in truth["categories"]}
+    for category in seen or ():
+        if category not in ids:
+            raise ValueError(f"seen: no category {category!r} in {name} {split}; it has {', '.join(sorted(ids))}")
+    seen = SEEN[name] if seen is None else seen
     lists = [make_clicks(truth, setting="1/category", seed=seed) for seed in range(seeds)]
     hashes = [clicks_hash(clicks) for clicks in lists]
     data = CocoFolder(truth_file, root, source=name)
     found_file = Path(work) / f"{name}-{split}-{sha}-{tile}-{overlap}-{'-'.join(hashes)}.jsonl"
     seconds = _predict(checkpoint, data, lists, found_file, tile=tile, overlap=overlap)
 
-    seen = SEEN.get(name, ()) if seen is None else tuple(seen)
-    ids = {row["name"]: row["id"] for row in truth["categories"]}
-    missing = sorted(set(seen) - set(ids))
-    if missing and images is None and split == SPLITS.get(name):
-        raise ValueError(f"seen: no category {missing[0]!r} in {truth_file}; it has {', '.join(sorted(ids))}")
     of_group = {"all": set(ids.values()), "seen": {ids[n] for n in seen if n in ids}}
     of_group["unseen"] = of_group["all"] - of_group["seen"]
     runs: dict[str, list[Json]] = {}
