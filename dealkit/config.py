@@ -250,6 +250,94 @@ class RunConfig:
     prompt: PromptConfig = field(default_factory=PromptConfig)
 
 
+DETECTORS = ("fcos", "retinanet", "faster_rcnn", "rtdetr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorConfig:
+    """A detector without prompts, see `dealkit.baselines`."""
+
+    detector: str = "fcos"
+    """One of `fcos`, `retinanet`, `faster_rcnn` (torchvision), `rtdetr` (RT-DETRv2 of Hugging Face transformers)."""
+    backbone: str = "nano"
+    """One of `nano`, `resnet18`, `resnet50`; RT-DETR has its own ResNets of these sizes."""
+    pretrained: bool = False
+    """Start a torchvision backbone from its ImageNet weights (downloaded by torchvision, or from its cache)."""
+    hidden_dim: int = 128
+    """Width of pyramid, heads and tokens; a multiple of 32."""
+    finest_stride: int = 4
+    """Stride of the finest map that boxes come from, 4 or 8; the coarsest has 32."""
+    queries: int = 300
+    """Most boxes that RT-DETR returns for an image."""
+    max_detections: int = 1500
+    """Most boxes that the others return for an image."""
+    categories: tuple[str, ...] = ()
+    """Names of the categories that are told apart; empty: one class of objects."""
+    published: str = ""
+    """RT-DETR: name or folder of published weights to start from; architecture and queries are theirs."""
+    architecture: str = ""
+    """RT-DETR from published weights: their configuration as JSON, kept in checkpoints; not to be set."""
+
+    def __post_init__(self) -> None:
+        allowed = {"detector": DETECTORS, "backbone": ("nano", "resnet18", "resnet50"), "finest_stride": (4, 8)}
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                expected = ", ".join(map(str, values))
+                raise ValueError(f"DetectorConfig.{name}: expected one of {expected}, got {getattr(self, name)!r}")
+        if self.hidden_dim < 32 or self.hidden_dim % 32:
+            raise ValueError(f"DetectorConfig.hidden_dim: expected a multiple of 32, got {self.hidden_dim}")
+        for name in ("queries", "max_detections"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"DetectorConfig.{name}: expected at least 1, got {getattr(self, name)}")
+        if len(set(self.categories)) < len(self.categories):
+            raise ValueError(f"DetectorConfig.categories: expected different names, got {', '.join(self.categories)}")
+        if self.detector != "rtdetr" and (self.published or self.architecture):
+            raise ValueError("DetectorConfig.published: expected with detector rtdetr only")
+
+
+METHODS = ("plain", "label_correction", "mean_teacher", "mining", "point_teacher")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """How a detector learns from incomplete labels, see `dealkit.methods`."""
+
+    method: str = "plain"
+    """One of `plain`, `label_correction`, `mean_teacher`, `mining`, `point_teacher`."""
+    start: float = 0.3
+    """Share of the schedule after which the teacher is asked; before, the labels are taken as they are."""
+    high: float = 0.5
+    """Score from which a box of the teacher becomes a label."""
+    low: float = 0.2
+    """Score from which a box of the teacher is ignored, neither found nor missed."""
+    point_size: float = 16.0
+    """Point teacher: side in pixels of the first boxes round the points; 0: by the distance to the nearest point."""
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"MethodConfig.method: expected one of {', '.join(METHODS)}, got {self.method!r}")
+        if not 0 <= self.start <= 1:
+            raise ValueError(f"MethodConfig.start: expected a share from 0 to 1, got {self.start}")
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError(f"MethodConfig.low, high: expected 0 <= low <= high <= 1, got {self.low}, {self.high}")
+        if self.point_size < 0:
+            raise ValueError(f"MethodConfig.point_size: expected pixels, or 0, got {self.point_size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorRun:
+    """Everything that the training of a detector depends on; saved beside its checkpoint."""
+
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+
+    def __post_init__(self) -> None:
+        if self.detector.categories and (self.data.synthetic > 0 or not self.data.coco):
+            raise ValueError("data.synthetic: expected 0 with categories: those of procedural scenes are without number")
+
+
 T = TypeVar("T")
 
 
@@ -293,12 +381,16 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
         raise ValueError(f"{where}: {error}") from None
 
 
-def load_config(path: Path, cls: type[T] = RunConfig) -> T:
-    """The config in a JSON file, the `config.json` of a run among them; errors name the file and the field."""
+def load_config(path: Path, cls: type[T] | None = None) -> T:
+    """The config in a JSON file, the `config.json` of a run among them; errors name the file and the field.
+
+    Without `cls` it is a `DetectorRun` if it has a `detector`, else a `RunConfig`.
+    """
     try:
         values = json.loads(Path(path).read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
     if isinstance(values, dict):
         values.pop("made_by", None)  # `fit` notes there what made the run; it is no setting
-    return from_dict(cls, values, str(path))
+        cls = cls or (DetectorRun if "detector" in values else RunConfig)
+    return from_dict(cls or RunConfig, values, str(path))

@@ -59,6 +59,8 @@ class Detections:
     """Objects that the density map estimates."""
     clicked: Tensor | None = None
     """(N,) bool: what was found at the clicks on objects; None if nothing was clicked."""
+    classes: Tensor | None = None
+    """(N,) int64: category index of every box, from a detector without prompts; None: all are of one kind."""
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -80,8 +82,8 @@ class Detections:
         return self._take(keep if self.clicked is None else keep | self.clicked)
 
     def _take(self, keep: Tensor) -> "Detections":
-        clicked = None if self.clicked is None else self.clicked[keep]
-        return replace(self, boxes=self.boxes[keep], scores=self.scores[keep], clicked=clicked)
+        rows = {name: getattr(self, name) for name in ("boxes", "scores", "clicked", "classes")}
+        return replace(self, **{name: None if values is None else values[keep] for name, values in rows.items()})
 
     def to_dict(self) -> dict[str, list]:
         """`{"boxes": [[x1, y1, x2, y2], ...], "scores": [...]}`, for JSON."""

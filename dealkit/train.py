@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from dealkit.config import PROJECT_ROOT, ModelConfig, RunConfig, TrainConfig, from_dict, to_dict
+from dealkit.config import PROJECT_ROOT, DetectorRun, ModelConfig, RunConfig, TrainConfig, from_dict, to_dict
 from dealkit.data.coco import Sample
 from dealkit.data.transforms import to_input
 from dealkit.loss import Target, criterion
@@ -33,6 +33,9 @@ from dealkit.model.deal import DEAL, build_model
 from dealkit.pgcpp import next_prompts
 from dealkit.prompts import PointPrompts
 from dealkit.stream import TrainingStream, draw_prompts, noisy_boxes
+
+Model = TypeVar("Model", bound=torch.nn.Module)
+"""A model with the `config` it was built from."""
 
 
 @lru_cache
@@ -132,14 +135,42 @@ def fit(
     validate: Callable[[DEAL], dict[str, float]] | None = None,
     stop_at: int | None = None,
 ) -> list[dict[str, float]]:
-    """Train a DEAL; returns its log, one dict per line of `log.jsonl`.
+    """Train a DEAL; returns its log, one dict per line of `log.jsonl`. Other arguments and errors: `training_loop`.
 
     Args:
-        config: the run. out: its folder.
-        resume: continue the run in `out`: weights, average, optimizer, random state and place in the data are restored, so
-        that the
-            losses are those of an uninterrupted run.
+        config: the run.
         init: a checkpoint to start the weights from.
+    """
+
+    def make_model() -> DEAL:
+        return load_model(init, expected=config.model) if init else build_model(config.model)
+
+    def loss_terms(model: DEAL, samples: list[Sample], generator: torch.Generator, _: DEAL, __: float) -> dict[str, Tensor]:
+        prompts, targets = draw_prompts(samples, config.data, generator)
+        return loss_of_batch(model, samples, prompts, targets, config, generator) if len(prompts) else {}
+
+    return training_loop(config, out, make_model, loss_terms, resume=resume, validate=validate, stop_at=stop_at)
+
+
+def training_loop(
+    config: RunConfig | DetectorRun,
+    out: Path,
+    make_model: Callable[[], Model],
+    loss_terms: Callable[[Model, list[Sample], torch.Generator, Model, float], dict[str, Tensor]],
+    *,
+    resume: bool = False,
+    validate: Callable[[Model], dict[str, float]] | None = None,
+    stop_at: int | None = None,
+) -> list[dict[str, float]]:
+    """The loop that every model of this library is trained by; returns its log, one dict per line of `log.jsonl`.
+
+    Args:
+        config: what `config.json` keeps; `config.data` and `config.train` are read here. out: folder of the run.
+        make_model: gives the model to train, once, after seeding; its `config` goes into the checkpoint.
+        loss_terms: of model, samples, random source, averaged model and share of the schedule that is used up; gives the terms
+            whose sum is the loss, float32 scalars, or an empty dict to pass the batch over.
+        resume: continue the run in `out`: weights, average, optimizer, random state and place in the data are restored, so
+            that the losses are those of an uninterrupted run.
         validate: called with the averaged model every `evaluate_every` steps and at the end; its numbers join the log.
         stop_at: leave after this step as a kill would, but with a checkpoint.
 
@@ -153,7 +184,7 @@ def fit(
         raise ValueError(f"{out}: {state}")
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(train.seed)
-    model = (load_model(init, expected=config.model) if init else build_model(config.model)).to(device).train()
+    model = make_model().to(device).train()
     average = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(parameter_groups(model, train.weight_decay), lr=train.lr)
     clicks = torch.Generator().manual_seed(train.seed)
@@ -189,9 +220,7 @@ def fit(
             break
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, done, train)
-        prompts, targets = draw_prompts(samples, config.data, clicks)
-        if len(prompts):
-            terms = loss_of_batch(model, samples, prompts, targets, config, clicks)
+        if terms := loss_terms(model, samples, clicks, average, done):
             for name, value in terms.items():
                 if not torch.isfinite(value):
                     raise FloatingPointError(
@@ -232,7 +261,7 @@ def use_one_thread(_: int) -> None:
 
 
 def save_state(
-    out: Path, model: DEAL, average: DEAL, optimizer: torch.optim.Optimizer, step: int, minutes: float, clicks: torch.Generator
+    out: Path, model: Model, average: Model, optimizer: torch.optim.Optimizer, step: int, minutes: float, clicks: torch.Generator
 ) -> None:
     """Write `state.pt` and `model.safetensors`, each in one move, so that a kill leaves the old or the new file."""
     state = {
@@ -249,7 +278,7 @@ def save_state(
     os.replace(out / "state.pt.tmp", out / "state.pt")
 
 
-def save_model(model: DEAL, path: Path, *, half: bool = False) -> None:
+def save_model(model: Model, path: Path, *, half: bool = False) -> None:
     """Weights and model config as safetensors; `half` stores float16, enough for inference, in half the size."""
     tensors = {k: (v.half() if half and v.is_floating_point() else v).contiguous().cpu() for k, v in model.state_dict().items()}
     temporary = Path(f"{path}.tmp")
@@ -275,17 +304,26 @@ def load_model(path: Path, *, expected: ModelConfig | None = None) -> DEAL:
         ValueError: not safetensors, without a config, weights that do not fit it, or a config other than `expected`; names
         the file.
     """
+    tensors, values = read_checkpoint(path)
+    config = from_dict(ModelConfig, {**values, "pretrained": False}, f"{path}: metadata")
+    if expected is not None and config != replace(expected, pretrained=False):
+        raise ValueError(f"{path}: its model is {config}, expected {expected}")
+    return fill_model(build_model(config), tensors, path)
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and plain config of a file written by `save_model`; an error names the file."""
     tensors, metadata = read_safetensors(path, "checkpoint")
     if "config" not in metadata:
         raise ValueError(f"{path}: no model config in its metadata; expected a file written by dealkit")
     try:
-        values = {**json.loads(metadata["config"]), "pretrained": False}
+        return tensors, {**json.loads(metadata["config"])}
     except (json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{path}: metadata: config is not a JSON object: {error}") from None
-    config = from_dict(ModelConfig, values, f"{path}: metadata")
-    if expected is not None and config != replace(expected, pretrained=False):
-        raise ValueError(f"{path}: its model is {config}, expected {expected}")
-    model = build_model(config)
+
+
+def fill_model(model: Model, tensors: dict[str, Tensor], path: Path) -> Model:
+    """The model with the weights of a checkpoint, in float32 and evaluation mode; an error names the file."""
     try:
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     except RuntimeError as error:
