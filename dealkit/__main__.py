@@ -506,6 +506,7 @@ def adapt(
     seeds: int = 3,
     steps: int = 60,
     size: int = 192,
+    detector: Path | None = None,
 ) -> None:
     """Fine-tune on a few labelled images of a new source: AP against their number, beside clicks alone; goes on where it was
     stopped.
@@ -520,12 +521,19 @@ def adapt(
         seeds: draws of images, and click lists of every test.
         steps: of each fine-tuning.
         size: side of training crops in pixels.
+        detector: checkpoint of a detector without prompts (FCOS or another of `dealkit.baselines`) trained on what `checkpoint`
+            was trained on; it is fine-tuned on the same images.
     """
     from dealkit.adapt import adapt as run_adapt
-    from dealkit.adapt import adapting_run, shot_table
+    from dealkit.adapt import adapting_run, shot_table, tuned_detector
+    from dealkit.baselines import load_detector
 
     run = adapting_run(checkpoint, steps=steps, size=size)
-    print(shot_table(run_adapt(checkpoint, root, out, run=run, sources=sources, shots=shots, seeds=seeds, results=results)))
+    others = {}
+    if detector is not None:
+        others[load_detector(detector).config.detector] = tuned_detector(run, init=detector, clicks=seeds)
+    options = {"sources": sources, "shots": shots, "seeds": seeds, "detectors": others, "results": results}
+    print(shot_table(run_adapt(checkpoint, root, out, run=run, **options)))
 
 
 def matrix(

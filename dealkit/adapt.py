@@ -6,15 +6,20 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 
-from dealkit.config import HELD_OUT, DataConfig, PromptConfig, RunConfig, TrainConfig
+from dealkit.baselines import Detector, build_detector, fit_detector, load_detector
+from dealkit.config import HELD_OUT, DataConfig, DetectorConfig, DetectorRun, PromptConfig, RunConfig, TrainConfig
+from dealkit.data.coco import CocoFolder
 from dealkit.data.subsets import some_images
-from dealkit.prompts import read_json
+from dealkit.evaluate import evaluate
+from dealkit.predict import Detections, to_rows
+from dealkit.prompts import make_clicks, read_json
 from dealkit.protocols import folder_of, portable, scored, trained
-from dealkit.report import sha_of
+from dealkit.report import average, row_of, sha_of
 from dealkit.tables import with_spread
-from dealkit.train import load_model, provenance, write_json
+from dealkit.train import load_model, provenance, read_checkpoint, save_model, write_json
 
 Json = dict[str, Any]
 
@@ -23,7 +28,7 @@ SHOTS = (1, 5, 20)
 
 CLICKS, DEAL_TUNED = "clicks alone", "fine-tuned"
 
-Detector = Callable[[Path, Path, Path, int], Json]
+Tuned = Callable[[Path, Path, Path, int], Json]
 """(training file, validation file, folder, seed) -> `{"mean": metrics, "minutes"}`: another detector on the same images."""
 
 
@@ -56,7 +61,7 @@ def adapt(
     sources: Sequence[str] = HELD_OUT,
     shots: Sequence[int] = SHOTS,
     seeds: int = 3,
-    detectors: dict[str, Detector] | None = None,
+    detectors: dict[str, Tuned] | None = None,
     results: Path | None = None,
 ) -> Json:
     """AP on a source's validation images against the number of its labelled images; writes `results` after every row.
@@ -98,6 +103,61 @@ def adapt(
             )
             add(source, name, k, seed, scores, scores["minutes"])
     return summary
+
+
+def tuned_detector(run: RunConfig, *, detector: str = "fcos", init: Path | None = None, clicks: int = 3) -> Tuned:
+    """A detector without prompts, fine-tuned as `run` says and scored with the oracle of which categories an image has.
+
+    Args:
+        run: of `adapting_run`: steps, rate, crops. detector: of `DetectorConfig`.
+        init: its checkpoint of earlier training, with any categories: what fits the new ones is taken, the rest starts afresh.
+            None: random weights, hopeless on a few images.
+        clicks: seeds of the click lists whose objects are ignored in the scores with `_ignored`, the same as for DEAL.
+    """
+
+    def tune(train: Path, val: Path, folder: Path, seed: int) -> Json:
+        config = load_detector(init).config if init else DetectorConfig(detector=detector)
+        names = tuple(row["name"] for row in read_json(train)["categories"])
+        config = replace(config, categories=names)
+        start = folder / "start.safetensors"
+        if not start.is_file():
+            torch.manual_seed(seed)
+            fresh = build_detector(config)
+            shapes = {name: value.shape for name, value in fresh.state_dict().items()}
+            known = read_checkpoint(init)[0] if init else {}
+            fits = {name: value.float() for name, value in known.items() if shapes.get(name) == value.shape}
+            fresh.load_state_dict(fits, strict=False)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_model(fresh, start)
+        data = replace(run.data, coco=(str(train),), synthetic=0.0)
+        own = DetectorRun(detector=config, data=data, train=replace(run.train, seed=seed))
+        log = fit_detector(own, folder, resume=(folder / "state.pt").is_file(), init=start)
+        scores = score_detector(load_detector(folder / "model.safetensors"), val, clicks=clicks)
+        for name in ("state.pt", "start.safetensors"):
+            (folder / name).unlink()
+        return {"mean": scores, "minutes": log[-1]["minutes"]}
+
+    return tune
+
+
+def score_detector(detector: Detector, file: Path, *, clicks: int = 3) -> Json:
+    """Metrics of a detector on a COCO file, boxes of categories that an image lacks left out; means over `clicks` click lists."""
+    data, truth = CocoFolder(file, Path(file).parent / "images"), read_json(file)
+    ids = dict((name, category_id) for category_id, name in data.categories)
+    rows = []
+    for i in tqdm(range(len(data)), desc=data.source, unit="img", mininterval=2, delay=5):
+        [found] = detector.detect([data[i].image])
+        present = {data.categories[label][1] for label in data.labels[data.rows(i)].unique().tolist()}
+        for k, name in enumerate(detector.config.categories):
+            if name in present:
+                rows += to_rows(_of_class(found, k), data.image_ids[i], ids[name])
+    lists = [make_clicks(truth, setting="1/category", seed=seed) for seed in range(clicks)]
+    return average([row_of(evaluate(truth, rows, of_seed)) for of_seed in lists])
+
+
+def _of_class(found: Detections, k: int) -> Detections:
+    keep = found.classes == k
+    return Detections(boxes=found.boxes[keep], scores=found.scores[keep])
 
 
 def _remembered(file: Path, make: Callable[[], Json]) -> Json:

@@ -1,11 +1,14 @@
 """`dealkit.adapt`: rows, resuming, other detectors on the same images, and the tables."""
 
 import pytest
+import torch
 
 import dealkit.protocols
 import dealkit.train
-from dealkit.adapt import CLICKS, DEAL_TUNED, adapt, adapting_run, shot_rows, shot_table
-from dealkit.config import DataConfig, RunConfig, TrainConfig
+from dealkit.adapt import CLICKS, DEAL_TUNED, adapt, adapting_run, score_detector, shot_rows, shot_table, tuned_detector
+from dealkit.baselines import build_detector, load_detector
+from dealkit.config import DataConfig, DetectorConfig, RunConfig, TrainConfig
+from dealkit.predict import Detections
 from dealkit.prompts import read_json
 from dealkit.train import save_model
 
@@ -77,3 +80,29 @@ def test_the_table_has_a_column_per_number_of_images():
     lines = shot_table({"rows": rows}).splitlines()
     assert lines[0] == "| | 0 images | 5 images |" and lines[2] == "| clicks alone | 40.0 | – |"
     assert lines[3] == "| fine-tuned | – | 60.0 ± 14.1 |"  # the deviation of 50 and 70 is 20 / √2
+
+
+def test_a_detector_is_tuned_from_its_checkpoint_and_scored_on_the_same_images(root, tmp_path):
+    config = DetectorConfig(hidden_dim=32)
+    save_model(build_detector(config), tmp_path / "fcos.safetensors")  # of one class; the source has two
+    train = TrainConfig(steps=1, batch_size=2, warmup=1, log_every=1)
+    run = RunConfig(data=DataConfig(size=64, workers=0), train=train)
+    tune = tuned_detector(run, init=tmp_path / "fcos.safetensors", clicks=2)
+    made = tune(root / "land" / "train.json", root / "land" / "val.json", tmp_path / "fcos", 0)
+    tuned = load_detector(tmp_path / "fcos" / "model.safetensors")
+    assert tuned.config.categories == ("bolt", "nut") and not (tmp_path / "fcos" / "state.pt").exists()
+    assert 0 <= made["mean"]["ap50"] <= 1 and 0 <= made["mean"]["ap50_ignored"] <= 1 and made["minutes"] >= 0
+
+
+def test_boxes_of_categories_that_an_image_lacks_are_left_out_of_a_detectors_score(root):
+    """Perfect boxes as bolts and as nuts: the images have bolts only, so the nuts cost nothing."""
+
+    class Perfect:
+        config = DetectorConfig(categories=("nut", "bolt"))
+
+        def detect(self, images):
+            boxes = torch.tensor([[10.0, 12, 16, 20], [50, 40, 56, 46]]).repeat(2, 1)
+            return [Detections(boxes=boxes, scores=torch.full((4,), 0.9), classes=torch.tensor([0, 0, 1, 1]))]
+
+    scores = score_detector(Perfect(), root / "land" / "val.json", clicks=1)
+    assert scores["ap50"] == 1 and scores["ap50_ignored"] == 1
