@@ -130,8 +130,9 @@ def prompt_matrix(
     own: dict[str, float] = {}
     for b in tqdm(sources, desc="asked", unit="source"):
         truth = read_json(root / b / "val.json")
-        ids = {row["name"]: row["id"] for row in truth["categories"]}
-        category = ids[made[b][1]]
+        category = next((row["id"] for row in truth["categories"] if row["name"] == made[b][1]), None)
+        if category is None:
+            raise ValueError(f"{root / b / 'val.json'}: expected the category {made[b][1]!r} of train.json")
         truth = of_categories(truth, {category})
         filled = {a["image_id"] for a in truth["annotations"] if not a.get("iscrowd")}
         truth = of_images(truth, in_order(filled, 0)[:images])

@@ -1,6 +1,8 @@
 """Figures of what carries over from one source to another; shares are shown in per cent."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,7 +14,7 @@ from dealkit.adapt import CLICKS, shot_rows
 from dealkit.cross import losses, rank_correlation
 from dealkit.data.coco import Sample
 from dealkit.figures import BLUE, GREEN, ORANGE, band_plot, draw_verdicts, image_axes
-from dealkit.predict import Detections
+from dealkit.predict import Detections, Predictor
 
 Json = dict[str, Any]
 
@@ -149,6 +151,37 @@ def public_figure(results: Mapping[str, Mapping[str, Any]]) -> Figure:
         ax.set(ylabel="AP50, per cent", ylim=(0, 100))
         ax.set_title(f"{name}, {result['images']} images", loc="left")
     return figure
+
+
+def largest_kind(sample: Sample) -> Sample:
+    """The sample with the objects of its most frequent kind only.
+
+    >>> import torch
+    >>> boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [3.0, 3.0, 5.0, 5.0], [6.0, 6.0, 8.0, 8.0]])
+    >>> sample = Sample(image=torch.zeros(3, 8, 8, dtype=torch.uint8), boxes=boxes, labels=torch.tensor([0, 1, 1]), image_id=1,
+    ...     crowd=torch.zeros(3, dtype=torch.bool), annotation_ids=torch.tensor([1, 2, 3]), source="made")
+    >>> largest_kind(sample).annotation_ids.tolist()
+    [2, 3]
+
+    Raises:
+        ValueError: no object; names source and image.
+    """
+    clear = sample.labels[~sample.crowd]
+    if not len(clear):
+        raise ValueError(f"{sample.source}: image {sample.image_id}: no object")
+    kept = sample.labels == clear.mode().values
+    return replace(sample, **{name: getattr(sample, name)[kept] for name in ("boxes", "labels", "crowd", "annotation_ids")})
+
+
+def answers(sample: Sample, models: Mapping[str, Path]) -> dict[str, Detections]:
+    """What each checkpoint makes of a click on the centre of the sample's first object, by name."""
+    x, y = ((sample.boxes[~sample.crowd][0, :2] + sample.boxes[~sample.crowd][0, 2:]) / 2).tolist()
+    found = {}
+    for name, checkpoint in models.items():
+        predictor = Predictor(checkpoint)
+        predictor.set_image(sample.image)
+        found[name] = predictor.click(x, y)
+    return found
 
 
 def draw_transfer(sample: Sample, answers: Mapping[str, Detections]) -> Figure:
