@@ -487,8 +487,9 @@ def protocols(
         held: sources that `heldout` leaves out.
         seeds: click lists of every test.
     """
+    from dealkit.cross_tables import protocol_table
     from dealkit.data.statistics import load_domains
-    from dealkit.protocols import base_run, protocol_table, run_protocol
+    from dealkit.protocols import base_run, run_protocol
 
     base = base_run(model=MODELS[model], minutes=minutes, steps=steps, size=size, cycles=cycles)
     domains = load_domains(PROJECT_ROOT / "data" / "domains.json")
@@ -525,8 +526,9 @@ def adapt(
             was trained on; it is fine-tuned on the same images.
     """
     from dealkit.adapt import adapt as run_adapt
-    from dealkit.adapt import adapting_run, shot_table, tuned_detector
+    from dealkit.adapt import adapting_run, tuned_detector
     from dealkit.baselines import load_detector
+    from dealkit.cross_tables import shot_table
 
     run = adapting_run(checkpoint, steps=steps, size=size)
     others = {}
@@ -601,11 +603,12 @@ def public(
         tile: side of a tile in pixels.
         overlap: pixels that tiles share.
     """
-    from dealkit.public import evaluate_public, public_table
+    from dealkit.cross_tables import public_table
+    from dealkit.public import evaluate_public
 
     out = out or PROJECT_ROOT / "data" / "results" / f"public_{name}_{checkpoint.stem}.json"
     options = {"seeds": seeds, "images": images, "seen": seen, "tile": tile, "overlap": overlap}
-    print(public_table({name: evaluate_public(name, root, checkpoint, out, work, **options)}))
+    print(public_table([evaluate_public(name, root, checkpoint, out, work, **options)]))
 
 
 def report(checkpoint: Path = NANO, tables_only: bool = False) -> None:

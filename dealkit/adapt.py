@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from tqdm.auto import tqdm
 
 from dealkit.baselines import Detector, build_detector, fit_detector, load_detector
 from dealkit.config import HELD_OUT, DataConfig, DetectorConfig, DetectorRun, PromptConfig, RunConfig, TrainConfig
+from dealkit.cross_tables import CLICKS, DEAL_TUNED
 from dealkit.data.coco import CocoFolder
 from dealkit.data.subsets import some_images
 from dealkit.evaluate import evaluate
@@ -18,15 +18,12 @@ from dealkit.predict import Detections, to_rows
 from dealkit.prompts import make_clicks, read_json
 from dealkit.protocols import folder_of, portable, scored, trained
 from dealkit.report import average, row_of, sha_of
-from dealkit.tables import with_spread
 from dealkit.train import load_model, provenance, read_checkpoint, save_model, write_json
 
 Json = dict[str, Any]
 
 SHOTS = (1, 5, 20)
 """Labelled images of the new source."""
-
-CLICKS, DEAL_TUNED = "clicks alone", "fine-tuned"
 
 Tuned = Callable[[Path, Path, Path, int], Json]
 """(training file, validation file, folder, seed) -> `{"mean": metrics, "minutes"}`: another detector on the same images."""
@@ -165,39 +162,3 @@ def _remembered(file: Path, make: Callable[[], Json]) -> Json:
     if not file.is_file():
         write_json(file, make())
     return read_json(file)
-
-
-def shot_rows(results: Json, metric: str = "ap50") -> list[Json]:
-    """Mean over sources of every method, number of shots and seed: `{"method", "shots", "seed", metric}`; rows of plots.
-
-    Only sources that every method, number of shots and seed has: an unfinished run compares like with like.
-
-    >>> rows = [{"source": s, "method": "m", "shots": 1, "seed": 0, "mean": {"ap50": v}} for s, v in (("a", 0.2), ("b", 0.4))]
-    >>> [round(row["ap50"], 3) for row in shot_rows({"rows": rows})]
-    [0.3]
-    """
-    cells: dict[tuple[str, int, int], dict[str, float]] = {}
-    for row in results["rows"]:
-        if row["mean"].get(metric) is not None:
-            cells.setdefault((row["method"], row["shots"], row["seed"]), {})[row["source"]] = row["mean"][metric]
-    common = set.intersection(*(set(of) for of in cells.values())) if cells else set()
-    if not common:
-        return []
-    return [
-        {"method": method, "shots": k, "seed": seed, metric: mean(of[s] for s in common)}
-        for (method, k, seed), of in cells.items()
-    ]
-
-
-def shot_table(results: Json, metric: str = "ap50") -> str:
-    """Markdown: a row per method, a column per number of labelled images; mean over sources, spread over seeds."""
-    rows = shot_rows(results, metric)
-    counts = sorted({row["shots"] for row in rows})
-    lines = ["| | " + " | ".join(f"{k} images" for k in counts) + " |", "|---" * (1 + len(counts)) + "|"]
-    for method in dict.fromkeys(row["method"] for row in rows):
-        cells = []
-        for k in counts:
-            values = [row[metric] for row in rows if (row["method"], row["shots"]) == (method, k)]
-            cells.append(with_spread(mean(values), stdev(values) if len(values) > 1 else None) if values else "–")
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)

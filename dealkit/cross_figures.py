@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from dealkit.adapt import CLICKS, shot_rows
 from dealkit.cross import losses, rank_correlation
+from dealkit.cross_tables import CLICKS, shot_rows
 from dealkit.data.coco import Sample
-from dealkit.figures import BLUE, GREEN, ORANGE, band_plot, draw_verdicts, image_axes
+from dealkit.figures import BLUE, FALSE, FOUND, GREEN, ORANGE, band_plot, draw_verdicts, image_axes, judge
 from dealkit.predict import Detections, Predictor
 
 Json = dict[str, Any]
@@ -35,11 +35,12 @@ def matrix_figure(
     Args:
         table: by row, then column; None is left blank.
         groups: of each source, such as its domain: they stand together, a line between.
-        signed: values around zero: blue above, orange below. scale: 100 shows shares in per cent.
+        signed: values around zero: purple above, orange below. scale: 100 shows shares in per cent.
     """
     names = sorted(table, key=lambda name: ((groups or {}).get(name, ""), name))
     values = np.array([[np.nan if table[a].get(b) is None else scale * table[a][b] for b in names] for a in names])
-    side = 0.46 * len(names) + 2.2
+    many = len(names) > 10
+    side = (0.36 if many else 0.46) * len(names) + 2.2
     figure, ax = plt.subplots(figsize=(side + 0.9, side), layout="constrained")
     largest = max(float(np.nanmax(np.abs(values))), 1e-9) if np.isfinite(values).any() else 1.0
     norm = TwoSlopeNorm(0, -largest, largest) if signed else None
@@ -48,7 +49,8 @@ def matrix_figure(
         if np.isfinite(value):
             level = shown.norm(value)
             dark = abs(level - 0.5) > 0.3 if signed else level < 0.6
-            ax.text(x, y, f"{value:.0f}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+            text = f"{round(value) or 0:{'+' if signed and round(value) else ''}d}"
+            ax.text(x, y, text, ha="center", va="center", fontsize=7 if many else 8, color="white" if dark else "black")
     ax.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(names)), names)
     of = [(groups or {}).get(name, "") for name in names]
@@ -63,8 +65,8 @@ def matrix_figure(
     return figure
 
 
-def distance_figure(results: Mapping[str, Any], *, title: str = "", named: int = 5) -> Figure:
-    """Loss of AP50 against the distance of two sources, a dot per pair; the `named` largest and smallest losses say which.
+def distance_figure(results: Mapping[str, Any], *, title: str = "", named: int = 3) -> Figure:
+    """Loss of AP50 against the distance of two sources, a dot per pair; the `named` smallest losses and the largest say which.
 
     Args:
         results: of `cross.prompt_matrix` or `cross.adapted_matrix`.
@@ -94,7 +96,7 @@ def distance_figure(results: Mapping[str, Any], *, title: str = "", named: int =
 
 
 def gap_figure(gaps: Sequence[Json], *, title: str = "", label: str = "AP50, clicked ignored, per cent") -> Figure:
-    """Score of each source where it was left out of training and where it was not; rows of `protocols.source_gaps`."""
+    """Score of each source where it was left out of training and where it was not; rows of `cross_tables.source_gaps`."""
     figure, ax = plt.subplots(figsize=(7.5, 1.4 + 0.32 * max(len(gaps), 1)), layout="constrained")
     for y, row in enumerate(gaps):
         ax.plot((100 * row["unseen"], 100 * row["seen"]), (y, y), color="#BBBBBB", linewidth=3, zorder=1)
@@ -173,15 +175,33 @@ def largest_kind(sample: Sample) -> Sample:
     return replace(sample, **{name: getattr(sample, name)[kept] for name in ("boxes", "labels", "crowd", "annotation_ids")})
 
 
-def answers(sample: Sample, models: Mapping[str, Path]) -> dict[str, Detections]:
-    """What each checkpoint makes of a click on the centre of the sample's first object, by name."""
+def answers(sample: Sample, models: Mapping[str, Predictor]) -> dict[str, Detections]:
+    """What each model makes of a click on the centre of the sample's first object, by name."""
     x, y = ((sample.boxes[~sample.crowd][0, :2] + sample.boxes[~sample.crowd][0, 2:]) / 2).tolist()
     found = {}
-    for name, checkpoint in models.items():
-        predictor = Predictor(checkpoint)
+    for name, predictor in models.items():
         predictor.set_image(sample.image)
         found[name] = predictor.click(x, y)
     return found
+
+
+def most_changed(samples: Sequence[Sample], models: Mapping[str, Path]) -> tuple[Sample, dict[str, Detections]]:
+    """The sample on which two checkpoints differ most in what is found and what is false, by one click on its largest kind, and
+    their answers; samples without objects are passed over.
+
+    Raises:
+        ValueError: no sample with an object, or not two checkpoints.
+    """
+    predictors = {name: Predictor(checkpoint) for name, checkpoint in models.items()}
+    made = [(kind, answers(kind, predictors)) for kind in (largest_kind(s) for s in samples if (~s.crowd).any())]
+    if not made or len(models) != 2:
+        raise ValueError(f"most_changed: expected samples with objects and two checkpoints, got {len(made)} and {len(models)}")
+
+    def difference(sample: Sample, found: Mapping[str, Detections]) -> int:
+        one, two = ([judge(f, sample)[0].count(verdict) for verdict in (FOUND, FALSE)] for f in found.values())
+        return sum(abs(a - b) for a, b in zip(one, two, strict=True))
+
+    return max(made, key=lambda pair: difference(*pair))
 
 
 def draw_transfer(sample: Sample, answers: Mapping[str, Detections]) -> Figure:

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from dealkit.ablate import as_json
 from dealkit.config import HELD_OUT, DataConfig, ModelConfig, PromptConfig, RunConfig, TrainConfig
+from dealkit.cross_tables import HELD, OTHERS
 from dealkit.data.subsets import find_sources, some_categories
 from dealkit.prompts import read_json
 from dealkit.report import average as mean_of
@@ -29,8 +30,6 @@ left out. `real`: scenes only, real images only, both."""
 
 SHARE = 0.5
 """Share of procedural scenes where a cell trains on both. Choice: that of the published model's last parts."""
-
-HELD, OTHERS = "held out", "others"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +221,7 @@ def run_protocol(
             scores = scored(checkpoint, files, folder / f"{protocol}-{group.replace(' ', '-')}.json", seeds=seeds)
             about = {"cell": cell.name, "group": group, "trained_on": list(cell.train), "synthetic": cell.synthetic}
             about |= {"without": {k: list(v) for k, v in cell.without.items()}, "checkpoint": sha_of(checkpoint)}
+            about["run"] = folder.name
             summary["rows"].append({**about, "steps": made["steps"], "minutes": made["minutes"], **scores})
             summary["made_by"] = provenance()
             if results is not None:
@@ -252,36 +252,3 @@ def _test_file(cell: Cell, group: str, file: Path, parts: Path, categories: Sequ
 def portable(run: RunConfig) -> Json:
     """The config without paths of a machine."""
     return as_json(replace(run, data=replace(run.data, coco=())))
-
-
-def protocol_table(results: Json, metrics: Sequence[str] = ("ap50", "ap75", "ap50_ignored", "hit")) -> str:
-    """Markdown: a row per cell and group, means over sources, spread over seeds of clicks, time of training and test."""
-    from dealkit.tables import with_spread
-
-    heads = {"ap50": "AP50", "ap75": "AP75", "ap50_ignored": "AP50, clicked ignored", "hit": "hit"}
-    lines = ["| trained on | tested on | sources | " + " | ".join(heads[m] for m in metrics) + " | steps | minutes |"]
-    lines.append("|---" * (len(metrics) + 5) + "|")
-    for row in results["rows"]:
-        cells = [with_spread(row["mean"][m], row["spread"][m]) for m in metrics]
-        about = [row["cell"], row["group"], str(len(row["sources"]))]
-        lines.append("| " + " | ".join([*about, *cells, str(row["steps"]), f"{row['minutes']:.1f}"]) + " |")
-    return "\n".join(lines)
-
-
-def source_gaps(results: Json, metric: str = "ap50_ignored") -> list[Json]:
-    """Per held-out source: its score where it was trained on and where it was left out, highest loss first.
-
-    Returns:
-        `{"source", "seen", "unseen", "before" (None without a checkpoint to start from)}`; shares. Sources without a score in
-        either are left out.
-    """
-    value: dict[str, dict[str, float | None]] = {}
-    for row in results["rows"]:
-        if row["group"] != HELD:
-            continue
-        which = {"all sources": "seen", "before": "before"}.get(row["cell"], "unseen")
-        for name, source in row["sources"].items():
-            value.setdefault(name, {})[which] = source["mean"][metric]
-    rows = [{"source": name, "before": None, **scores} for name, scores in value.items()]
-    rows = [row for row in rows if row.get("seen") is not None and row.get("unseen") is not None]
-    return sorted(rows, key=lambda row: row["unseen"] - row["seen"])

@@ -5,7 +5,7 @@ Boxes are horizontal; of DOTA those around its quadrilaterals. Large images are 
 
 import json
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from dealkit.evaluate import evaluate
 from dealkit.predict import to_rows
 from dealkit.prompts import clicks_hash, make_clicks, read_json
 from dealkit.report import average, row_of, sha_of, spread
-from dealkit.tables import with_spread
 from dealkit.tiling import predict_coco_tiled
 from dealkit.train import load_model, provenance, write_json
 
@@ -207,16 +206,3 @@ def of_categories(truth: Json, category_ids: Collection[int]) -> Json:
 def clicks_of(clicks: Json, category_ids: Collection[int]) -> Json:
     """The prompts of a click list that ask for some categories."""
     return {**clicks, "prompts": [p for p in clicks["prompts"] if p["category_id"] in category_ids]}
-
-
-def public_table(results: Mapping[str, Json]) -> str:
-    """Markdown: a row per data set and group of categories, and the paper's number beside the class-agnostic one."""
-    lines = ["| data | categories | AP50 | AP75 | AP50, clicked ignored | hit | paper AP50 |", "|" + "---|" * 7]
-    for name, result in results.items():
-        for group, scores in result["groups"].items():
-            columns = ("ap50", "ap75", "ap50_ignored", "hit")
-            cells = [with_spread(scores["mean"][c], scores["spread"][c]) for c in columns]
-            paper = f"{result['paper']['ap50']}" if group == "class-agnostic" and result["paper"] else "–"
-            about = f"| {name} {result['split']}, {result['images']} images | {group} ({len(scores['categories'])}) | "
-            lines.append(about + " | ".join([*cells, paper]) + " |")
-    return "\n".join(lines)

@@ -5,9 +5,10 @@ import torch
 
 import dealkit.protocols
 import dealkit.train
-from dealkit.adapt import CLICKS, DEAL_TUNED, adapt, adapting_run, score_detector, shot_rows, shot_table, tuned_detector
+from dealkit.adapt import adapt, adapting_run, score_detector, tuned_detector
 from dealkit.baselines import build_detector, load_detector
 from dealkit.config import DataConfig, DetectorConfig, RunConfig, TrainConfig
+from dealkit.cross_tables import CLICKS, DEAL_TUNED, shot_rows, shot_table
 from dealkit.predict import Detections
 from dealkit.prompts import read_json
 from dealkit.train import save_model

@@ -117,6 +117,9 @@ def test_figures_show_every_source_and_number():
     assert sorted(t.get_text() for t in figure.axes[0].texts) == ["100", "25", "50"]
     signed = cross_figures.matrix_figure({"a": {"a": 0.0}}, signed=True)
     assert signed.axes[0].texts[0].get_text() == "0"
+    values = {"a": {"a": 0.123, "b": -0.004}, "b": {"a": -0.05, "b": 0.0}}
+    texts = [t.get_text() for t in cross_figures.matrix_figure(values, signed=True).axes[0].texts]
+    assert texts == ["+12", "0", "-5", "0"]
     gaps = [{"source": "a", "seen": 0.5, "unseen": 0.25, "before": None}]
     assert [t.get_text() for t in cross_figures.gap_figure(gaps).axes[0].get_yticklabels()] == ["a"]
     assert cross_figures.gap_figure([]).axes
@@ -137,3 +140,12 @@ def test_figures_of_shots_public_data_and_pictures():
     sample = make_scene(0, size_hw=(64, 64))
     found = Detections(boxes=sample.boxes, scores=sample.boxes.new_ones(len(sample.boxes)))
     assert len(cross_figures.draw_transfer(sample, {"before": found, "after": found}).axes) == 2
+
+
+def test_the_picture_is_the_one_whose_answer_changed_most(checkpoint, make_tiny, tmp_path):
+    save_model(make_tiny(seed=5), tmp_path / "other.safetensors")
+    samples = [make_scene(i, size_hw=(64, 64)) for i in range(2)]
+    chosen, found = cross_figures.most_changed(samples, {"before": checkpoint, "after": tmp_path / "other.safetensors"})
+    assert list(found) == ["before", "after"] and len(chosen.labels.unique()) == 1
+    with pytest.raises(ValueError, match="expected samples with objects and two checkpoints, got 0 and 1"):
+        cross_figures.most_changed([], {"before": checkpoint})

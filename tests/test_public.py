@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 
 import dealkit.public
+from dealkit.cross_tables import public_table
 from dealkit.data.coco import CocoFolder
 from dealkit.prompts import read_json
-from dealkit.public import SEEN, SPLITS, clicks_of, evaluate_public, of_categories, of_images, public_table, to_coco
+from dealkit.public import SEEN, SPLITS, clicks_of, evaluate_public, of_categories, of_images, to_coco
 from dealkit.train import save_model
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
@@ -108,7 +109,7 @@ def test_dior_end_to_end_seen_and_unseen_apart(dior, checkpoint, tmp_path):
     assert all(0 <= group["mean"]["ap50"] <= 1 for group in results["groups"].values())
     mean = [results["groups"][g]["mean"]["ap50"] for g in ("all", "seen", "unseen")]
     assert mean[0] == pytest.approx((mean[1] + 2 * mean[2]) / 3)  # a mean over categories: one seen, two unseen
-    table = public_table({"dior": results})
+    table = public_table([results])
     assert "class-agnostic (3)" in table and "54.5" in table and len(table.splitlines()) == 6
 
 
