@@ -7,18 +7,23 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from dealkit.config import (
+    DETECTORS,
     HELD_OUT,
     MODELS,
     PROJECT_ROOT,
     BuildConfig,
     DataConfig,
+    DetectorConfig,
+    DetectorRun,
     LossConfig,
+    MethodConfig,
     PromptConfig,
     RunConfig,
     TrainConfig,
@@ -129,20 +134,26 @@ def data_build(
 
 def train(
     out: Path,
-    model: Literal["nano", "small"] = "nano",
+    model: Literal["nano", "small", "fcos", "retinanet", "faster_rcnn", "rtdetr"] = "nano",
     data: Flat[DataConfig] = DataConfig(),  # noqa: B008 (frozen)
     schedule: Flat[TrainConfig] = TrainConfig(),  # noqa: B008
     loss: Flat[LossConfig] = LossConfig(),  # noqa: B008
     prompt: Flat[PromptConfig] = PromptConfig(),  # noqa: B008
+    detector: Flat[DetectorConfig] = DetectorConfig(),  # noqa: B008
+    method: Flat[MethodConfig] = MethodConfig(),  # noqa: B008
+    per_category: bool = False,
     config: Path | None = None,
     resume: bool = False,
     init: Path | None = None,
 ) -> None:
-    """Train a DEAL on procedural scenes and COCO folders.
+    """Train a DEAL, or a detector without prompts, on procedural scenes and COCO folders.
 
     Args:
         out: folder of the run: config, log, state to resume, model.
-        model: published configuration of the network.
+        model: published configuration of a DEAL, or a detector without prompts.
+        detector: settings of a detector.
+        method: how a detector learns from incomplete labels.
+        per_category: a detector tells the categories of the COCO files apart, by name; else all are one class.
         config: JSON of a whole run (as `config.json` of another), instead of the options above.
         resume: continue the run in `out` with its own config.
         init: checkpoint to start the weights from.
@@ -152,8 +163,60 @@ def train(
 
     if resume:
         config = out / "config.json"
-    run = load_config(config) if config else RunConfig(model=MODELS[model], data=data, train=schedule, loss=loss, prompt=prompt)
-    fit(run, out, resume=resume, init=init, validate=validate_on_scenes)
+    if config:
+        run = load_config(config)
+    elif model in DETECTORS:
+        from dealkit.baselines import category_names
+
+        names = category_names(data) if per_category else detector.categories
+        detector = replace(detector, detector=model, categories=names)
+        run = DetectorRun(detector=detector, data=data, train=schedule, method=method)
+    else:
+        run = RunConfig(model=MODELS[model], data=data, train=schedule, loss=loss, prompt=prompt)
+    if isinstance(run, DetectorRun):
+        from dealkit.compare import validate_detector
+        from dealkit.methods import train_with
+
+        train_with(run, out, resume=resume, init=init, validate=validate_detector)
+    else:
+        fit(run, out, resume=resume, init=init, validate=validate_on_scenes)
+
+
+def race(
+    out: Path,
+    minutes: float,
+    models: list[Literal["deal", "fcos", "retinanet", "faster_rcnn", "rtdetr"]] = ["deal", "fcos", "rtdetr"],  # noqa: B006
+    data: Flat[DataConfig] = DataConfig(),  # noqa: B008
+    schedule: Flat[TrainConfig] = TrainConfig(),  # noqa: B008
+    detector: Flat[DetectorConfig] = DetectorConfig(),  # noqa: B008
+    val: list[str] = [],  # noqa: B006
+    scenes: int = 60,
+    points: int = 12,
+    results: Path | None = None,
+) -> None:
+    """Train DEAL and detectors without prompts for the same minutes on the same images: AP over time; goes on where it was
+    stopped.
+
+    Args:
+        out: folder of the runs.
+        minutes: of training, each model; steps and minutes of the schedule are not used.
+        models: what takes part.
+        data: what all are trained on.
+        schedule: of all.
+        detector: settings of the detectors.
+        val: COCO files to score on, glob patterns allowed; images in `images` beside each.
+        scenes: how many procedural scenes are scored where there are no files.
+        points: of each curve.
+        results: JSON to write besides `race.json` in the folder.
+    """
+    from dealkit.race import race as run_race
+    from dealkit.tables import per_cent
+
+    files = find_files(val, "--val") if val else []
+    options = {"data": data, "detector": detector, "schedule": schedule, "val": files, "scenes": scenes, "points": points}
+    for name, row in run_race(out, minutes=minutes, models=models, results=results, **options)["models"].items():
+        last = row["curve"][-1]
+        print(f"{name:12} {last['minutes']:.1f} minutes: AP50 {per_cent(last['ap50'])}, AP75 {per_cent(last['ap75'])}")
 
 
 def clicks(
@@ -281,15 +344,17 @@ def evaluate(
 
 
 def benchmark(
-    coco: list[str],
     out: Path,
+    coco: list[str] = [],  # noqa: B006
     checkpoint: Path = NANO,
     settings: list[str] = ["1/category"],  # noqa: B006
     kinds: list[str] = ["centre"],  # noqa: B006
     seeds: int = 5,
     clicks: Path | None = None,
+    scenes: int = 0,
 ) -> None:
-    """Predict and evaluate a checkpoint on several COCO sources, settings, kinds and seeds; one JSON with mean and spread.
+    """Predict and evaluate a checkpoint on several COCO sources, settings, kinds and seeds; one JSON with mean and spread. A
+    detector without prompts is scored once, class-agnostic and per category.
 
     Args:
         coco: COCO files, glob patterns allowed; images in `images` beside each.
@@ -299,9 +364,15 @@ def benchmark(
         kinds: click kinds.
         seeds: click lists per setting and kind.
         clicks: folder to write the click lists to.
+        scenes: a detector without prompts is scored on so many procedural scenes, too.
     """
+    from dealkit.baselines import is_detector
+    from dealkit.compare import benchmark_detector
     from dealkit.report import benchmark as run_benchmark
 
+    if is_detector(checkpoint):
+        benchmark_detector(checkpoint, find_files(coco) if coco else [], out, scenes=scenes)
+        return
     run_benchmark(checkpoint, find_files(coco), out, settings=settings, kinds=kinds, seeds=seeds, clicks_folder=clicks)
 
 
@@ -718,7 +789,7 @@ def bench_index(
 
 def main() -> None:
     app = tyro.extras.SubcommandApp()
-    analyses = (benchmark, calibrate, thresholds, transfer, rounds, positions, ablate, protocols, adapt, matrix, public)
+    analyses = (benchmark, calibrate, thresholds, transfer, rounds, positions, ablate, race, protocols, adapt, matrix, public)
     for function in (demo, train, clicks, predict, evaluate, *analyses, publish, report, run, browse, bench):
         app.command(function)
     data = tyro.extras.SubcommandApp()

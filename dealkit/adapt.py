@@ -9,12 +9,12 @@ import torch
 from tqdm.auto import tqdm
 
 from dealkit.baselines import Detector, build_detector, fit_detector, load_detector
+from dealkit.compare import category_rows, detect_coco
 from dealkit.config import HELD_OUT, DataConfig, DetectorConfig, DetectorRun, PromptConfig, RunConfig, TrainConfig
 from dealkit.cross_tables import CLICKS, DEAL_TUNED
 from dealkit.data.coco import CocoFolder
 from dealkit.data.subsets import some_images
 from dealkit.evaluate import evaluate
-from dealkit.predict import Detections, to_rows
 from dealkit.prompts import make_clicks, read_json
 from dealkit.protocols import folder_of, portable, scored, trained
 from dealkit.report import average, row_of, sha_of
@@ -140,21 +140,9 @@ def tuned_detector(run: RunConfig, *, detector: str = "fcos", init: Path | None 
 def score_detector(detector: Detector, file: Path, *, clicks: int = 3) -> Json:
     """Metrics of a detector on a COCO file, boxes of categories that an image lacks left out; means over `clicks` click lists."""
     data, truth = CocoFolder(file, Path(file).parent / "images"), read_json(file)
-    ids = dict((name, category_id) for category_id, name in data.categories)
-    rows = []
-    for i in tqdm(range(len(data)), desc=data.source, unit="img", mininterval=2, delay=5):
-        [found] = detector.detect([data[i].image])
-        present = {data.categories[label][1] for label in data.labels[data.rows(i)].unique().tolist()}
-        for k, name in enumerate(detector.config.categories):
-            if name in present:
-                rows += to_rows(_of_class(found, k), data.image_ids[i], ids[name])
+    rows = category_rows(detect_coco(detector, data), data, detector.config.categories)
     lists = [make_clicks(truth, setting="1/category", seed=seed) for seed in range(clicks)]
     return average([row_of(evaluate(truth, rows, of_seed)) for of_seed in lists])
-
-
-def _of_class(found: Detections, k: int) -> Detections:
-    keep = found.classes == k
-    return Detections(boxes=found.boxes[keep], scores=found.scores[keep])
 
 
 def _remembered(file: Path, make: Callable[[], Json]) -> Json:

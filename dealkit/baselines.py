@@ -8,6 +8,7 @@ and the evaluation, the same as DEAL's. `B` images, `N` boxes, `C` classes.
     detector.detect(images)            # -> list[Detections], xyxy pixels, with `classes`
     fit_detector(DetectorRun(), out)   # the loop, log, checkpoints and resume of `dealkit.train`
     load_detector(out / "model.safetensors")
+    compare.evaluate_detector(detector, file)  # class-agnostic and per category, on a COCO file
 
 Incomplete labels come as ordinary COCO files. What an `iscrowd` or `ignore` box covers is neither found nor missed, so **an
 unlabelled image is one whose only annotation is a crowd box over all of it**; without annotations it is an image of background.
@@ -17,24 +18,17 @@ is a `Hook`, which changes the labels of a batch before the loss sees them.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.retinanet import RetinaNetHead
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image
 
 from dealkit.boxes import to_cxcywh, to_xyxy
-from dealkit.config import DetectorConfig, DetectorRun, from_dict
+from dealkit.config import DETECTORS, DataConfig, DetectorConfig, DetectorRun, from_dict
 from dealkit.data.coco import Sample
 from dealkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, pad_to, to_input
-from dealkit.model.encoder import STRIDES, Backbone
+from dealkit.model.detectors import build_rtdetr, build_torchvision
 from dealkit.predict import MIN_SCORE, Detections
 from dealkit.stream import open_sources
 from dealkit.train import autocast, fill_model, read_checkpoint, training_loop
@@ -72,7 +66,8 @@ def hide(image: Tensor, target: Objects) -> Tensor:
     Choice: none of the losses knows regions that are neither found nor missed. TinyPerson's training images have theirs
     painted over as well; to call them background would teach that what is in them is none.
 
-    >>> target = Objects(boxes=torch.tensor([[0.0, 0.0, 1.0, 1.0]]), labels=torch.tensor([0]), crowd=torch.tensor([[0.0, 0.0, 2.0, 1.0]]))
+    >>> boxes, crowd = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[0.0, 0.0, 2.0, 1.0]])
+    >>> target = Objects(boxes=boxes, labels=torch.tensor([0]), crowd=crowd)
     >>> hide(torch.ones(1, 1, 3), target)
     tensor([[[1., 0., 1.]]])
     """
@@ -85,183 +80,13 @@ def hide(image: Tensor, target: Objects) -> Tensor:
     return image.masked_fill(hidden, 0.0)
 
 
-def as_float32(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-    """Forward hook: every tensor of the output in float32, for what autocast made bfloat16.
+def unlabelled(target: Objects, image: Tensor) -> bool:
+    """Whether nothing is known of the image (3, H, W): no objects, and crowd over a quarter of the crop or more.
 
-    Both libraries take the type of their anchors and boxes from their features; in bfloat16 a coordinate above 256 is a
-    multiple of 2 pixels.
+    Choice: a quarter, since a crop at the smallest zoom reaches beyond the image; it is passed over in training.
     """
-    if isinstance(output, Tensor):
-        return output.float()
-    if isinstance(output, dict):
-        return type(output)((k, as_float32(_module, (), v)) for k, v in output.items())
-    return type(output)(as_float32(_module, (), v) for v in output)
-
-
-class Pyramid(nn.Module):
-    """DEAL's backbone and torchvision's feature pyramid: (B, 3, H, W) -> {"0": (B, D, H/4, W/4), ...} up to stride 32."""
-
-    def __init__(self, config: DetectorConfig):
-        super().__init__()
-        self.backbone = Backbone(config.backbone, config.pretrained)
-        self.first = STRIDES.index(config.finest_stride)
-        self.out_channels = config.hidden_dim
-        self.fpn = FeaturePyramidNetwork(self.backbone.channels[self.first :], config.hidden_dim)
-        self.fpn.register_forward_hook(as_float32)
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        maps = self.backbone(images.contiguous(memory_format=torch.channels_last))[self.first :]
-        return self.fpn({str(level): m for level, m in enumerate(maps)})
-
-
-class SameInput(nn.Module):
-    """In place of torchvision's transform, which would normalise again, and resize: it only pads, as DEAL's input is padded."""
-
-    def forward(self, images: list[Tensor], targets: Any = None) -> tuple[ImageList, Any]:
-        batch, sizes = pad_to(images)
-        return ImageList(batch, sizes), targets
-
-    def postprocess(self, result: list[dict[str, Tensor]], _sizes: Any, _original_sizes: Any) -> list[dict[str, Tensor]]:
-        return result
-
-
-class CentredAnchors(AnchorGenerator):
-    """Anchors in the middle of their cells, not at the corner as torchvision has them, up to a quarter of a pixel.
-
-    Choice: FCOS learns an object from the points inside it. With whole-pixel coordinates, every object of 4 px or more then
-    has one on a stride-4 map; at the cells' corners, nearly half of the objects of 4 x 4 px have none.
-    """
-
-    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        anchors = super().forward(image_list, feature_maps)[0]
-        height, width = image_list.tensors.shape[-2:]
-        shifts = []
-        for count, feature in zip(self.num_anchors_per_location(), feature_maps, strict=True):
-            h, w = feature.shape[-2:]
-            shift = torch.tensor([width // w, height // h, width // w, height // h], device=anchors.device) / 2 - 0.25
-            shifts.append(shift.expand(h * w * count, 4))
-        return [anchors + torch.cat(shifts)] * len(image_list.image_sizes)
-
-
-def build_torchvision(config: DetectorConfig) -> nn.Module:
-    """FCOS, RetinaNet or Faster R-CNN on the strides from `finest_stride` to 32.
-
-    Choice: sizes for objects of 4 to 64 px. FCOS: points of stride s learn boxes whose farthest side is up to 8 s away, so up
-    to 64 px at stride 4. The others: anchors of 1.25, 1.6 and 2 strides (5 to 64 px), three shapes each. Group norm in
-    RetinaNet's head, as FCOS has it, since without weights to start from its plain head hardly learns.
-    """
-    classes, strides = max(len(config.categories), 1), STRIDES[STRIDES.index(config.finest_stride) :]
-    pyramid = Pyramid(config)
-    if config.detector == "fcos":
-        anchors = CentredAnchors(tuple((s,) for s in strides), ((1.0,),) * len(strides))
-    else:
-        sizes = tuple(tuple(s * octave for octave in (1.25, 1.6, 2.0)) for s in strides)
-        anchors = CentredAnchors(sizes, ((0.5, 1.0, 2.0),) * len(strides))
-    if config.detector == "faster_rcnn":
-        net = FasterRCNN(
-            pyramid,
-            rpn_anchor_generator=anchors,
-            rpn_pre_nms_top_n_test=2 * config.max_detections,
-            rpn_post_nms_top_n_test=2 * config.max_detections,
-            box_roi_pool=MultiScaleRoIAlign([str(level) for level in range(len(strides))], 7, 2),
-            box_head=TwoMLPHead(49 * config.hidden_dim, 4 * config.hidden_dim),
-            box_predictor=FastRCNNPredictor(4 * config.hidden_dim, classes + 1),  # its class 0 is the background
-            box_score_thresh=MIN_SCORE,
-            box_detections_per_img=config.max_detections,
-        )
-        heads = [net.rpn.head, net.roi_heads.box_predictor]
-    else:
-        options = {
-            "anchor_generator": anchors,
-            "score_thresh": MIN_SCORE,
-            "topk_candidates": 2 * config.max_detections,
-            "detections_per_img": config.max_detections,
-        }
-        if config.detector == "fcos":
-            net = FCOS(pyramid, classes, **options)
-        else:
-            head = RetinaNetHead(config.hidden_dim, 9, classes, norm_layer=partial(nn.GroupNorm, 32))
-            net = RetinaNet(pyramid, classes, head=head, **options)
-        heads = [net.head]
-    net.transform = SameInput()
-    for head in heads:
-        head.register_forward_hook(as_float32)
-    return net
-
-
-RESNETS = {
-    "nano": {"embedding_size": 48, "hidden_sizes": [48, 96, 192, 320], "depths": [2, 2, 2, 2], "layer_type": "basic"},
-    "resnet18": {"embedding_size": 64, "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2], "layer_type": "basic"},
-    "resnet50": {
-        "embedding_size": 64,
-        "hidden_sizes": [256, 512, 1024, 2048],
-        "depths": [3, 4, 6, 3],
-        "layer_type": "bottleneck",
-    },
-}
-"""RT-DETR's own backbones: ResNets with a stem of three convolutions; `nano` has the widths of ours."""
-
-
-def build_rtdetr(config: DetectorConfig) -> nn.Module:
-    """RT-DETRv2 of Hugging Face transformers: three decoder layers as its R18, or with published weights as they are.
-
-    Choice: its batch norms learn, which its library freezes: statistics of random weights are none. `finest_stride` 4 adds a
-    level to the published three.
-
-    Raises:
-        ValueError: transformers is not installed; names the extra that brings it.
-    """
-    try:
-        from transformers import RTDetrV2Config, RTDetrV2ForObjectDetection
-        from transformers.models.rt_detr.configuration_rt_detr_resnet import RTDetrResNetConfig
-    except ImportError:
-        raise ValueError("detector rtdetr: install transformers with `pip install -e .[dev]`") from None
-    classes, width = max(len(config.categories), 1), config.hidden_dim
-    if config.architecture:
-        net = RTDetrV2ForObjectDetection(RTDetrV2Config.from_json_string(config.architecture))
-    elif config.published:
-        net = RTDetrV2ForObjectDetection.from_pretrained(config.published, num_labels=classes, ignore_mismatched_sizes=True)
-    else:
-        first = STRIDES.index(config.finest_stride)
-        levels, resnet = len(STRIDES) - first, RESNETS[config.backbone]
-        stages = [f"stage{level + 1}" for level in range(first, len(STRIDES))]
-        net = RTDetrV2ForObjectDetection(
-            RTDetrV2Config(
-                backbone_config=RTDetrResNetConfig(**resnet, out_features=stages),
-                freeze_backbone_batch_norms=False,
-                encoder_in_channels=resnet["hidden_sizes"][first:],
-                feat_strides=list(STRIDES[first:]),
-                encode_proj_layers=[levels - 1],
-                num_feature_levels=levels,
-                decoder_n_levels=levels,
-                decoder_in_channels=[width] * levels,
-                encoder_hidden_dim=width,
-                d_model=width,
-                encoder_ffn_dim=4 * width,
-                decoder_ffn_dim=4 * width,
-                hidden_expansion=0.5,
-                decoder_layers=3,
-                initializer_bias_prior_prob=0.01,  # as of 80 classes; its own formula gives a single class 0.5
-                num_queries=config.queries,
-                num_labels=classes,
-            )
-        )
-    net.class_embed = net.bbox_embed = None  # the decoder's own, which alone are used: a checkpoint holds each weight once
-    for projection in net.model.decoder_input_proj:
-        projection.register_forward_hook(as_float32)
-    net.loss_function = rtdetr_loss
-    return net
-
-
-def rtdetr_loss(*args: Any, **kwargs: Any) -> Any:
-    """The library's loss, in float32 whatever the forward pass was in."""
-    from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
-
-    def full(value: Any) -> Any:
-        return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
-
-    with torch.autocast(args[0].device.type, enabled=False):
-        return RTDetrForObjectDetectionLoss(*map(full, args), **{k: full(v) for k, v in kwargs.items()})
+    sides = target.crowd[:, 2:] - target.crowd[:, :2]
+    return not len(target.boxes) and len(sides) > 0 and float(sides.prod(1).max()) >= 0.25 * image[0].numel()
 
 
 class Detector(nn.Module):
@@ -350,13 +175,21 @@ def load_detector(path: Path, *, expected: DetectorConfig | None = None) -> Dete
     """
     tensors, values = read_checkpoint(path)
     if "detector" not in values:
-        raise ValueError(
-            f"{path}: expected a detector of {', '.join(('fcos', 'retinanet', 'faster_rcnn', 'rtdetr'))}, got a DEAL"
-        )
+        raise ValueError(f"{path}: expected one of {', '.join(DETECTORS)}, got a DEAL")
     config = from_dict(DetectorConfig, {**values, "pretrained": False}, f"{path}: metadata")
     if expected is not None and replace(config, architecture="") != replace(expected, pretrained=False, published=""):
         raise ValueError(f"{path}: its detector is {config}, expected {expected}")
     return fill_model(Detector(config), tensors, path)
+
+
+def is_detector(path: Path) -> bool:
+    """Whether a checkpoint holds a detector without prompts, not a DEAL."""
+    return "detector" in read_checkpoint(path)[1]
+
+
+def category_names(data: DataConfig) -> tuple[str, ...]:
+    """All category names of the COCO files that a detector is trained on, sorted."""
+    return tuple(sorted({name for source in open_sources(data.coco, data.weights)[0] for _, name in source.categories}))
 
 
 def class_lookup(run: DetectorRun) -> dict[str, Tensor]:
@@ -415,7 +248,10 @@ def fit_detector(
         targets = [Objects(**{k: v.to(device) for k, v in vars(objects_of(s, lookup)).items()}) for s in samples]
         if hook is not None:
             targets = hook(targets, images, teacher, done, generator)
+        used = [i for i, (image, target) in enumerate(zip(images, targets, strict=True)) if not unlabelled(target, image)]
+        if not used:
+            return {}
         with autocast(device, run.train.bf16):
-            return model.loss(images, targets)
+            return model.loss([images[i] for i in used], [targets[i] for i in used])
 
     return training_loop(run, out, make_model, loss_terms, resume=resume, validate=validate, stop_at=stop_at)

@@ -6,7 +6,9 @@ import json
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from tyro.conf import Suppress  # options that the command line does not show
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 """Folder that holds `notebooks/`, `data/` and `figures/`; every relative path of a notebook starts here."""
@@ -257,7 +259,7 @@ DETECTORS = ("fcos", "retinanet", "faster_rcnn", "rtdetr")
 class DetectorConfig:
     """A detector without prompts, see `dealkit.baselines`."""
 
-    detector: str = "fcos"
+    detector: Annotated[str, Suppress] = "fcos"
     """One of `fcos`, `retinanet`, `faster_rcnn` (torchvision), `rtdetr` (RT-DETRv2 of Hugging Face transformers)."""
     backbone: str = "nano"
     """One of `nano`, `resnet18`, `resnet50`; RT-DETR has its own ResNets of these sizes."""
@@ -275,7 +277,7 @@ class DetectorConfig:
     """Names of the categories that are told apart; empty: one class of objects."""
     published: str = ""
     """RT-DETR: name or folder of published weights to start from; architecture and queries are theirs."""
-    architecture: str = ""
+    architecture: Annotated[str, Suppress] = ""
     """RT-DETR from published weights: their configuration as JSON, kept in checkpoints; not to be set."""
 
     def __post_init__(self) -> None:
@@ -304,22 +306,23 @@ class MethodConfig:
 
     method: str = "plain"
     """One of `plain`, `label_correction`, `mean_teacher`, `mining`, `point_teacher`."""
-    start: float = 0.3
+    teacher_start: float = 0.3
     """Share of the schedule after which the teacher is asked; before, the labels are taken as they are."""
-    high: float = 0.5
-    """Score from which a box of the teacher becomes a label."""
-    low: float = 0.2
-    """Score from which a box of the teacher is ignored, neither found nor missed."""
-    point_size: float = 16.0
-    """Point teacher: side in pixels of the first boxes round the points; 0: by the distance to the nearest point."""
+    teacher_high: float = 0.5
+    """Score from which a box of the teacher becomes a label; to `mining`, relative to its scores on labelled objects."""
+    teacher_low: float = 0.2
+    """Score from which a box of the teacher is neither found nor missed; to `mining`, relative as well."""
+    point_size: float = 0.0
+    """Point teacher: side in pixels of the first boxes round the points; 0: estimated from the image."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"MethodConfig.method: expected one of {', '.join(METHODS)}, got {self.method!r}")
-        if not 0 <= self.start <= 1:
-            raise ValueError(f"MethodConfig.start: expected a share from 0 to 1, got {self.start}")
-        if not 0 <= self.low <= self.high <= 1:
-            raise ValueError(f"MethodConfig.low, high: expected 0 <= low <= high <= 1, got {self.low}, {self.high}")
+        if not 0 <= self.teacher_start <= 1:
+            raise ValueError(f"MethodConfig.teacher_start: expected a share from 0 to 1, got {self.teacher_start}")
+        if not 0 <= self.teacher_low <= self.teacher_high <= 1:
+            got = f"{self.teacher_low}, {self.teacher_high}"
+            raise ValueError(f"MethodConfig.teacher_low, teacher_high: expected 0 <= low <= high <= 1, got {got}")
         if self.point_size < 0:
             raise ValueError(f"MethodConfig.point_size: expected pixels, or 0, got {self.point_size}")
 

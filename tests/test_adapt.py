@@ -101,9 +101,13 @@ def test_boxes_of_categories_that_an_image_lacks_are_left_out_of_a_detectors_sco
     class Perfect:
         config = DetectorConfig(categories=("nut", "bolt"))
 
+        def eval(self):
+            return self
+
         def detect(self, images):
             boxes = torch.tensor([[10.0, 12, 16, 20], [50, 40, 56, 46]]).repeat(2, 1)
-            return [Detections(boxes=boxes, scores=torch.full((4,), 0.9), classes=torch.tensor([0, 0, 1, 1]))]
+            found = Detections(boxes=boxes, scores=torch.full((4,), 0.9), classes=torch.tensor([0, 0, 1, 1]))
+            return [found] * len(images)
 
     scores = score_detector(Perfect(), root / "land" / "val.json", clicks=1)
     assert scores["ap50"] == 1 and scores["ap50_ignored"] == 1
