@@ -1,5 +1,8 @@
 """Images too large for one pass: overlapping tiles, one click for all of them, every object once.
 
+A tile sees less around an object than the whole image does, so what is alike is told apart less well in small tiles: take them as
+large as the memory allows, and no smaller than the crops of training, 256 px.
+
 The click is embedded in the tile that shows it best, and the embedding is asked of every tile. One tile is in memory at a time,
 so the memory needed does not grow with the image but for the image itself, a byte per pixel and channel. `N` prompt sets, `P`
 points, `D` width. Boxes and points are pixels of the whole image.
@@ -182,9 +185,9 @@ def cores(windows: Sequence[Window]) -> list[tuple[float, float, float, float]]:
 def merge_boxes(boxes: Tensor, scores: Tensor, tiles: Tensor, cut: Tensor, overlap: float = DEFAULT_NMS) -> Tensor:
     """Rows that stay of what several tiles found, strongest first.
 
-    Of two boxes with an IoU above `overlap` the stronger stays. A box that an inner edge of its tile cuts is what a tile sees of
-    an object beyond its edge: it goes if a whole box of another tile covers half of it. Both rules leave the boxes of a single
-    tile as they are, if its duplicates are gone.
+    A box that an inner edge of its tile cuts is what a tile sees of an object beyond its edge. Of two boxes with an IoU above
+    `overlap` the one that is not cut stays, of equals the stronger. A cut box goes if a box of another tile that is not cut, or
+    larger, covers half of it. A single tile, without duplicates, keeps all its boxes.
 
     Args:
         boxes: (N, 4) xyxy. scores: (N,). tiles: (N,) int64, where each was found. cut: (N,) bool.
@@ -193,14 +196,17 @@ def merge_boxes(boxes: Tensor, scores: Tensor, tiles: Tensor, cut: Tensor, overl
     >>> merge_boxes(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 2]), torch.tensor([True, False, False])).tolist()
     [1]
     """
-    keep = nms(boxes, scores, overlap)
-    part, whole = keep[cut[keep]], keep[~cut[keep]]
-    if not len(part) or not len(whole):
+    keep = nms(boxes, scores + (~cut).float(), overlap)  # scores are at most 1: what is not cut comes first
+    keep = keep[scores[keep].argsort(descending=True, stable=True)]
+    part = keep[cut[keep]]
+    if not len(part):
         return keep
-    low = torch.maximum(boxes[part, None, :2], boxes[None, whole, :2])
-    high = torch.minimum(boxes[part, None, 2:], boxes[None, whole, 2:])
-    covered = (high - low).clamp(min=0).prod(-1) / box_area(boxes[part])[:, None].clamp(min=1e-6)
-    gone = part[((covered >= COVERED) & (tiles[part, None] != tiles[None, whole])).any(1)]
+    low = torch.maximum(boxes[part, None, :2], boxes[None, keep, :2])
+    high = torch.minimum(boxes[part, None, 2:], boxes[None, keep, 2:])
+    area = box_area(boxes)
+    covered = (high - low).clamp(min=0).prod(-1) / area[part, None].clamp(min=1e-6)
+    better = (tiles[part, None] != tiles[None, keep]) & (~cut[None, keep] | (area[None, keep] > area[part, None]))
+    gone = part[((covered >= COVERED) & better).any(1)]
     return keep[~torch.isin(keep, gone)]
 
 

@@ -4,13 +4,15 @@ import pytest
 import torch
 from conftest import noise
 
+from dealkit.__main__ import predict
 from dealkit.config import PROJECT_ROOT
 from dealkit.data.coco import CocoFolder
 from dealkit.data.synthetic import EVAL_SEED, make_scene
 from dealkit.data.tiles import tile_windows
 from dealkit.predict import Predictor, predict_prompts
-from dealkit.prompts import make_clicks
+from dealkit.prompts import make_clicks, read_json
 from dealkit.tiling import cores, merge_boxes, predict_coco_tiled, predict_large
+from dealkit.train import save_model
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
@@ -61,6 +63,12 @@ def test_a_cut_box_yields_to_a_whole_one_of_another_tile_only():
     scores, cut = torch.tensor([0.9, 0.5]), torch.tensor([True, False])
     assert merge_boxes(boxes, scores, torch.tensor([0, 1]), cut).tolist() == [1]  # 10 of its 10 px are covered
     assert merge_boxes(boxes, scores, torch.tensor([1, 1]), cut).tolist() == [0, 1]
+    slight = torch.tensor([[88.0, 0, 108, 10], [88.0, 0, 110, 10]])  # IoU 20 / 22: the whole one stays, though weaker
+    assert merge_boxes(slight, scores, torch.tensor([0, 1]), cut).tolist() == [1]
+    parts = torch.tensor([[0.0, 0, 40, 10], [30.0, 0, 130, 10]])  # both cut: a quarter covered stays, half covered goes
+    assert merge_boxes(parts, scores, torch.tensor([0, 1]), torch.tensor([True, True])).tolist() == [0, 1]
+    parts[1, 0] = 20
+    assert merge_boxes(parts, scores, torch.tensor([0, 1]), torch.tensor([True, True])).tolist() == [1]
     far = torch.tensor([[90.0, 0, 100, 10], [96.0, 0, 110, 10]])  # 4 of 10 px: not half
     assert merge_boxes(far, scores, torch.tensor([0, 1]), cut).tolist() == [0, 1]
 
@@ -119,3 +127,14 @@ def test_a_data_set_tiled_with_images_that_fit_is_the_data_set_untiled(tiny_mode
 def test_an_overlap_as_large_as_the_tile_is_refused(predictor):
     with pytest.raises(ValueError, match="overlap"):
         predict_large(predictor, predictor.image, [([[1, 1]], None)], tile=64, overlap=64)
+
+
+def test_the_command_in_tiles_writes_what_it_writes_in_one_piece(tiny_model, tiny_coco, tmp_path):
+    save_model(tiny_model, tmp_path / "tiny.safetensors")
+    options = {"image": tiny_coco.parent / "images" / "0.png", "checkpoint": tmp_path / "tiny.safetensors", "threshold": 0.01}
+    predict(point=[(13.0, 16.0)], out=tmp_path / "whole.json", **options)
+    predict(point=[(13.0, 16.0)], out=tmp_path / "tiled.json", tile=256, overlap=32, **options)
+    whole, tiled = (read_json(tmp_path / f"{name}.json") for name in ("whole", "tiled"))
+    assert len(whole["boxes"]) == len(tiled["boxes"]) > 0 and whole["scores"] == pytest.approx(tiled["scores"], abs=1e-3)
+    with pytest.raises(ValueError, match="predict --tile: expected no --save-embedding"):
+        predict(point=[(13.0, 16.0)], tile=256, save_embedding=tmp_path / "kind.safetensors", **options)
