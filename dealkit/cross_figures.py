@@ -40,7 +40,7 @@ def matrix_figure(
     names = sorted(table, key=lambda name: ((groups or {}).get(name, ""), name))
     values = np.array([[np.nan if table[a].get(b) is None else scale * table[a][b] for b in names] for a in names])
     many = len(names) > 10
-    side = (0.33 if many else 0.46) * len(names) + 2.2
+    side = (0.31 if many else 0.46) * len(names) + 2.2
     figure, ax = plt.subplots(figsize=(side + 0.9, side), layout="constrained")
     largest = max(float(np.nanmax(np.abs(values))), 1e-9) if np.isfinite(values).any() else 1.0
     norm = TwoSlopeNorm(0, -largest, largest) if signed else None
