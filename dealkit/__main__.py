@@ -16,6 +16,7 @@ import tyro
 from dealkit.config import (
     DEFAULT_THRESHOLD,
     DETECTORS,
+    HELD_OUT,
     MODELS,
     PROJECT_ROOT,
     Budget,
@@ -295,6 +296,8 @@ def predict(
     figure: Path | None = None,
     embedding: Path | None = None,
     save_embedding: Path | None = None,
+    tile: int = 0,
+    overlap: int = BuildConfig.overlap,
 ) -> None:
     """Detect everything of the clicked kind: in IMAGE at each --point or of an --embedding clicked in another image, or in a
     COCO data set from a click list.
@@ -312,11 +315,14 @@ def predict(
         figure: picture to write, for one image.
         embedding: file of --save-embedding, instead of points: finds the kind that was clicked in another image.
         save_embedding: file to keep what the points mean in, for other images.
+        tile: read one image in tiles of this side in pixels, for images too large for the memory; 0: in one piece.
+        overlap: pixels that tiles share.
     """
     from dealkit.data.coco import CocoFolder
     from dealkit.embedding import load_embedding
     from dealkit.predict import Predictor, predict_coco
     from dealkit.prompts import load_clicks
+    from dealkit.tiling import predict_large
     from dealkit.train import load_model, write_json
 
     if (image is None) == (coco is None):
@@ -333,9 +339,16 @@ def predict(
     if embedding is not None and (point or not_point or save_embedding):
         raise ValueError("predict --embedding: expected no --point, --not-point or --save-embedding")
     predictor = Predictor(checkpoint, threshold=DEFAULT_THRESHOLD if threshold is None else threshold)
-    predictor.set_image(image)
     points, labels = point + not_point, [1] * len(point) + [0] * len(not_point)
-    detections = predictor.predict_embedding(load_embedding(embedding)) if embedding else predictor.predict(points, labels)
+    kind = load_embedding(embedding) if embedding else None
+    if tile:
+        if save_embedding is not None:
+            raise ValueError("predict --tile: expected no --save-embedding; embed in an image that is read in one piece")
+        asked = [] if kind else [(points, labels)]
+        detections = predict_large(predictor, image, asked, embedding=kind, tile=tile, overlap=overlap)[0]
+    else:
+        predictor.set_image(image)
+        detections = predictor.predict_embedding(kind) if kind else predictor.predict(points, labels)
     if save_embedding is not None:
         predictor.embed(None, points, labels).save(save_embedding)
     print(f"{len(detections)} objects")
@@ -701,6 +714,161 @@ def label_efficiency(
     print(efficiency_table(made))
 
 
+def protocols(
+    name: tyro.conf.Positional[Literal["heldout", "domains", "categories", "real"]],
+    root: Path,
+    out: Path = PROJECT_ROOT / "data" / "runs" / "protocols",
+    results: Path | None = None,
+    init: Path | None = None,
+    minutes: float = 60.0,
+    steps: int = 25_000,
+    size: int = 192,
+    cycles: int = 1,
+    model: Literal["nano", "small"] = "nano",
+    held: tuple[str, ...] = HELD_OUT,
+    seeds: int = 3,
+) -> None:
+    """Train without some sources, domains or categories and test on them; goes on where it was stopped.
+
+    Args:
+        name: `heldout` leaves fixed sources out; `domains` each domain in turn; `categories` every second category of each
+            source; `real` compares scenes only, real images only, and both.
+        root: folder with one folder per source: train.json, val.json, images.
+        out: folder of the runs; trainings that two protocols share are made once.
+        results: JSON of all rows.
+        init: checkpoint trained on procedural scenes only, where every training starts; none: random weights.
+        minutes: of each training.
+        steps: of each training, at most.
+        size: side of training crops in pixels.
+        cycles: PG-CPP cycles of a training step.
+        model: configuration of the network.
+        held: sources that `heldout` leaves out.
+        seeds: click lists of every test.
+    """
+    from dealkit.cross_tables import protocol_table
+    from dealkit.data.statistics import load_domains
+    from dealkit.protocols import base_run, run_protocol
+
+    base = base_run(model=MODELS[model], minutes=minutes, steps=steps, size=size, cycles=cycles)
+    domains = load_domains(PROJECT_ROOT / "data" / "domains.json")
+    made = run_protocol(name, root, out, base=base, domains=domains, init=init, held=held, seeds=seeds, results=results)
+    print(protocol_table(made))
+
+
+def adapt(
+    root: Path,
+    checkpoint: Path,
+    out: Path = PROJECT_ROOT / "data" / "runs" / "adapt",
+    results: Path | None = None,
+    sources: tuple[str, ...] = HELD_OUT,
+    shots: tuple[int, ...] = (1, 5, 20),
+    seeds: int = 3,
+    steps: int = 60,
+    size: int = 192,
+    detector: Path | None = None,
+) -> None:
+    """Fine-tune on a few labelled images of a new source: AP against their number, beside clicks alone; goes on where it was
+    stopped.
+
+    Args:
+        root: folder with one folder per source: train.json, val.json, images.
+        checkpoint: a model that has not seen the sources, as one of `protocols heldout`.
+        out: folder of the runs.
+        results: JSON of all rows.
+        sources: new sources.
+        shots: numbers of labelled images.
+        seeds: draws of images, and click lists of every test.
+        steps: of each fine-tuning.
+        size: side of training crops in pixels.
+        detector: checkpoint of a detector without prompts (FCOS or another of `dealkit.baselines`) trained on what `checkpoint`
+            was trained on; it is fine-tuned on the same images.
+    """
+    from dealkit.adapt import adapt as run_adapt
+    from dealkit.adapt import adapting_run, tuned_detector
+    from dealkit.baselines import load_detector
+    from dealkit.cross_tables import shot_table
+
+    run = adapting_run(checkpoint, steps=steps, size=size)
+    others = {}
+    if detector is not None:
+        others[load_detector(detector).config.detector] = tuned_detector(run, init=detector, clicks=seeds)
+    options = {"sources": sources, "shots": shots, "seeds": seeds, "detectors": others, "results": results}
+    print(shot_table(run_adapt(checkpoint, root, out, run=run, **options)))
+
+
+def matrix(
+    kind: tyro.conf.Positional[Literal["prompts", "adapted"]],
+    root: Path,
+    checkpoint: Path = NANO,
+    out: Path = PROJECT_ROOT / "data" / "runs" / "matrix",
+    results: Path | None = None,
+    sources: tuple[str, ...] = (),
+    images: int = 12,
+    steps: int = 60,
+    size: int = 192,
+) -> None:
+    """Every source against every other, and how far apart they are to the encoder.
+
+    Args:
+        kind: `prompts` asks for each source's kind with a prompt from every other, without training; `adapted` fine-tunes on
+            each source and tests on every other, and goes on where it was stopped.
+        root: folder with one folder per source: train.json, val.json, images.
+        checkpoint: model weights.
+        out: folder of the runs of `adapted`.
+        results: JSON of the matrix.
+        sources: default: all there are.
+        images: validation images of each source, at most.
+        steps: of each fine-tuning.
+        size: side of training crops in pixels.
+    """
+    from dealkit.adapt import adapting_run
+    from dealkit.cross import adapted_matrix, losses, prompt_matrix, rank_correlation
+    from dealkit.data.subsets import find_sources
+
+    names = sources or find_sources(root)
+    if kind == "prompts":
+        made = prompt_matrix(checkpoint, root, names, images=images, results=results)
+    else:
+        run = adapting_run(checkpoint, steps=steps, size=size)
+        made = adapted_matrix(checkpoint, root, out, names, run=run, tested=images, results=results)
+    print(f"{len(names)} sources; rank correlation of distance and loss of AP50: {rank_correlation(losses(made))}")
+
+
+def public(
+    name: tyro.conf.Positional[Literal["dior", "dota-v2.0"]],
+    root: Path,
+    checkpoint: Path = NANO,
+    out: Path | None = None,
+    work: Path = PROJECT_ROOT / "data" / "runs" / "public",
+    seeds: int = 3,
+    images: int | None = None,
+    seen: tuple[str, ...] | None = None,
+    tile: int = BuildConfig.tile,
+    overlap: int = BuildConfig.overlap,
+) -> None:
+    """Test on DIOR or DOTA-v2.0 as the paper does, without training: one click per category, in tiles; goes on where it was
+    stopped.
+
+    Args:
+        name: of the data set.
+        root: its folder, in the official layout (`data sources`).
+        checkpoint: model weights.
+        out: JSON of results; default: `data/results/public_<name>_<checkpoint>.json`.
+        work: folder of the detections.
+        seeds: click lists.
+        images: at most so many images, drawn by a hash.
+        seen: categories with a like in the training of the checkpoint; default: those of the published model.
+        tile: side of a tile in pixels.
+        overlap: pixels that tiles share.
+    """
+    from dealkit.cross_tables import public_table
+    from dealkit.public import evaluate_public
+
+    out = out or PROJECT_ROOT / "data" / "results" / f"public_{name}_{checkpoint.stem}.json"
+    options = {"seeds": seeds, "images": images, "seen": seen, "tile": tile, "overlap": overlap}
+    print(public_table([evaluate_public(name, root, checkpoint, out, work, **options)]))
+
+
 def report(checkpoint: Path = NANO, tables_only: bool = False) -> None:
     """Results on photographs and procedural scenes, the README's picture, and its tables from `data/results`.
 
@@ -872,7 +1040,8 @@ def bench_browse(objects: int = 10_000, json_file: Annotated[Path | None, tyro.c
 def main() -> None:
     app = tyro.extras.SubcommandApp()
     analyses = (benchmark, templates, failures, controlled, calibrate, thresholds, transfer, rounds, positions, ablate, race)
-    own = (demo, train, regime, clicks, predict, evaluate, errors, *analyses, label_efficiency)
+    across = (label_efficiency, protocols, adapt, matrix, public)
+    own = (demo, train, regime, clicks, predict, evaluate, errors, *analyses, *across)
     for function in (*own, publish, history, report, run, browse, bench):
         app.command(function)
     data = tyro.extras.SubcommandApp()

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from dealkit.boxes import SIZE_BINS
 from dealkit.config import DEFAULT_THRESHOLD, PROJECT_ROOT
+from dealkit.cross_tables import protocol_table, public_table, shot_table
 from dealkit.data.coco import CocoFolder, Sample
 from dealkit.data.photos import photo
 from dealkit.data.synthetic import EVAL_SEED, write_coco
@@ -431,6 +432,13 @@ TABLES = {
     "templates": ("template_realsmall.json", template_results),
     "efficiency_domains": ("label_efficiency_domains.json", efficiency_table),
     "efficiency_realsmall": ("label_efficiency_realsmall.json", efficiency_table),
+    "heldout": ("protocol_heldout.json", protocol_table),
+    "domains": ("protocol_domains.json", protocol_table),
+    "categories": ("protocol_categories.json", protocol_table),
+    "real": ("protocol_real.json", protocol_table),
+    "adapt": ("adapt_heldout.json", shot_table),
+    "dior": ("public_dior_nano.json", lambda result: public_table([result])),
+    "dota2": ("public_dota-v2.0_nano.json", lambda result: public_table([result])),
 }
 """Tables of the README: the results file and the function that draws each."""
 
