@@ -8,8 +8,8 @@ import yaml
 
 import dealkit.ablate
 import dealkit.train
-from dealkit.__main__ import ablate
 from dealkit.ablate import GRIDS, base_run, changed, run_cell, sweep
+from dealkit.commands.studies import ablate
 from dealkit.config import MODELS, PROJECT_ROOT, DataConfig, PromptConfig, RunConfig, TrainConfig
 from dealkit.prompts import read_json
 from dealkit.train import fit

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dealkit import browse
-from dealkit.__main__ import find_files
+from dealkit.commands.shared import find_files
 from dealkit.config import PROJECT_ROOT
 from dealkit.data.synthetic import EVAL_SEED, scene_factors, write_coco
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from dealkit import browse
-from dealkit.__main__ import browse as browse_command
 from dealkit.browse_errors import add_predictions
+from dealkit.commands.model import browse as browse_command
 from dealkit.corrections import Corrections, Label, correct, export_corrections
 from dealkit.data.coco import check
 from dealkit.data.statistics import read_table

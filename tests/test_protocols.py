@@ -5,7 +5,7 @@ from typing import get_type_hints
 import pytest
 
 import dealkit.train
-from dealkit.__main__ import protocols
+from dealkit.commands.studies import protocols
 from dealkit.config import HELD_OUT, PROJECT_ROOT, DataConfig, ModelConfig, RunConfig, TrainConfig
 from dealkit.cross_tables import protocol_table, source_gaps
 from dealkit.data.statistics import load_domains

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import noise
 
-from dealkit.__main__ import predict
+from dealkit.commands.model import predict
 from dealkit.config import PROJECT_ROOT
 from dealkit.data.coco import CocoFolder
 from dealkit.data.synthetic import EVAL_SEED, make_scene
