@@ -276,3 +276,25 @@ def test_curves_over_clicks_and_positions_are_printed_and_written(cli, tiny_coco
     assert json.loads((tmp_path / "p.json").read_text())["request"]["offsets"] == [0, 0.5]
     code, _, err = cli("positions", *common, "--out", tmp_path / "q.json", "--offsets", 2)
     assert code == 2 and "offset: expected 0 to 1, got 2" in err
+
+
+def test_a_detector_is_trained_and_scored_by_the_commands_of_deal(cli, tiny_coco, tmp_path, monkeypatch):
+    import dealkit.compare
+    import dealkit.train
+
+    monkeypatch.setattr(dealkit.train, "tensorboard", lambda out: None)
+    monkeypatch.setattr(dealkit.compare, "validate_detector", lambda detector: {"val_ap50": 0.5})
+    size = ("--steps", 1, "--batch-size", 1, "--size", 64, "--workers", 0, "--hidden-dim", 32)
+    options = ("--coco", tiny_coco, "--synthetic", 0, "--per-category", "--method", "label_correction", *size)
+    code, _, err = cli("train", "--model", "fcos", "--out", tmp_path / "run", *options)
+    assert code == 0, err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["detector"]["detector"] == "fcos" and config["detector"]["categories"] == ["bolt", "nut"]
+    assert config["method"]["method"] == "label_correction"
+    assert cli("train", "--out", tmp_path / "run", "--resume")[0] == 0  # finished: nothing to add
+    model = tmp_path / "run" / "model.safetensors"
+    code, _, err = cli("benchmark", "--checkpoint", model, "--coco", tiny_coco, "--out", tmp_path / "results.json")
+    assert code == 0, err
+    assert json.loads((tmp_path / "results.json").read_text())["request"]["detector"] == "fcos"
+    code, _, err = cli("train", "--model", "fcos", "--out", tmp_path / "other", "--coco", tiny_coco, "--per-category", *size)
+    assert code == 2 and "data.synthetic: expected 0 with categories" in err
