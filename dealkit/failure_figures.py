@@ -99,7 +99,7 @@ def factor_curves(
     if names is None:
         names = [n for n in FACTORS if len(observed.get(n, {"bins": []})["bins"]) > 1 or n in controlled]
     columns = min(4, max(len(names), 1))
-    rows = -(-len(names) // columns)
+    rows = max(-(-len(names) // columns), 1)
     figure, axes = plt.subplots(rows, columns, figsize=(2.1 * columns, 1.75 * rows + 0.4), layout="constrained", squeeze=False)
     for ax, name in zip(axes.flat, names, strict=False):
         _factor_panel(ax, name, observed.get(name, {"bins": []})["bins"], controlled.get(name, {"levels": []})["levels"])
