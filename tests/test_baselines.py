@@ -420,6 +420,7 @@ def test_fcos_learns_eight_images_by_heart(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "steps", "lr"), [("retinanet", 80, 2e-3), ("faster_rcnn", 80, 2e-3), ("rtdetr", 160, 1e-3)])
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "steps", "lr"), [("retinanet", 120, 2e-3), ("faster_rcnn", 80, 2e-3), ("rtdetr", 160, 1e-3)])
 def test_every_detector_learns_eight_images_by_heart(name, steps, lr, tmp_path):
     assert learn_by_heart(name, tmp_path, steps=steps, lr=lr) > 0.9
