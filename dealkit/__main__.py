@@ -12,7 +12,17 @@ COMMANDS = (
     *(model.demo, model.train, data.clicks, data.regime, model.predict, scores.evaluate, scores.errors, scores.benchmark),
     *(scores.templates, scores.failures, scores.controlled, scores.calibrate, scores.thresholds, scores.transfer),
     *(scores.rounds, scores.positions, studies.ablate, studies.race, studies.label_efficiency, studies.protocols),
-    *(studies.adapt, studies.matrix, studies.public, model.publish, model.history, model.report, model.run, model.browse),
+    *(
+        studies.adapt,
+        studies.matrix,
+        studies.public,
+        model.average,
+        model.publish,
+        model.history,
+        model.report,
+        model.run,
+        model.browse,
+    ),
     model.bench,
 )
 GROUPS = {

@@ -259,14 +259,17 @@ def photo_results(checkpoint: Path, out: Path) -> Json:
     return results
 
 
-def publish(run: Path, out: Path, *, after: Sequence[Path] = (), training: Path | None = None) -> None:
+def publish(
+    run: Path, out: Path, *, after: Sequence[Path] = (), training: Path | None = None, weights: Path | None = None
+) -> None:
     """A run's averaged weights as a float16 checkpoint, its config and its log beside it.
 
     Of data paths the last three parts are kept. `after` are the earlier parts of the training, in order: their configs stand
-    under `started_from`, their logs come first. `training` is where a summary of all parts goes, for the README.
+    under `started_from`, their logs come first. `training` is where a summary of all parts goes, for the README; `weights` are
+    published instead of those in `run`.
     """
     run, out = Path(run), Path(out)
-    model = load_model(run / "model.safetensors")
+    model = load_model(weights or run / "model.safetensors")
     save_model(model, out, half=True)
     configs, logs, parts = [], [], []
     for folder in [*map(Path, after), run]:

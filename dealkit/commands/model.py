@@ -165,17 +165,47 @@ def predict(
         detections.save_figure(figure)
 
 
-def publish(run: tyro.conf.Positional[Path], out: Path = NANO, after: tuple[Path, ...] = ()) -> None:
+def average(
+    earlier: tyro.conf.Positional[Path],
+    later: tyro.conf.Positional[Path],
+    out: Path,
+    shares: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7, 1.0),
+    scenes: int = 100,
+    results: Path | None = None,
+) -> None:
+    """Average two checkpoints of one training; the share of the later one is chosen on held-out procedural scenes.
+
+    Args:
+        earlier: model weights.
+        later: model weights of the same training, later on.
+        out: checkpoint to write.
+        shares: shares of the later weights to try.
+        scenes: held-out scenes.
+        results: JSON of the scores.
+    """
+    from dealkit.averaging import choose_average
+    from dealkit.train import write_json
+
+    made = choose_average(earlier, later, out, shares=shares, scenes=scenes)
+    if results is not None:
+        write_json(results, made)
+    for row in made["shares"]:
+        print(f"{row['share']:.2f} of the later: AP50 {100 * row['ap50']:.1f}, clicked ignored {100 * row['ap50_ignored']:.1f}")
+    print(f"{out}: {made['best']:.2f}")
+
+
+def publish(run: tyro.conf.Positional[Path], out: Path = NANO, after: tuple[Path, ...] = (), weights: Path | None = None) -> None:
     """Make a finished run a checkpoint: averaged weights in half precision, with config and log beside it.
 
     Args:
         run: folder of the run.
         out: checkpoint to write; `<name>.config.json` and `<name>.log.jsonl` go beside it.
         after: folders of the earlier parts of this training, in order.
+        weights: what to publish instead of the run's own weights, as `average` writes them.
     """
     from dealkit.report import publish as publish_run
 
-    publish_run(run, out, after=after, training=PROJECT_ROOT / "data" / "results" / f"training_{out.stem}.json")
+    publish_run(run, out, after=after, weights=weights, training=PROJECT_ROOT / "data" / "results" / f"training_{out.stem}.json")
     print(out)
 
 

@@ -232,9 +232,9 @@ def recolour(image: Tensor, *, generator: torch.Generator) -> Tensor:
     matrix, offset = _colour_matrix(float(torch.tensor(LUMA) @ values.mean(1)), generator)
     values = torch.addmm(offset[:, None], matrix, values)
     if _random(generator) < 0.25:
-        across, down = _between(-0.35, 0.35, generator), _between(-0.35, 0.35, generator)
+        across, down = _between(-0.25, 0.25, generator), _between(-0.25, 0.25, generator)
         light = 1 + across * torch.linspace(-1, 1, shape[2]) + down * torch.linspace(-1, 1, shape[1])[:, None]
-        values *= light.flatten()
+        values *= (light / light.max()).flatten()  # nothing gets brighter, or bright scenes would lose their objects in white
     if _random(generator) < 0.1 and min(shape[1:]) > 2:  # its border is reflected, two pixels wide
         sigma = _between(0.4, 1.2, generator)
         values = F.gaussian_blur(values.reshape(shape), [5, 5], [sigma, sigma]).reshape(3, -1)
