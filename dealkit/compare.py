@@ -7,11 +7,12 @@ offers each of its boxes for every category that is there.
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torchvision.ops import nms
+import torch
+from torchvision.ops import box_convert, nms
 from tqdm.auto import tqdm
 
 from dealkit.baselines import Detector, load_detector
@@ -53,6 +54,24 @@ def agnostic_rows(found: Sequence[Detections], data: CocoFolder) -> list[Json]:
             of_image = of_image._take(nms(of_image.boxes, of_image.scores, MERGE))
         rows += to_rows(of_image, image_id, data.categories[0][0])
     return rows
+
+
+def one_class(rows: Iterable[Json], overlap: float = MERGE) -> list[Json]:
+    """Predictions of several categories as those of one: of boxes of an image that overlap by more, the strongest stays.
+
+    >>> a = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.4}
+    >>> [row["score"] for row in one_class([a, a | {"category_id": 2, "score": 0.6}, a | {"image_id": 2}])]
+    [0.6, 0.4]
+    """
+    by_image: dict[int, list[Json]] = {}
+    for row in rows:
+        by_image.setdefault(row["image_id"], []).append(row)
+    kept = []
+    for of_image in by_image.values():
+        boxes = box_convert(torch.tensor([r["bbox"] for r in of_image], dtype=torch.float32), "xywh", "xyxy")
+        scores = torch.tensor([r["score"] for r in of_image], dtype=torch.float32)
+        kept += [of_image[i] for i in nms(boxes, scores, overlap).tolist()]
+    return kept
 
 
 def category_rows(found: Sequence[Detections], data: CocoFolder, names: Sequence[str]) -> list[Json]:

@@ -16,6 +16,9 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_THRESHOLD = 0.25
 """Score from which detections are shown and counted. Choice: by F1 on training images, see `data/results/threshold_nano.json`."""
 
+MIN_SCORE = 0.001
+"""Detections under it cannot change a precision worth reading: they are never written, nor looked at for an adaptive cut."""
+
 DEFAULT_NMS = 0.7
 """IoU above which the weaker of two detections of one prompt is dropped. Choice: on training images, as the threshold."""
 

@@ -7,17 +7,15 @@ and scored class-agnostic by the same evaluator on the same val files; only the 
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torchvision.ops import box_convert, nms
 from tqdm.auto import tqdm
 
 from dealkit.baselines import Detector, load_detector
-from dealkit.compare import MERGE, agnostic_rows, category_rows, detect_coco
+from dealkit.compare import agnostic_rows, category_rows, detect_coco, one_class
 from dealkit.config import (
     DETECTORS,
     MODELS,
@@ -273,24 +271,6 @@ def score_source(row: Row, model: Any, file: Path, images: Path, seed: int) -> S
         given = row.model.removeprefix("template ")
         rows = reference_rows(lambda image, boxes, _: match(image, boxes), data, clicks, given=given)
     return truth, one_class(rows), clicks
-
-
-def one_class(rows: Iterable[Json], overlap: float = MERGE) -> list[Json]:
-    """Predictions of several categories as those of one: of boxes of an image that overlap by more, the strongest stays.
-
-    >>> a = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.4}
-    >>> [row["score"] for row in one_class([a, a | {"category_id": 2, "score": 0.6}, a | {"image_id": 2}])]
-    [0.6, 0.4]
-    """
-    by_image: dict[int, list[Json]] = {}
-    for row in rows:
-        by_image.setdefault(row["image_id"], []).append(row)
-    kept = []
-    for of_image in by_image.values():
-        boxes = box_convert(torch.tensor([r["bbox"] for r in of_image], dtype=torch.float32), "xywh", "xyxy")
-        scores = torch.tensor([r["score"] for r in of_image], dtype=torch.float32)
-        kept += [of_image[i] for i in nms(boxes, scores, overlap).tolist()]
-    return kept
 
 
 def pooled(scored: Sequence[Scored]) -> Json:

@@ -19,7 +19,7 @@ from torchvision.ops import box_iou, clip_boxes_to_image, nms
 from tqdm.auto import tqdm
 
 from dealkit.boxes import to_xyxy
-from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, PROJECT_ROOT
+from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, MIN_SCORE, PROJECT_ROOT
 from dealkit.data.coco import CocoFolder
 from dealkit.data.images import read_image
 from dealkit.data.transforms import pad_to, to_input
@@ -31,9 +31,6 @@ from dealkit.train import autocast, bf16_is_faster, default_device, load_model
 
 DEFAULT_CHECKPOINT = PROJECT_ROOT / "data" / "checkpoints" / "nano.safetensors"
 """The checkpoint that comes with the repository."""
-
-MIN_SCORE = 0.001
-"""Detections under it cannot change a precision worth reading: they are never written, nor looked at for an adaptive cut."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

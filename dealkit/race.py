@@ -12,13 +12,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
 from torch import nn
-from torchvision.ops import box_convert, nms
 from tqdm.auto import tqdm
 
 from dealkit.baselines import Detector, fit_detector, load_detector
-from dealkit.compare import MERGE, agnostic_rows, detect_coco
+from dealkit.compare import agnostic_rows, detect_coco, one_class
 from dealkit.config import DETECTORS, MODELS, DataConfig, DetectorConfig, DetectorRun, RunConfig, TrainConfig
 from dealkit.data.coco import CocoFolder
 from dealkit.data.synthetic import EVAL_SEED, write_coco
@@ -68,25 +66,10 @@ def score(model: DEAL | Detector, files: Sequence[Path], images: Sequence[Path])
             results = evaluate(truth, agnostic_rows(detect_coco(model, data), data), class_agnostic=True)
         else:
             clicks = make_clicks(truth, setting="1/category", seed=0)
-            results = evaluate(truth, merged(predict_coco(model, data, [clicks])[0]), clicks, class_agnostic=True)
+            results = evaluate(truth, one_class(predict_coco(model, data, [clicks])[0]), clicks, class_agnostic=True)
         row = {name: results["all"][name] for name in ("ap50", "ap75")}
         rows.append(row | {f"{k}_ignored": v for k, v in (results["clicked_ignored"] or {}).items() if k in row})
     return {name: mean(row[name] or 0.0 for row in rows) for name in rows[0]}
-
-
-def merged(rows: Sequence[Json]) -> list[Json]:
-    """COCO results with one box per object whatever its category: of two that cover each other, the stronger.
-
-    >>> row = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}
-    >>> [r["score"] for r in merged([row, {**row, "category_id": 2, "score": 0.7}, {**row, "image_id": 2}])]
-    [0.7, 0.5]
-    """
-    kept = []
-    for image_id in dict.fromkeys(row["image_id"] for row in rows):
-        here = [row for row in rows if row["image_id"] == image_id]
-        boxes = box_convert(torch.tensor([row["bbox"] for row in here], dtype=torch.float32), "xywh", "xyxy")
-        kept += [here[i] for i in nms(boxes, torch.tensor([row["score"] for row in here], dtype=torch.float32), MERGE).tolist()]
-    return kept
 
 
 def race(

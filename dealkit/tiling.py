@@ -18,14 +18,13 @@ from torch import Tensor
 from torchvision.ops import box_area, box_iou, clip_boxes_to_image, nms
 from tqdm.auto import tqdm
 
-from dealkit.config import DEFAULT_NMS, BuildConfig
+from dealkit.config import DEFAULT_NMS, MIN_SCORE, BuildConfig
 from dealkit.data.coco import CocoFolder
 from dealkit.data.tiles import tile_windows
 from dealkit.embedding import PromptEmbedding, check_model
 from dealkit.model.deal import DEAL, Features, Output
 from dealkit.model.encoder import STRIDES, cell_centres
 from dealkit.predict import (
-    MIN_SCORE,
     Detections,
     Predictor,
     as_image,

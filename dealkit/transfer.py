@@ -7,10 +7,11 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from dealkit.config import MIN_SCORE
 from dealkit.data.coco import CocoFolder
 from dealkit.embedding import PromptEmbedding, mean_embedding
 from dealkit.evaluate import evaluate
-from dealkit.predict import MIN_SCORE, Predictor, to_rows
+from dealkit.predict import Predictor, to_rows
 from dealkit.prompts import make_clicks, read_json
 from dealkit.report import average
 from dealkit.train import provenance, write_json

@@ -20,6 +20,7 @@ from dealkit import browse
 from dealkit.config import PROJECT_ROOT, ModelConfig
 from dealkit.model.deal import build_model
 from dealkit.predict import Predictor
+from dealkit.train import save_model
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 CHROMIUM_FLAGS = [
@@ -199,3 +200,10 @@ def serve(fo, tmp_path):
     for process in started:
         process.terminate()
         process.wait(60)
+
+
+@pytest.fixture
+def checkpoint(tiny_model, tmp_path):
+    """File of the tiny model."""
+    save_model(tiny_model, tmp_path / "tiny.safetensors")
+    return tmp_path / "tiny.safetensors"

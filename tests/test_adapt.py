@@ -22,12 +22,6 @@ def no_board(monkeypatch):
 
 
 @pytest.fixture
-def checkpoint(tiny_model, tmp_path):
-    save_model(tiny_model, tmp_path / "tiny.safetensors")
-    return tmp_path / "tiny.safetensors"
-
-
-@pytest.fixture
 def root(make_coco):
     file = make_coco("root/land", [[(5, [10, 12, 6, 8], 0), (5, [50, 40, 6, 6], 0)]] * 3)
     (file.parent / "val.json").write_text(file.read_text())

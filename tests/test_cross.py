@@ -35,12 +35,6 @@ def quiet(monkeypatch):
 
 
 @pytest.fixture
-def checkpoint(tiny_model, tmp_path):
-    save_model(tiny_model, tmp_path / "tiny.safetensors")
-    return tmp_path / "tiny.safetensors"
-
-
-@pytest.fixture
 def root(make_coco):
     """Two sources: bolts only, and mostly nuts."""
     bolt, nut = (5, [10, 12, 6, 8], 0), (9, [60, 10, 10, 10], 0)

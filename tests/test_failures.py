@@ -12,7 +12,7 @@ from dealkit.data.plan import TWINS
 from dealkit.errors import ERROR_TYPES, confusion_matrix, find_errors
 from dealkit.failures import cause_table, compare, failure_report, failure_text, predictions_of
 from dealkit.prompts import make_clicks, read_json
-from dealkit.train import load_model, save_model
+from dealkit.train import load_model
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 RESULTS = PROJECT_ROOT / "data" / "results"
@@ -22,12 +22,6 @@ RESULTS = PROJECT_ROOT / "data" / "results"
 def close_figures():
     yield
     plt.close("all")
-
-
-@pytest.fixture
-def checkpoint(tiny_model, tmp_path):
-    save_model(tiny_model, tmp_path / "tiny.safetensors")
-    return tmp_path / "tiny.safetensors"
 
 
 def observed_of(importance: dict[str, float], span: tuple[float, float] = (0.0, 10.0)) -> dict:

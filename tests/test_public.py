@@ -11,7 +11,6 @@ from dealkit.cross_tables import public_table
 from dealkit.data.coco import CocoFolder
 from dealkit.prompts import read_json
 from dealkit.public import SEEN, SPLITS, clicks_of, evaluate_public, of_categories, of_images, to_coco
-from dealkit.train import save_model
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
@@ -67,12 +66,6 @@ def dota(tmp_path):
         labels.parent.mkdir(parents=True)
         labels.write_text(head + "\n".join(text) + "\n")
     return root
-
-
-@pytest.fixture
-def checkpoint(tiny_model, tmp_path):
-    save_model(tiny_model, tmp_path / "tiny.safetensors")
-    return tmp_path / "tiny.safetensors"
 
 
 def test_dior_becomes_coco_of_its_test_split(dior, tmp_path):

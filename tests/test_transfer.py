@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from dealkit.train import save_model
 from dealkit.transfer import draw_images, transfer
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
@@ -30,12 +29,6 @@ def test_the_draw_depends_on_the_seed_alone():
 def test_fewer_clicks_are_the_first_of_more():
     few, many = (draw_images(PAIRS, clicked=n, targets=9, seed=0)[5][0] for n in (1, 5))
     assert many[:1] == few
-
-
-@pytest.fixture
-def checkpoint(tiny_model, tmp_path):
-    save_model(tiny_model, tmp_path / "tiny.safetensors")
-    return tmp_path / "tiny.safetensors"
 
 
 def test_every_source_has_scores_of_its_own_clicks_of_one_and_of_several(make_coco, checkpoint, tmp_path):

@@ -346,19 +346,18 @@ def bench_browse(objects: int = 10_000, json_file: Annotated[Path | None, tyro.c
         write_json(json_file, figures)
 
 
-def history(name: str = "nano", out: Path = PROJECT_ROOT / "data" / "results" / "history_nano.json") -> None:
+def history(name: str = "nano") -> None:
     """All published checkpoints of a name with their scores, and what each part of the training changed, from the git history.
 
     Args:
-        name: of the checkpoint.
-        out: JSON to write; what is not committed is not in it.
+        name: of the checkpoint; `data/results/history_NAME.json` is written, without what is not committed.
     """
     from dealkit.history import checkpoint_history
     from dealkit.tables import history_table
     from dealkit.train import write_json
 
     found = checkpoint_history(name)
-    write_json(out, found)
+    write_json(PROJECT_ROOT / "data" / "results" / f"history_{name}.json", found)
     print(history_table(found))
 
 

@@ -16,12 +16,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
-from dealkit.config import DetectorConfig
+from dealkit.config import MIN_SCORE, DetectorConfig
 from dealkit.data.transforms import pad_to
 from dealkit.model.encoder import STRIDES, Backbone
-
-MIN_SCORE = 0.001
-"""Detections under it cannot change a precision worth reading."""
 
 
 def as_float32(_module: nn.Module, _inputs: Any, output: Any) -> Any:
