@@ -119,7 +119,8 @@ class DataConfig:
     large_scenes: float = 0.5
     """Share of procedural scenes drawn with larger objects, up to four times. Choice: scenes end at 48 px, photographs do not."""
     variety: float = 0.6
-    """Share of procedural categories whose objects differ inside. Choice: clicked kinds are not copies of one another."""
+    """Share of procedural categories whose objects differ inside and in size. Choice: clicked kinds are not copies of one
+    another."""
     workers: int = 1
     """Processes that prepare data; 0 does it in the training process."""
 

@@ -50,7 +50,7 @@ class SceneControls:
     sizes: tuple[float, float] | None = None
     """Smallest and largest size, pixels; every category draws its own, log-uniformly. None: one scale per scene."""
     variety: float | None = None
-    """Share of the categories whose objects differ inside from one another, 0..1. None: 0."""
+    """Share of the categories whose objects differ inside and in size from one another, 0..1. None: 0."""
     grounds: tuple[str, ...] | None = None
     """Families of backgrounds to draw from, keys of `backgrounds.FAMILIES`. None: all."""
     shapes: tuple[str, ...] | None = None
@@ -216,7 +216,12 @@ def alter_categories(
         others = kept[:i] + kept[i + 1 :]
         alone = all(_distinct(replace(c, pattern=o.pattern, outline=o.outline), o) for o in others)
         varied = alone and c.family != "point" and chance < (controls.variety or 0.0)
-        altered.append(replace(c, individual=float(rng.uniform(0.3, 1))) if varied else c)
+        if varied:
+            c = replace(c, individual=float(rng.uniform(0.3, 1)))
+            spread = replace(c, size_jitter=max(c.size_jitter, float(rng.uniform(0.1, 0.35))))
+            if controls.object_size is None and all(_distinct(spread, other) for other in others):
+                c = spread
+        altered.append(c)
     return altered
 
 

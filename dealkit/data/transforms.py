@@ -267,6 +267,35 @@ def _colour_matrix(mean_luma: float, generator: torch.Generator) -> tuple[Tensor
     return matrix, offset
 
 
+def relight(image: Tensor, boxes: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Light every object by itself, up to a third brighter or darker, in the ellipse that fills its box.
+
+    Choice: objects of one kind lie in light and shade, on wet and dry ground; what the click shows is one of them.
+
+    Args:
+        image: (3, H, W) uint8 RGB. boxes: (N, 4) xyxy pixels.
+        generator: random source, on the CPU.
+
+    Returns:
+        (3, H, W) uint8 RGB.
+
+    >>> image = torch.full((3, 8, 8), 90, dtype=torch.uint8)
+    >>> changed = relight(image, torch.tensor([[2.0, 2.0, 6.0, 6.0]]), generator=torch.Generator().manual_seed(1)) != image
+    >>> bool(changed[:, 2:6, 2:6].any()), bool(changed[:, :2].any())
+    (True, False)
+    """
+    height, width = image.shape[1:]
+    gain = torch.ones(height, width)
+    factors = torch.empty(len(boxes)).uniform_(-0.29, 0.29, generator=generator).exp() - 1
+    for (x1, y1, x2, y2), factor in zip(boxes.tolist(), factors.tolist(), strict=True):
+        left, top, right, bottom = max(int(x1), 0), max(int(y1), 0), min(math.ceil(x2), width), min(math.ceil(y2), height)
+        x = (torch.arange(left, right) + 0.5 - (x1 + x2) / 2) / (x2 - x1)
+        y = (torch.arange(top, bottom) + 0.5 - (y1 + y2) / 2) / (y2 - y1)
+        inside = (2 - 8 * (x**2 + y[:, None] ** 2)).clamp(0, 1)  # an ellipse with a soft rim: no edge tells where the box ends
+        gain[top:bottom, left:right] += factor * inside
+    return (image * gain.clamp(0.5, 1.6)).round_().clamp_(0, 255).to(torch.uint8)
+
+
 def augment(
     sample: Sample,
     *,
@@ -275,7 +304,7 @@ def augment(
     colour: bool = True,
     generator: torch.Generator,
 ) -> Sample:
-    """A random crop of the sample, see `draw_placement`, `place` and `recolour`; the same generator state gives the same crop.
+    """A random crop of the sample, see `draw_placement`, `place`, `relight` and `recolour`; the same generator state gives the same crop.
 
     Args:
         size: width and height of the crop.
@@ -310,7 +339,10 @@ def augment_with_points(
     placement = draw_placement(sample, size=size, scale=scale, generator=generator)
     out = place(sample, placement)
     if colour:
-        image = recolour(out.image, generator=generator)
+        image = out.image
+        if _random(generator) < 0.3:
+            image = relight(image, out.boxes, generator=generator)
+        image = recolour(image, generator=generator)
         out = replace(out, image=_fill_outside(image, sample.image.shape[1:], placement))
     return out, move_points(points_xy, placement)
 
