@@ -186,22 +186,24 @@ def run_row(row: Row, files: Sequence[Path], out: Path, *, seed: int, budget: Bu
 def write_regime(row: Row, files: Sequence[Path], out: Path, seed: int) -> tuple[tuple[str, ...], Json]:
     """The labels of a regime as files, once; gives them as entries of `DataConfig.coco`, and how many labels and images they are.
 
-    A plain detector is shown the labelled images only; a method also the unlabelled, covered by a crowd box.
+    A plain detector is shown the labelled images only; a method also the unlabelled, covered by a crowd box. Choice: those are
+    entries of their own, so that half of the crops show labels however few there are, as Soft Teacher mixes its batches.
     """
     entries, labels, images, drawn_from = [], 0, 0, 0
     for file in files:
         made = apply_regime(read_json(file), row.regime, seed=seed)
         labels += sum(not (r.get("iscrowd") or r.get("ignore")) for r in made["annotations"])
         images += len(made["images"])
-        if row.method == "plain":
-            made = {key: value for key, value in made.items() if key != "unlabelled"}
-        made = for_training(made)
-        drawn_from += len(made["images"])
-        name = f"{row.regime}-{seed}" + ("" if row.method == "plain" else "-all-images")
-        path = out / "labels" / f"{name}-{sha_of(file)}" / file.parent.name / "train.json"
-        if not path.is_file():
-            write_json(path, made)
-        entries.append(f"{path}:{file.parent / 'images'}")
+        parts = {"": {key: value for key, value in made.items() if key != "unlabelled"}}
+        if row.method != "plain" and made.get("unlabelled"):
+            parts["-unlabelled"] = made | {"images": [], "annotations": []}
+        for name, part in parts.items():
+            part = for_training(part)
+            drawn_from += len(part["images"])
+            path = out / "labels" / f"{row.regime}-{seed}{name}-{sha_of(file)}" / file.parent.name / "train.json"
+            if not path.is_file():
+                write_json(path, part)
+            entries.append(f"{path}:{file.parent / 'images'}")
     return tuple(entries), {"labels": labels, "labelled_images": images, "drawn_from": drawn_from}
 
 

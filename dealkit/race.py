@@ -24,6 +24,7 @@ from dealkit.evaluate import evaluate
 from dealkit.model.deal import DEAL
 from dealkit.predict import predict_coco
 from dealkit.prompts import make_clicks, read_json
+from dealkit.report import short_path
 from dealkit.train import fit, load_model, provenance, save_model, write_json
 
 Json = dict[str, Any]
@@ -108,7 +109,8 @@ def race(
         raise ValueError(f"models: expected deal, {', '.join(DETECTORS)}, got {unknown[0]!r}")
     train = replace(schedule, steps=10**6, max_minutes=minutes, evaluate_every=LOOK_EVERY)
     settings = {"data": data, "detector": detector, "train": train}
-    request = {name: asdict(value) for name, value in settings.items()} | {"val": [str(f) for f in val], "scenes": scenes}
+    request = {name: asdict(value) for name, value in settings.items()} | {"val": [short_path(f) for f in val], "scenes": scenes}
+    request["data"]["coco"] = [short_path(entry) for entry in data.coco]
     request = json.loads(json.dumps(request))  # as a file gives it back: tuples are lists
     made: Json = {"request": request, "models": {}}
     if (out / "race.json").is_file():

@@ -274,7 +274,7 @@ def publish(
     configs, logs, parts = [], [], []
     for folder in [*map(Path, after), run]:
         config = read_json(folder / "config.json")
-        config["data"]["coco"] = ["/".join(Path(entry).parts[-3:]) for entry in config["data"]["coco"]]
+        config["data"]["coco"] = [short_path(entry) for entry in config["data"]["coco"]]
         configs.append(config)
         logs.append((folder / "log.jsonl").read_text())
         parts.append(size_of_part(read_log(folder)) | {"batch_size": config["train"]["batch_size"]})
@@ -283,6 +283,15 @@ def publish(
     if training is not None:
         parameters = sum(p.numel() for p in model.parameters())
         write_json(training, {"checkpoint": out.name, "sha256": sha_of(out), "parameters": parameters, "parts": parts})
+
+
+def short_path(path: str | Path) -> str:
+    """The last three parts of a path: what a published file says of data, wherever it lies.
+
+    >>> short_path("/home/me/data/cells/train.json")
+    'data/cells/train.json'
+    """
+    return "/".join(Path(path).parts[-3:])
 
 
 def size_of_part(log: list[dict[str, float]]) -> dict[str, float]:

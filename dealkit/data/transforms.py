@@ -304,7 +304,7 @@ def augment(
     colour: bool = True,
     generator: torch.Generator,
 ) -> Sample:
-    """A random crop of the sample, see `draw_placement`, `place`, `relight` and `recolour`; the same generator state gives the same crop.
+    """A random crop of the sample, see `draw_placement`, `place`, `relight`, `recolour`; the same state gives the same crop.
 
     Args:
         size: width and height of the crop.
