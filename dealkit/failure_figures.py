@@ -155,22 +155,6 @@ def importance_bars(model: Json) -> Figure:
     return figure
 
 
-def confusion_plot(matrix: Array, names: Sequence[str], title: str = "") -> Figure:
-    """Clicked category (row) by what the shown detections lie on (column), in per cent of a row, with counts."""
-    share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    figure, ax = plt.subplots(figsize=(1.5 + 0.75 * matrix.shape[1], 1.3 + 0.45 * len(names)), layout="constrained")
-    ax.imshow(share, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-    for (i, j), count in np.ndenumerate(matrix):
-        if count:
-            ax.text(j, i, str(count), ha="center", va="center", fontsize=9, color="white" if share[i, j] > 55 else "black")
-    ax.set_xticks(range(matrix.shape[1]), [*names, "nothing"][: matrix.shape[1]], rotation=35, ha="right")
-    ax.set_yticks(range(len(names)), names)
-    ax.set(xlabel="what the detections lie on", ylabel="clicked")
-    ax.spines[:].set_visible(False)
-    ax.set_title(title, loc="left")
-    return figure
-
-
 def step_curves(fine: Mapping[str, Json], units: Mapping[str, str]) -> Figure:
     """Two kinds that differ in one attribute: share of detections on the wrong kind, and AP50, against the step."""
     columns = min(3, len(fine))

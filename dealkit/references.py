@@ -310,15 +310,21 @@ def reference_rows(find: Find, data: CocoFolder, clicks: Json, *, given: Literal
 
 
 def benchmark_templates(files: Sequence[Path], out: Path, *, variants: Sequence[str] = ("box", "click"), seeds: int = 1) -> Json:
-    """Template matching on COCO sources with one click per category at the centre; writes and returns the results.
+    """Template matching and open models on COCO sources with one click per category at the centre; writes and returns the
+    results.
 
     Same protocol, click lists and columns as `report.benchmark`, so the two stand side by side. What `out` already holds is not
     run again, also when variants or seeds are added.
 
     Args:
         files: annotation files; images lie in `images` beside each, the folder's name is the source's.
-        variants: keys of `VARIANTS`. seeds: click lists of each.
+        variants: keys of `VARIANTS` or `OPEN_MODELS`. seeds: click lists of each.
+
+    Raises:
+        ValueError: an open model whose weights are not in the local cache; before anything is run.
     """
+    finders: dict[str, Find] = {v: load_open_model(v) for v in variants if v in OPEN_MODELS}
+    finders |= {v: lambda image, boxes, _, options=VARIANTS[v]: match(image, boxes, **options) for v in variants if v in VARIANTS}
     request = {"method": "template matching", "setting": "1/category", "kind": "centre", "margin": MARGIN, "least": LEAST}
     request |= {"overlap": OVERLAP, "sides": list(SIDES), "scales": list(SCALES), "turns": TURNS}
     results: Json = {"request": request, "sources": {}}
@@ -332,7 +338,7 @@ def benchmark_templates(files: Sequence[Path], out: Path, *, variants: Sequence[
             continue
         clicks, data = make_clicks(truth, setting="1/category", seed=seed), CocoFolder(file, file.parent / "images")
         given = "click" if variant == "click" else "box"
-        found = reference_rows(lambda image, boxes, _, v=variant: match(image, boxes, **VARIANTS[v]), data, clicks, given=given)
+        found = reference_rows(finders[variant], data, clicks, given=given)
         runs.append({"seed": seed, "clicks": clicks_hash(clicks), **row_of(evaluate(truth, found, clicks))})
         write_json(out, results)
     results["mean"], results["spread"] = {}, {}

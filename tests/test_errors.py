@@ -1,13 +1,17 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from test_evaluate import click, found, random_case, truth
 
+from dealkit.data.coco import CocoFolder
 from dealkit.errors import DETECTION_TYPES, ERROR_TYPES, OBJECT_STATES, confusion_matrix, find_errors
 from dealkit.evaluate import dense_case, evaluate
 from dealkit.oracle import average_precision, errors_json, errors_text, oracle_gains
-from dealkit.prompts import make_clicks
+from dealkit.predict import DEFAULT_CHECKPOINT, predict_coco
+from dealkit.prompts import make_clicks, read_json
+from dealkit.train import load_model
 
 BOX = [100.0, 100.0, 10.0, 10.0]
 HALF = [100.0, 100.0, 10.0, 4.0]  # inside BOX: IoU 0.4
@@ -190,14 +194,11 @@ def test_found_and_ap_are_those_of_the_evaluation(seed):
     assert set(errors.detections["type"]) <= set(DETECTION_TYPES)
 
 
-@pytest.mark.parametrize(("seed", "thresholds"), [(0, (0.5, 0.1)), (1, (0.5, 0.1)), (2, (0.25, 0.05)), (3, (0.75, 0.3))])
-def test_kinds_and_gains_are_those_of_hotcoco(seed, thresholds, tmp_path):
+def assert_as_hotcoco(coco: dict, rows: list[dict], thresholds: tuple[float, float], folder: Path) -> dict[str, int]:
+    """Kinds of mistakes and oracle gains equal those of hotcoco; returns the kinds."""
     hotcoco = pytest.importorskip("hotcoco")
-    coco, rows = noisy_case(seed)
-    images = [image | {"width": 300, "height": 300} for image in coco["images"]]
-    anns = [a | {"area": a["bbox"][2] * a["bbox"][3], "iscrowd": 0, "id": a["id"] + 1} for a in coco["annotations"]]
-    files = tmp_path / "truth.json", tmp_path / "found.json"
-    files[0].write_text(json.dumps(coco | {"images": images, "annotations": anns}))
+    files = folder / "truth.json", folder / "found.json"
+    files[0].write_text(json.dumps(coco))
     files[1].write_text(json.dumps(rows))
     reference = hotcoco.COCO(str(files[0]))
     run = hotcoco.COCOeval(reference, reference.load_res(str(files[1])), "bbox")
@@ -209,10 +210,28 @@ def test_kinds_and_gains_are_those_of_hotcoco(seed, thresholds, tmp_path):
     gains = oracle_gains(errors)
     names = dict(zip(("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss"), ERROR_TYPES, strict=True))
     assert errors.counts() == {ours: theirs["counts"][name] for name, ours in names.items()}
-    assert min(errors.counts().values()) > 0
     assert gains["ap50"] == pytest.approx(theirs["ap_base"], abs=1e-9)
     for name, ours in (names | {"FP": "all false positives", "FN": "all misses"}).items():
         assert gains["gain"][ours] == pytest.approx(theirs["delta_ap"][name], abs=1e-9), ours
+    return errors.counts()
+
+
+@pytest.mark.parametrize(("seed", "thresholds"), [(0, (0.5, 0.1)), (1, (0.5, 0.1)), (2, (0.25, 0.05)), (3, (0.75, 0.3))])
+def test_kinds_and_gains_are_those_of_hotcoco(seed, thresholds, tmp_path):
+    coco, rows = noisy_case(seed)
+    images = [image | {"width": 300, "height": 300} for image in coco["images"]]
+    anns = [a | {"area": a["bbox"][2] * a["bbox"][3], "iscrowd": 0, "id": a["id"] + 1} for a in coco["annotations"]]
+    assert min(assert_as_hotcoco(coco | {"images": images, "annotations": anns}, rows, thresholds, tmp_path).values()) > 0
+
+
+@pytest.mark.parametrize("source", ["hemocytometer", "pcb_joints"])
+def test_kinds_and_gains_of_a_real_run_are_those_of_hotcoco(source, real_data, tmp_path):
+    file = real_data / "realsmall" / source / "val.json"
+    coco = read_json(file)
+    clicks = make_clicks(coco, setting="1/category", seed=0)
+    rows = predict_coco(load_model(DEFAULT_CHECKPOINT), CocoFolder(file, file.parent / "images"), [clicks])[0]
+    counts = assert_as_hotcoco(coco, rows, (0.5, 0.1), tmp_path)
+    assert counts["other category"] and counts["background"]
 
 
 def test_dense_scenes_take_seconds_and_add_up():

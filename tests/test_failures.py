@@ -106,7 +106,6 @@ def test_pictures_of_cases_show_the_worst_first(make_coco):
     states = failure_figures.object_states(errors)
     assert sum(states.values()) == 2
     failure_figures.state_bars({"one": states})
-    failure_figures.confusion_plot(confusion_matrix(errors), ["bolt", "nut"])
 
 
 def test_curves_of_any_results_can_be_drawn():

@@ -108,20 +108,21 @@ def templates(
     variants: list[str] = ["box", "click"],  # noqa: B006
     seeds: int = 1,
 ) -> None:
-    """Score template matching, which knows nothing but the clicked example, as `benchmark` scores a checkpoint; goes on where it
-    was stopped.
+    """Score template matching, which knows nothing but the clicked example, or an open model by others, as `benchmark` scores a
+    checkpoint; goes on where it was stopped.
 
     Args:
         coco: COCO files, glob patterns allowed; images in `images` beside each.
         out: JSON of results.
-        variants: what it is shown: `box`, `click`, `box, scaled and turned`.
+        variants: what template matching is shown: `box`, `click`, `box, scaled and turned`; or `owlv2`, `grounding_dino`, `sam3`
+            with weights in the local cache of Hugging Face.
         seeds: click lists.
     """
-    from dealkit.references import VARIANTS, benchmark_templates
+    from dealkit.references import OPEN_MODELS, VARIANTS, benchmark_templates
     from dealkit.tables import per_cent
 
-    if not set(variants) <= set(VARIANTS):
-        raise ValueError(f"--variants: expected some of {'; '.join(VARIANTS)}, got {'; '.join(variants)}")
+    if not set(variants) <= {*VARIANTS, *OPEN_MODELS}:
+        raise ValueError(f"--variants: expected some of {'; '.join([*VARIANTS, *OPEN_MODELS])}, got {'; '.join(variants)}")
     for variant, row in benchmark_templates(find_files(coco), out, variants=variants, seeds=seeds)["mean"].items():
         print(f"{variant:24} AP50 {per_cent(row['ap50'])}, clicked ignored {per_cent(row['ap50_ignored'])}")
 
