@@ -77,8 +77,11 @@ def distance_figure(results: Mapping[str, Any], *, title: str = "", named: int =
     ax.scatter(x, y, s=24, color=BLUE, alpha=0.6, edgecolors="none")
     ax.axhline(0, color="grey", linewidth=1)
     order = sorted(range(len(rows)), key=lambda i: y[i])
-    for i in dict.fromkeys([*order[:named], *(order[-1:] if named else [])]):
-        right = x[i] > (min(x) + max(x)) / 2
+    chosen = sorted(dict.fromkeys([*order[:named], *(order[-1:] if named else [])]), key=lambda i: x[i])
+    high, wide = 0.06 * (max(y) - min(y)), 0.2 * (max(x) - min(x))
+    for k, i in enumerate(chosen):  # a label stands where there is room: left of its dot, if the next one is near on the right
+        crowded = any(abs(y[j] - y[i]) < high and x[j] - x[i] < wide for j in chosen[k + 1 :])
+        right = crowded or x[i] > (min(x) + max(x)) / 2
         ax.annotate(
             f"{rows[i]['from']} → {rows[i]['to']}",
             (x[i], y[i]),

@@ -280,7 +280,7 @@ def draw_examples(cases: Sequence[tuple[Json, Path]], *, columns: int = 6) -> Fi
         _draw_clicked(ax, image, case)
         score = f" {case['score']:.2f}" if case["kind"] != MISSED else ""
         title = f"{_short(case['wanted'])}{score}" + (f"\non {_short(case['got'])}" if case["kind"] == OTHER else "")
-        ax.set_title(title, fontsize=9)
+        ax.set_title(title, fontsize=8)
     for ax in axes.flat[len(cases) :]:
         ax.axis("off")
     return figure
@@ -305,11 +305,11 @@ def _xyxy(boxes: Sequence[Sequence[float]]) -> torch.Tensor:
     return torch.cat([made[:, :2], made[:, :2] + made[:, 2:]], dim=1)
 
 
-def _short(name: str, most: int = 20) -> str:
+def _short(name: str, most: int = 18) -> str:
     """The last part of a category's name, cut to a title's length.
 
     >>> _short("scene12/red speckled two-lobed thing")
-    'red speckled two-lo…'
+    'red speckled two-…'
     """
     name = name.rsplit("/", 1)[-1]
     return name if len(name) <= most else name[: most - 1] + "…"
