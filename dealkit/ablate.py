@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 from dealkit.config import DataConfig, PromptConfig, RunConfig, TrainConfig, to_dict
 from dealkit.data.synthetic import EVAL_SEED
 from dealkit.model.deal import DEAL
-from dealkit.prompts import read_json
-from dealkit.report import Json, evaluate_across_scales, evaluate_on_scenes, row_of
+from dealkit.prompts import Json, read_json
+from dealkit.report import evaluate_across_scales, evaluate_on_scenes, row_of
 from dealkit.train import fit, load_model, provenance, write_json
 
 CHOICE_SEED = EVAL_SEED + 1

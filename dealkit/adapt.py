@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -15,12 +14,10 @@ from dealkit.cross_tables import CLICKS, DEAL_TUNED
 from dealkit.data.coco import CocoFolder
 from dealkit.data.subsets import some_images
 from dealkit.evaluate import evaluate
-from dealkit.prompts import make_clicks, read_json
+from dealkit.prompts import Json, make_clicks, read_json
 from dealkit.protocols import folder_of, portable, scored, trained
 from dealkit.report import average, row_of, sha_of
 from dealkit.train import load_model, provenance, read_checkpoint, save_model, write_json
-
-Json = dict[str, Any]
 
 SHOTS = (1, 5, 20)
 """Labelled images of the new source."""

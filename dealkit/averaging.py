@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 
 from dealkit.ablate import CHOICE_SEED
 from dealkit.model.deal import DEAL
-from dealkit.report import Json, evaluate_on_scenes, row_of, sha_of
+from dealkit.prompts import Json
+from dealkit.report import evaluate_on_scenes, row_of, sha_of
 from dealkit.train import load_model, provenance, save_model
 
 

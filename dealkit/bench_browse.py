@@ -4,7 +4,6 @@ import json
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,10 +11,8 @@ from dealkit.browse import build, import_fiftyone
 from dealkit.browse_errors import add_predictions
 from dealkit.data.statistics import read_table
 from dealkit.data.synthetic import EVAL_SEED, write_coco
-from dealkit.prompts import make_clicks, save_clicks
+from dealkit.prompts import Json, make_clicks, save_clicks
 from dealkit.train import provenance, write_json
-
-Json = dict[str, Any]
 
 OBJECTS_PER_SCENE = 36
 """About what a procedural scene of 256 px holds."""

@@ -28,8 +28,7 @@ from dealkit.errors import (
     TRUE,
 )
 from dealkit.judged import SHOWN_FACTORS, Record, click_labels, image_labels, judge, measure_factors
-
-Json = dict[str, Any]
+from dealkit.prompts import Json
 
 CLICKS = "clicks"
 """Sample field that holds the clicks."""

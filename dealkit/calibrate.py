@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +15,10 @@ from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.coco import CocoFolder
 from dealkit.evaluate import evaluate
 from dealkit.predict import Detections, predict_coco, predict_prompts
-from dealkit.prompts import make_clicks, read_json
+from dealkit.prompts import Json, make_clicks, read_json
 from dealkit.threshold import adaptive_threshold
 from dealkit.train import load_model, provenance, write_json
 
-Json = dict[str, Any]
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 17))
 OVERLAPS = (1.0, 0.8, 0.7, 0.6, 0.5)
 

@@ -20,9 +20,8 @@ from dealkit.errors import confusion_matrix, find_errors
 from dealkit.model.deal import DEAL
 from dealkit.positions import offset_clicks
 from dealkit.predict import predict_coco
-from dealkit.prompts import make_clicks, read_json
+from dealkit.prompts import Json, make_clicks, read_json
 from dealkit.report import evaluate_across_scales, sha_of
-from dealkit.rows import Json
 from dealkit.train import load_model, provenance, write_json
 
 BASE: dict[str, Any] = {

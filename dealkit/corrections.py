@@ -13,10 +13,8 @@ from torchvision.ops import box_convert, box_iou
 
 from dealkit.browse import OBJECTS, import_fiftyone, objects_fingerprint
 from dealkit.data.statistics import ObjectTable, read_table
-from dealkit.prompts import read_json
+from dealkit.prompts import Json, read_json
 from dealkit.train import write_json
-
-Json = dict[str, Any]
 
 WRONG, MISSING, FIX = "wrong", "missing", "fix"
 TAGS: dict[str, str] = {

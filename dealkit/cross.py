@@ -23,13 +23,12 @@ from dealkit.embedding import PromptEmbedding, mean_embedding
 from dealkit.evaluate import evaluate
 from dealkit.model.encoder import STRIDES
 from dealkit.predict import Predictor, to_rows
-from dealkit.prompts import make_clicks, read_json
+from dealkit.prompts import Json, make_clicks, read_json
 from dealkit.protocols import portable, scored
 from dealkit.public import of_categories, of_images
 from dealkit.report import sha_of
 from dealkit.train import provenance, write_json
 
-Json = dict[str, Any]
 Matrix = dict[str, dict[str, float]]
 
 LEVEL = 2

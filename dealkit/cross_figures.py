@@ -15,8 +15,7 @@ from dealkit.cross_tables import CLICKS, shot_rows
 from dealkit.data.coco import Sample
 from dealkit.figures import BLUE, FALSE, FOUND, GREEN, ORANGE, band_plot, draw_verdicts, image_axes, judge
 from dealkit.predict import Detections, Predictor
-
-Json = dict[str, Any]
+from dealkit.prompts import Json
 
 
 def matrix_figure(

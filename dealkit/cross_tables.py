@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 from statistics import mean, stdev
-from typing import Any
 
+from dealkit.prompts import Json
 from dealkit.tables import with_spread
-
-Json = dict[str, Any]
 
 HELD, OTHERS = "held out", "others"
 """Groups of tested sources or categories."""

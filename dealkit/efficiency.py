@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
+from dealkit.prompts import Json
 from dealkit.tables import per_cent, with_spread
-
-Json = dict[str, Any]
 
 COLUMNS = {
     "ap25": "AP25",

@@ -13,8 +13,8 @@ import numpy as np
 from faster_coco_eval.core.mask import iou as coco_iou
 
 from dealkit.config import DEFAULT_THRESHOLD
-from dealkit.prompts import check_clicks, clicks_hash, read_json
-from dealkit.rows import Array, Json, index_ids, match_pair, read_detections, read_objects
+from dealkit.prompts import Json, check_clicks, clicks_hash, read_json
+from dealkit.rows import Array, index_ids, match_pair, read_detections, read_objects
 
 FOUND, MISSED, IGNORED = "found", "missed", "ignored"
 TRUE, LOCALISATION, OTHER = "true", "localisation", "other category"

@@ -13,8 +13,8 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 from dealkit.boxes import SIZE_BINS
 from dealkit.config import DEFAULT_THRESHOLD
-from dealkit.prompts import check_clicks, clicks_hash, make_clicks, read_json
-from dealkit.rows import Array, Json, Rows, index_ids, match_pair, read_detections, read_objects
+from dealkit.prompts import Json, check_clicks, clicks_hash, make_clicks, read_json
+from dealkit.rows import Array, Rows, index_ids, match_pair, read_detections, read_objects
 
 IOU_THRESHOLDS: Array = np.array([0.25, *np.linspace(0.5, 0.95, 10)])
 """The first serves `ap25` alone; each is matched apart, so `ap` is the mean over the other ten, as ever."""

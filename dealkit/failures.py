@@ -18,9 +18,8 @@ from dealkit.errors import find_errors
 from dealkit.model.deal import DEAL
 from dealkit.oracle import errors_json
 from dealkit.predict import predict_coco
-from dealkit.prompts import make_clicks, read_json, save_clicks
+from dealkit.prompts import Json, make_clicks, read_json, save_clicks
 from dealkit.report import average, sha_of
-from dealkit.rows import Json
 from dealkit.tables import per_cent
 from dealkit.train import load_model, provenance, write_json
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dealkit.config import PROJECT_ROOT
-from dealkit.prompts import read_json
-from dealkit.report import Json
+from dealkit.prompts import Json, read_json
 from dealkit.tables import SCORES
 
 

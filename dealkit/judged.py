@@ -3,16 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dealkit.causes import FACTORS, object_factors
 from dealkit.data.statistics import ObjectTable
 from dealkit.errors import ERROR_TYPES, FOUND, IGNORED, TRUE, UNCOUNTED, Errors, find_errors
-from dealkit.prompts import load_clicks, read_json
-
-Json = dict[str, Any]
+from dealkit.prompts import Json, load_clicks, read_json
 
 SHOWN_FACTORS: tuple[str, ...] = tuple(name for name in FACTORS if name not in ("size", "contrast"))
 """Factors that objects get besides `size_px` and `contrast`, which they have."""

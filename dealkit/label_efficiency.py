@@ -35,13 +35,12 @@ from dealkit.data.statistics import load_domains
 from dealkit.evaluate import evaluate
 from dealkit.methods import train_with
 from dealkit.predict import predict_coco
-from dealkit.prompts import make_clicks, read_json
+from dealkit.prompts import Json, make_clicks, read_json
 from dealkit.references import match, reference_rows
 from dealkit.regimes import apply_regime, for_training
 from dealkit.report import average, row_of, sha_of
 from dealkit.train import fit, load_model, provenance, write_json
 
-Json = dict[str, Any]
 Scored = tuple[Json, list[Json], Json]
 """Ground truth, predictions and click list of one source."""
 

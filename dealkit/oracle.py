@@ -22,7 +22,8 @@ from dealkit.errors import (
     Errors,
     confusion_matrix,
 )
-from dealkit.rows import Array, Json
+from dealkit.prompts import Json
+from dealkit.rows import Array
 
 RECALLS: Array = np.linspace(0, 1, 101)
 """Where COCO reads the precision."""

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from dealkit.boxes import check_xyxy
 
+Json = dict[str, Any]
+"""A JSON object."""
+
 SETTINGS: dict[str, int | None] = {"1/category": 1, "3/category": 3, "5/category": 5, "1/instance": None}
 """Clicks per category of an image: the headline is `1/category`; None clicks every instance."""
 

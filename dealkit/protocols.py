@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -17,12 +16,10 @@ from dealkit.ablate import as_json
 from dealkit.config import HELD_OUT, DataConfig, ModelConfig, PromptConfig, RunConfig, TrainConfig
 from dealkit.cross_tables import HELD, OTHERS
 from dealkit.data.subsets import find_sources, some_categories
-from dealkit.prompts import read_json
+from dealkit.prompts import Json, read_json
 from dealkit.report import average as mean_of
 from dealkit.report import benchmark, sha_of, spread
 from dealkit.train import fit, provenance, write_json
-
-Json = dict[str, Any]
 
 PROTOCOLS = ("heldout", "domains", "categories", "real")
 """`heldout`: fixed sources left out. `domains`: each domain left out in turn. `categories`: every second category of each source

@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,12 +16,10 @@ from dealkit.data.sources import SOURCES
 from dealkit.data.subsets import in_order
 from dealkit.evaluate import evaluate
 from dealkit.predict import to_rows
-from dealkit.prompts import clicks_hash, make_clicks, read_json
+from dealkit.prompts import Json, clicks_hash, make_clicks, read_json
 from dealkit.report import average, row_of, sha_of, spread
 from dealkit.tiling import predict_coco_tiled
 from dealkit.train import load_model, provenance, write_json
-
-Json = dict[str, Any]
 
 SPLITS = {"dior": "test", "dota-v2.0": "val"}
 """What is tested. Choice: DOTA's test labels are not public, and its val is what papers report without the server."""

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from torch import nn
 from tqdm.auto import tqdm
@@ -23,11 +22,9 @@ from dealkit.data.synthetic import EVAL_SEED, write_coco
 from dealkit.evaluate import evaluate
 from dealkit.model.deal import DEAL
 from dealkit.predict import predict_coco
-from dealkit.prompts import make_clicks, read_json
+from dealkit.prompts import Json, make_clicks, read_json
 from dealkit.report import short_path
 from dealkit.train import fit, load_model, provenance, save_model, write_json
-
-Json = dict[str, Any]
 
 LOOK_EVERY = 5
 """Steps between looks at the clock."""

@@ -26,11 +26,10 @@ from dealkit.boxes import to_xyxy
 from dealkit.data.coco import CocoFolder
 from dealkit.evaluate import evaluate
 from dealkit.predict import Detections, to_rows
-from dealkit.prompts import check_clicks, clicks_hash, make_clicks, read_json
+from dealkit.prompts import Json, check_clicks, clicks_hash, make_clicks, read_json
 from dealkit.report import average, row_of, spread
 from dealkit.train import provenance, write_json
 
-Json = dict[str, Any]
 Array = np.ndarray
 Find = Callable[[Tensor, Tensor, str], Detections]
 """(3, H, W) uint8 image, (P, 4) xyxy boxes of examples, name of their category -> detections."""

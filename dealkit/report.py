@@ -24,7 +24,7 @@ from dealkit.efficiency import efficiency_table
 from dealkit.evaluate import evaluate
 from dealkit.model.deal import DEAL
 from dealkit.predict import Detections, Predictor, predict_coco
-from dealkit.prompts import clicks_hash, make_clicks, read_json, save_clicks
+from dealkit.prompts import Json, clicks_hash, make_clicks, read_json, save_clicks
 from dealkit.tables import (
     SCORES,
     ablation_table,
@@ -36,8 +36,6 @@ from dealkit.tables import (
     template_table,
 )
 from dealkit.train import load_model, provenance, read_log, save_model, write_json
-
-Json = dict[str, Any]
 
 METRICS = ("ap25", "ap50", "ap75", "ap", "ap50_vt", "ap50_t", "ap50_s", "ap50_m", "recall50")
 """What a row of results holds of `all` and, with `_ignored` behind it, of `clicked_ignored`."""

@@ -18,8 +18,8 @@ from dealkit.evaluate import evaluate
 from dealkit.matcher import match
 from dealkit.pgcpp import object_quality, worst_false_positive, worst_object
 from dealkit.predict import Detections, Predictor, to_rows
-from dealkit.prompts import make_clicks, read_json
-from dealkit.report import Json, average, sha_of, spread
+from dealkit.prompts import Json, make_clicks, read_json
+from dealkit.report import average, sha_of, spread
 from dealkit.train import provenance, write_json
 
 KINDS = ("positive", "negative")

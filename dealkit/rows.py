@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from dealkit.prompts import Json
+
 Array = np.ndarray
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from statistics import mean, stdev
-from typing import Any
 
 from scipy.stats import t as student
 
-Json = dict[str, Any]
+from dealkit.prompts import Json
 
 SCORES = ("ap50", "ap75", "ap50_ignored", "ap75_ignored", "hit")
 """The protocol's numbers of one click per category: all objects, the clicked ones ignored, clicked objects returned."""

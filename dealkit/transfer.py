@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -12,11 +11,9 @@ from dealkit.data.coco import CocoFolder
 from dealkit.embedding import PromptEmbedding, mean_embedding
 from dealkit.evaluate import evaluate
 from dealkit.predict import Predictor, to_rows
-from dealkit.prompts import make_clicks, read_json
+from dealkit.prompts import Json, make_clicks, read_json
 from dealkit.report import average
 from dealkit.train import provenance, write_json
-
-Json = dict[str, Any]
 
 
 def draw_images(
