@@ -14,21 +14,16 @@ from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, PROJECT_ROOT
 from dealkit.data.photos import photo
 from dealkit.predict import DEFAULT_CHECKPOINT, Detections, Predictor
 from dealkit.prompts import clicks_hash, load_clicks, read_json
-from dealkit.report import (
+from dealkit.readme import (
     TABLES,
-    average,
-    benchmark,
-    click_every_object,
-    publish,
-    recall_precision,
     settings_table,
     source_table,
-    spread,
     threshold_table,
     training_sentence,
     transfer_table,
     update_readme,
 )
+from dealkit.report import average, benchmark, click_every_object, publish, recall_precision, spread
 from dealkit.train import load_model, save_model
 
 RESULTS = PROJECT_ROOT / "data" / "results"

@@ -368,7 +368,8 @@ def report(checkpoint: Path = NANO, tables_only: bool = False) -> None:
         checkpoint: model weights.
         tables_only: only rewrite the README's tables from the results there are.
     """
-    from dealkit.report import photo_results, update_readme
+    from dealkit.readme import update_readme
+    from dealkit.report import photo_results
 
     if not tables_only:
         photo_results(checkpoint, PROJECT_ROOT / "data" / "results" / f"photos_{checkpoint.stem}.json")
