@@ -1,5 +1,6 @@
-"""The tables of the README, from the committed results."""
+"""The tables of the README and of the results page, from the committed results."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dealkit.config import PROJECT_ROOT
@@ -161,22 +162,28 @@ TABLES = {
     "dior": ("public_dior_nano.json", lambda result: public_table([result])),
     "dota2": ("public_dota-v2.0_nano.json", lambda result: public_table([result])),
 }
-"""Tables of the README: the results file and the function that draws each."""
+"""Tables of the pages: the results file and the function that draws each."""
+
+PAGES = (PROJECT_ROOT / "README.md", PROJECT_ROOT / "data" / "results" / "README.md")
+"""Where they stand: the headline, and everything."""
 
 
-def update_readme(readme: Path = PROJECT_ROOT / "README.md", results: Path = PROJECT_ROOT / "data" / "results") -> str:
-    """Write the tables between the markers `<!-- table NAME -->` and `<!-- end -->` of the README from the committed results.
+def update_tables(pages: Sequence[Path] = PAGES, results: Path = PROJECT_ROOT / "data" / "results") -> None:
+    """Write every table between its markers `<!-- table NAME -->` and `<!-- end -->` on the page that has them.
 
     What stands between the markers of a table without a results file stays.
+
+    Raises:
+        ValueError: a table that is on none of the pages, or on several; names it.
     """
-    text = readme.read_text()
+    texts = {page: page.read_text() for page in pages}
     for name, (file, table) in TABLES.items():
         start, end = f"<!-- table {name} -->", "<!-- end -->"
-        if start not in text:
-            raise ValueError(f"{readme}: no marker {start!r}")
-        if not (results / file).is_file():
-            continue
-        head, rest = text.split(start, 1)
-        text = f"{head}{start}\n{table(read_json(results / file))}\n{end}{rest.split(end, 1)[1]}"
-    readme.write_text(text)
-    return text
+        found = [page for page in texts for _ in range(texts[page].count(start))]
+        if len(found) != 1:
+            raise ValueError(f"{' and '.join(map(str, pages))}: expected one marker {start!r}, found {len(found)}")
+        if (results / file).is_file():
+            head, rest = texts[found[0]].split(start)
+            texts[found[0]] = f"{head}{start}\n{table(read_json(results / file))}\n{end}{rest.split(end, 1)[1]}"
+    for page, text in texts.items():
+        page.write_text(text)

@@ -1,4 +1,4 @@
-"""Averages and tables by hand; benchmark and calibration on a tiny model and data set; the README's tables and commands."""
+"""Averages and tables by hand; benchmark and calibration on a tiny model and data set; the pages' tables and commands."""
 
 import re
 import shlex
@@ -15,13 +15,14 @@ from dealkit.data.photos import photo
 from dealkit.predict import DEFAULT_CHECKPOINT, Detections, Predictor
 from dealkit.prompts import clicks_hash, load_clicks, read_json
 from dealkit.readme import (
+    PAGES,
     TABLES,
     settings_table,
     source_table,
     threshold_table,
     training_sentence,
     transfer_table,
-    update_readme,
+    update_tables,
 )
 from dealkit.report import average, benchmark, click_every_object, publish, recall_precision, spread
 from dealkit.train import load_model, save_model
@@ -196,10 +197,12 @@ published = pytest.mark.skipif(not (RESULTS / "realsmall_nano.json").is_file(), 
 
 
 @published
-def test_the_readme_shows_the_committed_results(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text((PROJECT_ROOT / "README.md").read_text())
-    assert update_readme(readme) == (PROJECT_ROOT / "README.md").read_text()
+def test_the_pages_show_the_committed_results(tmp_path):
+    copies = [tmp_path / f"{k}.md" for k in range(len(PAGES))]
+    for page, copy in zip(PAGES, copies, strict=True):
+        copy.write_text(page.read_text())
+    update_tables(copies)
+    assert [copy.read_text() for copy in copies] == [page.read_text() for page in PAGES]
 
 
 @published
@@ -224,17 +227,17 @@ def test_the_defaults_are_those_found_on_training_images():
     assert curve[results["thresholds"].index(DEFAULT_THRESHOLD)] >= best - 0.01
 
 
-def readme_commands():
-    text = (PROJECT_ROOT / "README.md").read_text()
+def page_commands():
+    text = "\n".join(page.read_text() for page in PAGES)
     for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             if line.startswith("python -m dealkit"):
                 yield line.split("  #")[0].strip()
 
 
-def test_every_command_of_the_readme_has_options_that_exist():
+def test_every_command_of_the_pages_has_options_that_exist():
     helps = {}
-    commands = list(readme_commands())
+    commands = list(page_commands())
     assert len(commands) > 5
     for command in commands:
         words = shlex.split(command)[3:]
@@ -262,7 +265,11 @@ def test_a_table_without_results_stays_as_it_is(tmp_path):
     readme = tmp_path / "README.md"
     text = "\n".join(f"<!-- table {name} -->\nNot run yet.\n<!-- end -->" for name in TABLES)
     readme.write_text(text)
-    assert update_readme(readme, tmp_path) == text
+    update_tables([readme], tmp_path)
+    assert readme.read_text() == text
     readme.write_text(text.replace("<!-- table cycles -->", ""))
-    with pytest.raises(ValueError, match="no marker '<!-- table cycles -->'"):
-        update_readme(readme, tmp_path)
+    with pytest.raises(ValueError, match="expected one marker '<!-- table cycles -->', found 0"):
+        update_tables([readme], tmp_path)
+    with pytest.raises(ValueError, match="expected one marker '<!-- table training -->', found 2"):
+        (tmp_path / "second.md").write_text(text)
+        update_tables([tmp_path / "second.md", readme], tmp_path)

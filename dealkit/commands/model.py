@@ -362,16 +362,16 @@ def history(name: str = "nano") -> None:
 
 
 def report(checkpoint: Path = NANO, tables_only: bool = False) -> None:
-    """Results on photographs and procedural scenes, the README's picture, and its tables from `data/results`.
+    """Results on photographs and procedural scenes, the README's picture, and the tables of the README and of `data/results`.
 
     Args:
         checkpoint: model weights.
-        tables_only: only rewrite the README's tables from the results there are.
+        tables_only: only rewrite the tables from the results there are.
     """
-    from dealkit.readme import update_readme
+    from dealkit.readme import update_tables
     from dealkit.report import photo_results
 
     if not tables_only:
         photo_results(checkpoint, PROJECT_ROOT / "data" / "results" / f"photos_{checkpoint.stem}.json")
         demo(PROJECT_ROOT / "figures", checkpoint)
-    update_readme()
+    update_tables()
