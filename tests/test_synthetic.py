@@ -386,6 +386,13 @@ def test_variety_draws_the_inside_of_every_object_anew():
     assert np.std(own) > 1.5 * np.std(alike)
 
 
+def test_varied_kinds_also_differ_in_size_unless_the_size_is_set():
+    varied = [c for i in range(20) for c in scene_factors(i, variety=1.0)["categories"] if c["individual"] > 0]
+    own = [c["size_jitter"] for c in varied if c["size_jitter"] not in (0.03, 0.1, 0.2, 0.35)]  # what kinds have by themselves
+    assert len(own) > 0.3 * len(varied) and min(own) >= 0.1 and max(own) <= 0.35
+    assert all(c["size_jitter"] == 0 for c in scene_factors(3, variety=1.0, object_size=12)["categories"])
+
+
 @pytest.mark.parametrize(
     ("controls", "message"),
     [

@@ -1,5 +1,7 @@
 """`dealkit.data.transforms`: crops in which boxes and clicks move with the image, colours, and the network's input."""
 
+import math
+
 import pytest
 import torch
 from torchvision import tv_tensors
@@ -17,6 +19,7 @@ from dealkit.data.transforms import (
     pad_to,
     place,
     recolour,
+    relight,
     to_input,
 )
 
@@ -324,3 +327,17 @@ def test_a_batch_of_one_with_a_fitting_size_is_not_padded():
 def test_an_empty_batch_is_refused():
     with pytest.raises(ValueError, match="at least one image"):
         pad_to([])
+
+
+def test_objects_are_lit_one_by_one_and_nothing_else_changes():
+    image = torch.full((3, 40, 60), 100, dtype=torch.uint8)
+    boxes = torch.tensor([[5.0, 5, 15, 15], [30.0, 20, 50, 30], [-4.0, 30, 4, 38]])
+    out = relight(image, boxes, generator=seeded(2))
+    centres = [int(out[0, 10, 10]), int(out[0, 25, 40])]
+    assert len(set(centres)) == 2 and all(100 * math.exp(-0.29) - 1 <= c <= 100 * math.exp(0.29) + 1 for c in centres)
+    assert (out[:, 5:15, 5] == 100).sum() >= 18  # of 30 values at the side of a box only those in its middle are lit
+    outside = torch.ones(40, 60, dtype=torch.bool)
+    for x1, y1, x2, y2 in boxes.long().tolist():
+        outside[max(y1, 0) : y2, max(x1, 0) : x2] = False
+    assert (out[:, outside] == 100).all()
+    assert torch.equal(relight(image, torch.zeros(0, 4), generator=seeded(2)), image)
