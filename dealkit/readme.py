@@ -171,7 +171,7 @@ PAGES = (PROJECT_ROOT / "README.md", PROJECT_ROOT / "data" / "results" / "README
 def update_tables(pages: Sequence[Path] = PAGES, results: Path = PROJECT_ROOT / "data" / "results") -> None:
     """Write every table between its markers `<!-- table NAME -->` and `<!-- end -->` on the page that has them.
 
-    What stands between the markers of a table without a results file stays.
+    What stands between the markers of a table stays where there is no results file, or one of a run that is not finished.
 
     Raises:
         ValueError: a table that is on none of the pages, or on several; names it.
@@ -182,8 +182,10 @@ def update_tables(pages: Sequence[Path] = PAGES, results: Path = PROJECT_ROOT / 
         found = [page for page in texts for _ in range(texts[page].count(start))]
         if len(found) != 1:
             raise ValueError(f"{' and '.join(map(str, pages))}: expected one marker {start!r}, found {len(found)}")
-        if (results / file).is_file():
-            head, rest = texts[found[0]].split(start)
-            texts[found[0]] = f"{head}{start}\n{table(read_json(results / file))}\n{end}{rest.split(end, 1)[1]}"
+        made = read_json(results / file) if (results / file).is_file() else None
+        if made is None or ("sources" in made and "mean" not in made):
+            continue
+        head, rest = texts[found[0]].split(start)
+        texts[found[0]] = f"{head}{start}\n{table(made)}\n{end}{rest.split(end, 1)[1]}"
     for page, text in texts.items():
         page.write_text(text)
