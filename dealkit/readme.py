@@ -52,13 +52,15 @@ def settings_table(results: Json) -> str:
 
 def photo_table(results: Json) -> str:
     """Markdown: coins and procedural scenes."""
-    coins, scenes = results["coins"], results["scenes"]
+    coins, lower, scenes = results["coins"], results["coins_lower"], results["scenes"]
+    numbers = {key: ", ".join(f"{row[key]:{'g' if key == 'threshold' else '.3f'}}" for row in lower) for key in lower[0]}
     return "\n".join(
         [
             "| what | result |",
             "|---|---|",
             f"| photograph with {coins['objects']} coins, a click on each in turn, score at least {coins['threshold']} | "
             f"mean recall {coins['recall']:.3f}, mean precision {coins['precision']:.3f} at IoU 0.5 |",
+            f"| the same at {numbers['threshold']} | mean recall {numbers['recall']}, mean precision {numbers['precision']} |",
             f"| {scenes['counts']['images']} procedural scenes of unseen seeds, {scenes['counts']['objects']} objects, "
             f"one click per category | AP50 {per_cent(scenes['ap50'])}, AP75 {per_cent(scenes['ap75'])}; clicked ignored "
             f"{per_cent(scenes['ap50_ignored'])}, {per_cent(scenes['ap75_ignored'])}; hit {per_cent(scenes['hit'])} |",

@@ -228,14 +228,20 @@ def demo(out: Path, checkpoint: Path) -> Json:
     return every
 
 
+LOWER_THRESHOLDS = (0.2, 0.15, 0.1, 0.05)
+"""At which the coins are looked at besides the default: whether what is missing was not found, or only scored low."""
+
+
 def photo_results(checkpoint: Path, out: Path) -> Json:
     """Results of clicking every coin, of 500 procedural scenes and of scenes across scales; written to `out`."""
-    predictor = Predictor(checkpoint)
+    predictor, coins = Predictor(checkpoint), photo("coins")
     scenes = evaluate_on_scenes(predictor.model)
+    lower = [click_every_object(Predictor(checkpoint, threshold=t), coins) for t in LOWER_THRESHOLDS]
     results = {
         "checkpoint": Path(checkpoint).name,
         "sha256": sha_of(checkpoint),
-        "coins": click_every_object(predictor, photo("coins")),
+        "coins": click_every_object(predictor, coins),
+        "coins_lower": [{key: value for key, value in row.items() if key != "clicks"} for row in lower],
         "scenes": {"protocol": scenes["protocol"], "counts": scenes["counts"], **row_of(scenes)},
         "scales": evaluate_across_scales(predictor.model),
         "made_by": provenance(),
