@@ -369,6 +369,8 @@ class Budget:
     """Side of the training crops, pixels."""
     backbone: str = "nano"
     """Of every detector; DEAL's is `nano`, too."""
+    hidden_dim: int = 128
+    """Width of every detector's pyramid and heads; DEAL's is that of `nano`."""
     images: int = 0
     """Most val images of every source that are scored; 0: all."""
 

@@ -226,7 +226,9 @@ def make_run(row: Row, entries: tuple[str, ...], files: Sequence[Path], seed: in
     if row.model == "deal":
         return RunConfig(model=MODELS["nano"], data=data, train=train, prompt=PromptConfig(cycles=2))
     categories = sorted({c["name"] for file in files for c in read_json(file)["categories"]}) if row.oracle else ()
-    detector = DetectorConfig(detector=row.model, backbone=budget.backbone, categories=tuple(categories))
+    detector = DetectorConfig(
+        detector=row.model, backbone=budget.backbone, hidden_dim=budget.hidden_dim, categories=tuple(categories)
+    )
     return DetectorRun(detector=detector, data=data, train=train, method=MethodConfig(method=row.method))
 
 
