@@ -231,6 +231,20 @@ def test_more_objects_than_an_image_may_have_are_learned_and_the_strongest_retur
     assert len(found) <= (60 if name == "rtdetr" else 1500) and (found.scores.diff() <= 0).all()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_every_side_of_a_first_box_of_fcos_can_be_learned(seed):
+    """Its sides pass a ReLU: one that starts below 0 everywhere has no gradient, and stays."""
+    torch.manual_seed(seed)
+    detector = build_detector(tiny())
+    image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    detector.train().loss([image], [objects([8, 8, 24, 20], [40, 40, 47, 50])])["loss_bbox_regression"].backward()
+    assert (detector.net.head.regression_head.bbox_reg.bias.grad != 0).all()
+    with torch.no_grad():
+        maps = detector.net.backbone(to_input(image)[None])
+        sides = detector.net.head(list(maps.values()))["bbox_regression"]
+    assert (sides > 0).all() and sides.mean().item() == pytest.approx(1.0, abs=0.1)
+
+
 def test_no_more_than_the_most_detections_are_returned():
     detector = made(max_detections=1500)
     with torch.no_grad():  # every point finds the 4 px round it, so that none covers another

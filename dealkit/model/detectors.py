@@ -83,9 +83,10 @@ def build_torchvision(config: DetectorConfig) -> nn.Module:
     """FCOS, RetinaNet or Faster R-CNN on the strides from `finest_stride` to 32.
 
     Choice: sizes for objects of 4 to 64 px. FCOS: points of stride s learn boxes whose farthest side is up to 8 s away, so up
-    to 64 px at stride 4. The others: anchors of 1.25, 1.6 and 2 strides (5 to 64 px), three shapes each. Group norm in
-    RetinaNet's head, as FCOS has it, since without weights to start from its plain head hardly learns. Faster R-CNN trains on
-    1,000 proposals of an image, not 2,000: suppression among them took most of a step.
+    to 64 px at stride 4; its first boxes reach one stride to each side, since the library's start from 0 under a ReLU, where
+    some trainings stay: no gradient, boxes without area. The others: anchors of 1.25, 1.6 and 2 strides (5 to 64 px), three
+    shapes each. Group norm in RetinaNet's head, as FCOS has it, since without weights to start from its plain head hardly
+    learns. Faster R-CNN trains on 1,000 proposals of an image, not 2,000: suppression among them took most of a step.
     """
     classes, strides = max(len(config.categories), 1), STRIDES[STRIDES.index(config.finest_stride) :]
     pyramid = Pyramid(config)
@@ -118,6 +119,7 @@ def build_torchvision(config: DetectorConfig) -> nn.Module:
         }
         if config.detector == "fcos":
             net = FCOS(pyramid, classes, **options)
+            nn.init.ones_(net.head.regression_head.bbox_reg.bias)
         else:
             head = RetinaNetHead(config.hidden_dim, 9, classes, norm_layer=partial(nn.GroupNorm, 32))
             net = RetinaNet(pyramid, classes, head=head, **options)
