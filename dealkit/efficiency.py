@@ -104,6 +104,21 @@ def efficiency_table(results: Json) -> str:
     return "\n".join(lines)
 
 
+def race_table(results: Json) -> str:
+    """Markdown: a row per model and point of its curve, results of `race.race`; per cent, means over files, class-agnostic.
+
+    `clicked ignored` is of DEAL alone: AP50 without the objects that it was given.
+    """
+    head = ["method", "images/s", "minutes", "step", "AP50", "AP75", "AP50, clicked ignored"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for model, of_model in results["models"].items():
+        for k, point in enumerate(of_model["curve"]):
+            first = ["", ""] if k else [MODEL_NAMES[model], f"{of_model['images_per_s']:.1f}"]
+            scores = [per_cent(point.get(key)) for key in ("ap50", "ap75", "ap50_ignored")]
+            lines.append("| " + " | ".join([*first, f"{point['minutes']:.1f}", str(point["step"]), *scores]) + " |")
+    return "\n".join(lines)
+
+
 def method_name(row: Json) -> str:
     """
     >>> method_name({"model": "fcos", "method": "mean_teacher", "oracle": False})

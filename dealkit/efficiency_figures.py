@@ -1,4 +1,4 @@
-"""Drawings of the label-efficient benchmark: the radar by domain, and one image under every regime."""
+"""Drawings of the label-efficient benchmark: the radar by domain, one image under every regime, equal minutes."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from dealkit.data.coco import Sample
+from dealkit.efficiency import MODEL_NAMES
 from dealkit.figures import BLUE, GREEN, ORANGE, PINK, RED, SKY, draw_boxes, show_image
 
 
@@ -44,6 +45,30 @@ def radar(series: Mapping[str, Mapping[str, float | None]], *, title: str = "", 
     ax.grid(alpha=0.4)
     ax.set_title(title, loc="left", pad=18)
     ax.legend(loc="center left", bbox_to_anchor=(1.22, 0.5), frameon=False)
+    return figure
+
+
+def race_figure(results: Mapping[str, Any]) -> Figure:
+    """AP50 (left) and AP75 (right) over the minutes of training, a line per model; results of `race.race`.
+
+    Dashed: DEAL without the objects that it was given by a click.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.4), layout="constrained", sharex=True)
+    looks = zip((RED, BLUE, ORANGE, GREEN, PINK), "osD^v", strict=True)
+    for (model, of_model), (colour, marker) in zip(results["models"].items(), looks, strict=False):
+        name, minutes = MODEL_NAMES[model], [point["minutes"] for point in of_model["curve"]]
+        for ax, metric in zip(axes, ("ap50", "ap75"), strict=True):
+            lines = {metric: (name, "-"), f"{metric}_ignored": (f"{name}, clicked ignored", "--")}
+            for key, (label, style) in lines.items():
+                if key in of_model["curve"][0]:
+                    shares = [100 * point[key] for point in of_model["curve"]]
+                    ax.plot(minutes, shares, style, color=colour, marker=marker, markersize=5, linewidth=1.8, label=label)
+    for ax, title in zip(axes, ("AP50", "AP75"), strict=True):
+        ax.set(xlabel="minutes of training", ylabel=f"{title}, per cent", xlim=(0, None), ylim=(0, None))
+        ax.set_title(title, loc="left")
+        ax.grid(alpha=0.3)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 

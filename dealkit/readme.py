@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dealkit.config import PROJECT_ROOT
 from dealkit.cross_tables import protocol_table, public_table, shot_table
-from dealkit.efficiency import efficiency_table
+from dealkit.efficiency import efficiency_table, race_table
 from dealkit.prompts import Json, read_json
 from dealkit.report import SCALE_BINS, average
 from dealkit.tables import (
@@ -156,6 +156,7 @@ TABLES = {
     "templates": ("template_realsmall.json", template_results),
     "efficiency_domains": ("label_efficiency_domains.json", efficiency_table),
     "efficiency_realsmall": ("label_efficiency_realsmall.json", efficiency_table),
+    "race": ("race_domains.json", race_table),
     "heldout": ("protocol_heldout.json", protocol_table),
     "domains": ("protocol_domains.json", protocol_table),
     "categories": ("protocol_categories.json", protocol_table),

@@ -2,6 +2,7 @@
 
 import json
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -20,9 +21,10 @@ from dealkit.efficiency import (
     claims_table,
     efficiency_table,
     over_seeds,
+    race_table,
     radar_series,
 )
-from dealkit.efficiency_figures import labelled_view, radar, regime_panel
+from dealkit.efficiency_figures import labelled_view, race_figure, radar, regime_panel
 from dealkit.label_efficiency import ROWS
 from dealkit.prompts import read_json
 from dealkit.regimes import REGIMES
@@ -157,3 +159,27 @@ def test_a_panel_shows_the_image_once_per_regime():
     figure = regime_panel(views, points={"points": torch.tensor([[5.0, 5.0]])})
     assert [ax.get_title("left") for ax in figure.axes][:5] == list(views) and len(figure.axes) == 8
     assert json.dumps([len(ax.collections) for ax in figure.axes[:5]]) == "[2, 0, 1, 2, 2]"
+
+
+def race_results():
+    point = {"minutes": 1.0, "step": 30, "ap50": 0.1, "ap75": 0.01, "ap50_ignored": 0.05, "ap75_ignored": 0.0}
+    plain = {"minutes": 2.04, "step": 90, "ap50": 0.3, "ap75": 0.0}
+    deal = {"images_per_s": 2.0, "curve": [point, {**point, "minutes": 2.0, "step": 60, "ap50": 0.2}]}
+    return {"models": {"deal": deal, "fcos": {"images_per_s": 3.04, "curve": [plain]}}}
+
+
+def test_a_race_is_a_row_per_point_and_only_deal_has_clicked_objects():
+    assert race_table(race_results()).splitlines()[2:] == [
+        "| DEAL, one click per category | 2.0 | 1.0 | 30 | 10.0 | 1.0 | 5.0 |",
+        "|  |  | 2.0 | 60 | 20.0 | 1.0 | 5.0 |",
+        "| FCOS | 3.0 | 2.0 | 90 | 30.0 | 0.0 | – |",
+    ]
+    assert len(race_table({"models": {}}).splitlines()) == 2, "nothing run: the head alone"
+
+
+def test_a_race_is_drawn_with_a_line_per_model_and_one_without_the_clicked():
+    left, right = race_figure(race_results()).axes
+    assert [list(line.get_ydata()) for line in left.lines] == [[10.0, 20.0], [5.0, 5.0], [30.0]]
+    assert [list(line.get_ydata()) for line in right.lines] == [[1.0, 1.0], [0.0, 0.0], [0.0]]
+    assert left.lines[1].get_label() == "DEAL, one click per category, clicked ignored"
+    plt.close("all")
