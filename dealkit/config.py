@@ -57,6 +57,9 @@ class ModelConfig:
     """Queries added to that, so that a low count can still be corrected."""
     min_queries: int = 24
     """Fewest queries of a prompt set."""
+    click_sizes: tuple[float, ...] = (1.0, 0.6, 1.6)
+    """Sizes from which a click's own queries start, relative to the box that is read under it. Choice: what a click means is
+    ambiguous, a part or the whole, a particle or its cluster; the first carries the mark of a click."""
     fixed_queries: int = 0
     """Ablation of DGQA: so many queries whatever the count says, and maps read as they are; 0: the paper's way."""
     point_embedding: bool = True
@@ -78,6 +81,8 @@ class ModelConfig:
         for name in ("fine_dim", "num_kernels", "decoder_layers", "sampling_points", "min_queries"):
             if getattr(self, name) < 1:
                 raise ValueError(f"ModelConfig.{name}: expected at least 1, got {getattr(self, name)}")
+        if not self.click_sizes or min(self.click_sizes) <= 0:
+            raise ValueError(f"ModelConfig.click_sizes: expected one or more positive numbers, got {self.click_sizes}")
         if self.max_queries < self.min_queries:
             raise ValueError(
                 f"ModelConfig.max_queries: expected at least min_queries = {self.min_queries}, got {self.max_queries}"
@@ -118,6 +123,8 @@ class DataConfig:
     """Share of procedural scenes cropped and enlarged up to twice, blurred as an enlarged photograph."""
     large_scenes: float = 0.5
     """Share of procedural scenes drawn with larger objects, up to four times. Choice: scenes end at 48 px, photographs do not."""
+    twins: float = 0.1
+    """Share of procedural scenes with two kinds that are equal but for one attribute, half of the times their hue."""
     variety: float = 0.6
     """Share of procedural categories whose objects differ inside and in size. Choice: clicked kinds are not copies of one
     another."""
@@ -125,7 +132,7 @@ class DataConfig:
     """Processes that prepare data; 0 does it in the training process."""
 
     def __post_init__(self) -> None:
-        for name in ("synthetic", "wander", "enlarged_scenes", "large_scenes", "variety"):
+        for name in ("synthetic", "wander", "enlarged_scenes", "large_scenes", "twins", "variety"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"DataConfig.{name}: expected a share from 0 to 1, got {getattr(self, name)}")
         if self.weights and (len(self.weights) != len(self.coco) or min(self.weights) <= 0):

@@ -36,17 +36,18 @@ def relative_l1(pred: Tensor, target: Tensor) -> Tensor:
 def match(boxes: Tensor, logits: Tensor, valid: Tensor, target_boxes: Tensor, clicked: Tensor) -> tuple[Tensor, Tensor]:
     """The assignment of least cost: 2 (1 - score) + relative L1 + 2 (1 - GIoU).
 
-    A click's own query is bound to the object it was made on: the click says that an object is there, so the model is made to
-    return it.
+    Of the own queries of the clicks on an object, the cheapest is bound to it: the click says that an object is there, so the
+    model is made to return it, at whatever of its first sizes fits best.
 
     Args:
         boxes: (K, 4), logits: (K,), valid: (K,) bool. target_boxes: (T, 4).
-        clicked: (P,) object of each click, -1 where there is none; click p has query p.
+        clicked: (Q,) the object that each of the first queries, the clicks' own, was clicked on; -1 where there is none.
 
     Returns:
         (query, object): two int64 index vectors of the same length, min(valid queries, T).
 
-    Source: DETR, arXiv 2005.12872; binding after the loss of C3Det (CVPR 2022).
+    Source: DETR, arXiv 2005.12872; binding after the loss of C3Det (CVPR 2022), the best of several after
+    SAM's ambiguity-aware masks (arXiv 2304.02643).
     """
     device = boxes.device
     if not len(target_boxes):
@@ -55,11 +56,11 @@ def match(boxes: Tensor, logits: Tensor, valid: Tensor, target_boxes: Tensor, cl
     b, s = boxes[usable].float(), logits[usable].float().sigmoid()
     giou = generalized_box_iou(to_xyxy(b), to_xyxy(target_boxes))
     cost = 2 * (1 - s)[:, None] + relative_l1(b[:, None], target_boxes[None]).clamp(max=50) + 2 * (1 - giou)
-    bound = (clicked >= 0).nonzero()[:, 0]
-    if len(bound):
-        row = torch.full((len(valid),), -1, dtype=torch.int64, device=device)
-        row[usable] = torch.arange(len(usable), device=device)
-        cost[row[bound], clicked[bound]] -= 1e4
+    row = valid.cumsum(0) - 1  # of the cost, for every valid query
+    own = valid[: len(clicked)].to(device)
+    for column in clicked[(clicked >= 0) & own].unique().tolist():
+        rows = row[: len(clicked)][(clicked == column) & own]
+        cost[rows[cost[rows, column].nan_to_num(nan=1e6).argmin()], column] -= 1e4
     # boxes that are not numbers are matched last: training then reports the loss that is not finite
     rows, columns = linear_sum_assignment(cost.nan_to_num(nan=1e6).cpu().numpy())
     return usable[torch.as_tensor(rows, device=device)], torch.as_tensor(columns, device=device)

@@ -91,7 +91,7 @@ def next_prompts(
         boxes, scores = output.pred_boxes[n][valid], output.pred_logits[n][valid].sigmoid()
         if len(target.boxes):
             if config.strategy == "pgcpp":
-                pairs = match(output.pred_boxes[n], output.pred_logits[n], valid, target.boxes, target.clicked)
+                pairs = match(output.pred_boxes[n], output.pred_logits[n], valid, target.boxes, target.clicked.repeat(output.starts))
                 every = output.pred_logits[n].sigmoid()
                 chosen = worst_object(object_quality(output.pred_boxes[n], every, target.boxes, pairs))
             else:

@@ -343,16 +343,20 @@ def to_detections(
     """Prompt set `n` of an output as detections: xyxy clipped to the image, without duplicates, strongest first, at most
     `limit`, from a score of `threshold` on, or above the cut of the prompt itself if it is "adaptive".
 
-    `clicks` is the number of points, P, of the prompts: the first P queries are the clicks' own. What was clicked is the
-    detection at such a query, or the stronger duplicate that stands for it.
+    `clicks` is the number of points, P, of the prompts. What was clicked is the detection at the strongest of a click's own
+    queries, or the stronger duplicate that stands for it.
     """
     scores = output.pred_logits[n].sigmoid()
     enough = scores >= (MIN_SCORE if threshold == ADAPTIVE else threshold)
-    enough[:clicks] |= threshold == ADAPTIVE
+    own = torch.zeros_like(enough)
+    if clicks:
+        of_click = scores[: clicks * output.starts].unflatten(0, (output.starts, clicks)).argmax(0)
+        own[of_click * clicks + torch.arange(clicks, device=own.device)] = True
+        enough |= own & (threshold == ADAPTIVE)
     usable = (output.valid[n] & enough).nonzero()[:, 0]
     boxes, scores = clip_boxes_to_image(to_xyxy(output.pred_boxes[n][usable]), size_hw), scores[usable]
     area = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    boxes, scores, own = boxes[area], scores[area], usable[area] < clicks
+    boxes, scores, own = boxes[area], scores[area], own[usable[area]]
     keep = nms(boxes, scores, overlap)[:limit]
     clicked = None
     if clicks:

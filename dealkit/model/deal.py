@@ -40,7 +40,7 @@ class Output:
     pred_boxes: Tensor
     """(N, K, 4) float32 cxcywh pixels."""
     valid: Tensor
-    """(N, K) bool: queries that are not padding. The first P are the clicks' own."""
+    """(N, K) bool: queries that are not padding. The first are the clicks' own: P for every entry of `click_sizes`."""
     activation: Activation
     """Peaks, density and dense boxes on the stride-4 map."""
     large: Activation | None = None
@@ -51,6 +51,8 @@ class Output:
     """(N, K, 4) boxes where the queries started."""
     count: Tensor
     """(N,) objects that the density sums to."""
+    starts: int = 1
+    """Queries that every click starts, one for each entry of `click_sizes`: click p has the queries p, P + p, 2 P + p ..."""
     denoised: list[Tensor]
     """(N, R, 4) cxcywh pixels per layer: what the decoder made of the noisy boxes it was given in training."""
 
@@ -61,8 +63,8 @@ class DEAL(nn.Module):
     >>> model = DEAL(ModelConfig(hidden_dim=32, fine_dim=16)).eval()
     >>> prompts = PointPrompts(points=torch.tensor([[[20.0, 30.0]]]), labels=torch.tensor([[1]]), image_index=torch.tensor([0]))
     >>> features = model.encode(torch.zeros(1, 3, 64, 96))
-    >>> model.detect(features, prompts).pred_boxes.shape  # 24 queries, the fewest, and the click's own
-    torch.Size([1, 25, 4])
+    >>> model.detect(features, prompts).pred_boxes.shape  # 24 queries, the fewest, and the click's own three
+    torch.Size([1, 27, 4])
 
     Source: arXiv 2604.02773, DEAL.
     """
@@ -142,8 +144,9 @@ class DEAL(nn.Module):
             h, w = lit.peak_logits.shape[-2:]
             at = (prompts.points / STRIDES[0]).long()
             own = at[..., 1].clamp(0, h - 1) * w + at[..., 0].clamp(0, w - 1)  # (N, P)
-            is_click = prompts.labels == 1
-            cells, valid = torch.cat([own, cells], dim=1), torch.cat([is_click, valid], dim=1)
+            is_click, sizes = prompts.labels == 1, self.config.click_sizes
+            cells = torch.cat([own.repeat(1, len(sizes)), cells], dim=1)
+            valid = torch.cat([is_click.repeat(1, len(sizes)), valid], dim=1)
             clicked = torch.cat([is_click, torch.zeros_like(valid[:, is_click.shape[1] :])], dim=1)
             if noisy is None:
                 noisy = prompts.points.new_zeros(len(prompts), 0, 4)
@@ -158,7 +161,11 @@ class DEAL(nn.Module):
 
         content = at_cells([level.hidden.permute(0, 2, 3, 1) for level in levels]).float()
         skip = noisy.shape[1]
-        reference = torch.cat([noisy.clamp(min=0.5), at_cells([level.boxes for level in levels])[:, skip:].detach()], dim=1)
+        first = at_cells([level.boxes for level in levels])[:, skip:].detach()
+        factor = first.new_tensor(sizes).repeat_interleave(own.shape[1])
+        factor = F.pad(factor, (0, first.shape[1] - len(factor)), value=1.0)
+        first = torch.cat([first[..., :2], first[..., 2:] * factor[:, None]], dim=-1)
+        reference = torch.cat([noisy.clamp(min=0.5), first], dim=1)
         lit_up = lit.peak_logits.detach().sigmoid() * (self.config.fixed_queries == 0)
 
         def decode(rows: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
@@ -179,6 +186,7 @@ class DEAL(nn.Module):
             aux_outputs=layers[:-1],
             reference_points=reference[:, skip:],
             count=count,
+            starts=len(self.config.click_sizes),
             denoised=[boxes[:, :skip] for boxes, _ in every],
         )
 
