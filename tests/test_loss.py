@@ -278,6 +278,16 @@ def test_a_click_makes_its_query_answer_for_its_object():
     assert terms["loss_bbox"] > 0.1 and terms["loss_score"] > 0.5
 
 
+def test_of_several_queries_of_a_click_only_the_best_answers_for_its_object():
+    """Object 0 is clicked; with three queries per click, 0, 1 and 2 are its own, and 0 has the right box."""
+    of_set = target(OBJECTS, clicked=[0])
+    output = prediction(of_set)
+    assert values(replace(output, starts=3), [of_set]) == pytest.approx(values(output, [of_set]), abs=1e-5)
+    turned = replace(output, pred_boxes=output.pred_boxes.flip(1), pred_logits=output.pred_logits.flip(1), aux_outputs=[])
+    last = {starts: values(replace(turned, starts=starts), [of_set])["loss_bbox"] for starts in (1, turned.valid.shape[1])}
+    assert last[turned.valid.shape[1]] == pytest.approx(0, abs=1e-6) and last[1] > 0.1  # the right one is the last
+
+
 def test_padding_queries_cost_nothing():
     of_set = target(OBJECTS)
     output = prediction(of_set)

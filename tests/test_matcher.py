@@ -120,6 +120,17 @@ def test_a_click_binds_also_behind_a_query_that_is_padding():
     assert got == [(1, 1), (3, 0)]
 
 
+def test_of_the_own_queries_of_a_click_the_best_is_bound():
+    targets = boxes([10, 10, 8, 8], [40, 40, 8, 8])
+    queries = boxes([41, 40, 8, 8], [41, 40, 5, 5], [40, 40, 8, 8], [10, 10, 8, 8], [40, 40, 7, 8])
+    # the click on object 1 has queries 0, 1 and 2; query 1 is off, query 0 is nearly right, query 2 right
+    assert pairs(queries, targets, clicked=torch.tensor([1, 1, 1])) == [(2, 1), (3, 0)]
+    valid = [True, True, False, True, True]
+    assert pairs(queries, targets, valid=valid, clicked=torch.tensor([1, 1, 1])) == [(0, 1), (3, 0)]  # although query 4 is better
+    # two clicks with two queries each: the first click's are 0 and 2, the second's 1 and 3
+    assert pairs(queries, targets, clicked=torch.tensor([1, 0, 1, 0])) == [(2, 1), (3, 0)]
+
+
 def test_boxes_that_are_not_numbers_are_matched_last():
     targets = boxes([10, 10, 8, 8])
     queries = boxes([float("nan")] * 4, [300, 300, 8, 8])

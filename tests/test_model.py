@@ -160,8 +160,9 @@ def test_nothing_is_counted_or_started_on_padding(tiny_model):
     dense, coarse = out.activation.boxes.clone(), out.large.boxes.clone()
     dense[:, :, 12:], coarse[:, :, 3:] = -1, -1
     starts = out.reference_points[out.valid]
+    starts[:3, 2:] /= torch.tensor(tiny_model.config.click_sizes)[:, None]  # the click's own
     every = torch.cat([dense.reshape(1, -1, 4), coarse.reshape(1, -1, 4)], dim=1)
-    assert (starts[:, None] == every).all(-1).any(1).all()
+    assert ((starts[:, None] - every).abs() < 1e-4).all(-1).any(1).all()
     torch.testing.assert_close(out.count, out.activation.density.sum((1, 2)) + out.large.density.sum((1, 2)))
 
 
@@ -180,8 +181,25 @@ def test_the_order_of_the_points_changes_nothing(tiny_model):
     out = tiny_model.detect(features, stack_prompts([(points, labels)], [0]))
     turned = tiny_model.detect(features, stack_prompts([(points[order], labels)], [0]))
     torch.testing.assert_close(turned.activation.density, out.activation.density)
-    torch.testing.assert_close(turned.pred_boxes[:, :3], out.pred_boxes[:, order], rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(turned.pred_logits[:, 3:], out.pred_logits[:, 3:], rtol=1e-4, atol=1e-4)
+    own = torch.cat([order, order + 3, order + 6])  # every click starts three queries
+    torch.testing.assert_close(turned.pred_boxes[:, :9], out.pred_boxes[:, own], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(turned.pred_logits[:, 9:], out.pred_logits[:, 9:], rtol=1e-4, atol=1e-4)
+
+
+def test_a_click_starts_a_query_of_every_size(make_tiny, tiny_config):
+    prompts = stack_prompts([THREE, ONE], [0, 0])
+    model = make_tiny()
+    out = model(images(64, 96), prompts)
+    assert out.starts == 3 and out.valid[:, :9].tolist() == [[True] * 9, [True, False, False] * 3]
+    first = out.reference_points[:, :9].unflatten(1, (3, 3))  # size, click
+    torch.testing.assert_close(first[:, 1:, :, :2], first[:, :1, :, :2].expand(2, 2, 3, 2))  # on one centre
+    for k, size in enumerate((1.0, 0.6, 1.6)):
+        torch.testing.assert_close(first[:, k, :, 2:], size * first[:, 0, :, 2:])
+    single = build_model(replace(tiny_config, click_sizes=(1.0,))).eval()
+    single.load_state_dict(model.state_dict())
+    out = single(images(64, 96), prompts)
+    assert out.valid[:, :3].tolist() == [[True] * 3, [True, False, False]]
+    torch.testing.assert_close(out.reference_points[:, :3], first[:, 0])
 
 
 def test_more_points_and_negative_points_change_the_answer(tiny_model):
@@ -253,7 +271,7 @@ def test_the_density_sets_the_number_of_queries(make_tiny, per_cell, size_hw, ex
     with torch.no_grad():
         out = model(images(*size_hw), stack_prompts([ONE], [0]))
     assert out.count.item() == pytest.approx(per_cell * size_hw[0] * size_hw[1] / 16, rel=1e-4)
-    assert out.valid.sum().item() == expected + 1  # and the click's own
+    assert out.valid.sum().item() == expected + 3  # and the click's own
 
 
 def test_each_prompt_set_has_its_own_number_of_queries(tiny_config):
@@ -287,8 +305,8 @@ def test_the_number_of_queries_is_not_in_the_checkpoint(make_tiny, tiny_config):
     fewer = build_model(replace(tiny_config, min_queries=3, max_queries=10, queries_per_object=2.0)).eval()
     fewer.load_state_dict(model.state_dict())
     out, of_fewer = (m(images(64, 64), stack_prompts([ONE], [0])) for m in (model, fewer))
-    assert out.valid.sum() == 101 and of_fewer.valid.sum() == 11
-    torch.testing.assert_close(out.reference_points[:, :11], of_fewer.reference_points)
+    assert out.valid.sum() == 103 and of_fewer.valid.sum() == 13
+    torch.testing.assert_close(out.reference_points[:, :13], of_fewer.reference_points)
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def test_dense_scenes_are_not_cut_at_the_usual_300_boxes():
     with torch.no_grad():
         model.activate.heads.bias[1] = 3.0  # about 3 objects per cell
         out = model(seeded(1, 3, 160, 160), stack_prompts([CLICK], [0]))
-    assert out.valid.sum() == 1501  # and the click's own
+    assert out.valid.sum() == 1503  # and the click's own
 
 
 @pytest.mark.parametrize(
@@ -205,14 +205,14 @@ def test_dense_scenes_are_not_cut_at_the_usual_300_boxes():
     ids=["without HFE", "without PE", "without DGQA"],
 )
 def test_each_component_can_be_switched_off(tiny_config, off, gone):
-    """Ablations: the rest of the model stays, and still answers; of one click, 30 queries and the click's own."""
+    """Ablations: the rest of the model stays, and still answers; of one click, 30 queries and the click's own three."""
     whole, part = build_model(tiny_config), build_model(replace(tiny_config, **off)).eval()
     names = {".".join(name.split(".")[:2]) for name in whole.state_dict()} - {
         ".".join(name.split(".")[:2]) for name in part.state_dict()
     }
     assert names == gone
     out = part(seeded(1, 3, 64, 64), stack_prompts([CLICK], [0]))
-    assert torch.isfinite(out.pred_boxes).all() and out.valid.sum() == (31 if "fixed_queries" in off else 25)
+    assert torch.isfinite(out.pred_boxes).all() and out.valid.sum() == (33 if "fixed_queries" in off else 27)
 
 
 def test_without_dgqa_the_activation_does_not_touch_what_the_decoder_reads(tiny_config):

@@ -14,8 +14,9 @@ import dealkit.predict
 import dealkit.train
 from dealkit.data.coco import CocoFolder
 from dealkit.data.transforms import to_input
-from dealkit.model.deal import build_model
-from dealkit.predict import Detections, Predictor, as_image, encode_images, for_inference, predict_coco
+from dealkit.model.deal import Output, build_model
+from dealkit.model.queries import Activation
+from dealkit.predict import Detections, Predictor, as_image, encode_images, for_inference, predict_coco, to_detections
 from dealkit.prompts import make_clicks, stack_prompts
 from dealkit.train import save_model
 
@@ -364,3 +365,24 @@ def test_no_clicks_give_no_results(data, tiny_model):
 def test_a_click_list_that_is_none_is_refused(data, tiny_model):
     with pytest.raises(ValueError, match="clicks: expected an object with setting"):
         predict_coco(tiny_model, data[1], [{"prompts": []}])
+
+
+def test_what_was_clicked_is_the_strongest_of_the_clicks_own_queries():
+    """Two clicks with two queries each: 0 and 2 of the first, 1 and 3 of the second; the fifth is nobody's."""
+    boxes = torch.tensor([[10, 10, 8, 8], [40, 40, 8, 8], [10, 10, 4, 4], [40, 40, 16, 16], [70, 70, 8, 8.0]])
+    nothing = torch.zeros(1, 1, 1)
+    output = Output(
+        pred_logits=torch.tensor([[0.3, 0.4, 0.1, 0.6, 0.9]]).logit(),
+        pred_boxes=boxes[None],
+        valid=torch.ones(1, 5, dtype=torch.bool),
+        activation=Activation(hidden=nothing[None], peak_logits=nothing, density=nothing, boxes=torch.zeros(1, 1, 1, 4)),
+        aux_outputs=[],
+        reference_points=boxes[None],
+        count=torch.tensor([3.0]),
+        starts=2,
+        denoised=[],
+    )
+    found = to_detections(output, 0, (100, 100), 0.05, clicks=2)
+    assert [round(s, 1) for s in found.scores.tolist()] == [0.9, 0.6, 0.4, 0.3, 0.1]
+    assert found.clicked.tolist() == [False, True, False, True, False]
+    assert to_detections(output, 0, (100, 100), 0.05).clicked is None

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,9 +12,10 @@ import dealkit.stream
 from dealkit.boxes import to_xyxy
 from dealkit.config import DataConfig
 from dealkit.data.coco import Sample
+from dealkit.data.plan import TWINS
 from dealkit.data.synthetic import EVAL_SEED, make_scene
 from dealkit.loss import Target
-from dealkit.stream import TrainingStream, draw_prompts, noisy_boxes, open_sources
+from dealkit.stream import TrainingStream, draw_prompts, draw_twins, noisy_boxes, open_sources
 
 SMALL = DataConfig(size=64, workers=0)
 BOLT = (5, [10, 12, 6, 8], 0)
@@ -53,6 +55,27 @@ def test_a_sample_depends_only_on_the_seed_and_its_number(tiny_coco):
     other = TrainingStream(config, seed=4, length=50)
     assert not any(other[i].image.equal(first[i].image) for i in range(6))
     assert len(stream) == 50 and len(again) == 900
+
+
+def test_twins_differ_in_one_attribute_by_a_visible_step_and_hue_is_the_most_frequent():
+    rng = np.random.default_rng(0)
+    drawn = [draw_twins(rng) for _ in range(200)]
+    names = Counter(controls["twin"][0] for controls in drawn)
+    assert set(names) == set(TWINS) and 80 < names["hue"] < 120
+    for controls in drawn:
+        name, step = controls["twin"]
+        low, high, _ = TWINS[name]
+        assert low + 0.3 * (high - low) <= step <= high
+        assert controls["grey"] is (False if name == "hue" else None)  # in a grey scene all hues are one
+
+
+def test_the_share_of_twins_reaches_the_scenes(monkeypatch):
+    made = []
+    monkeypatch.setattr(dealkit.stream, "make_scene", lambda index, **controls: made.append(controls) or make_scene(index))
+    for share in (0.0, 1.0):
+        stream = TrainingStream(replace(SMALL, twins=share), seed=0, length=5)
+        assert [s.source for s in (stream[i] for i in range(5))] == ["synthetic"] * 5
+    assert [("twin" in controls) for controls in made] == [False] * 5 + [True] * 5
 
 
 def test_without_sources_every_sample_is_a_scene_and_none_is_one_of_the_evaluation():
