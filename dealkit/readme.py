@@ -23,27 +23,28 @@ from dealkit.tables import (
 def source_table(results: Json, setting: str = "1/category centre") -> str:
     """Markdown: one row per source, mean over seeds, in per cent; the last row is the mean over sources with its spread over
     seeds."""
+    columns = (*SCORES, "hit_shown")
     lines = [
-        "| source | images | objects | AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit |",
-        "|---|---|---|---|---|---|---|---|",
+        "| source | images | objects | AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit | hit, shown |",
+        "|" + "---|" * 9,
     ]
     for name, source in sorted(results["sources"].items()):
-        row = average([{c: run[c] for c in SCORES} for run in source["runs"][setting]])
+        row = average([{c: run[c] for c in columns} for run in source["runs"][setting]])
         lines.append(
-            f"| {name} | {source['images']} | {source['objects']} | " + " | ".join(per_cent(row[c]) for c in SCORES) + " |"
+            f"| {name} | {source['images']} | {source['objects']} | " + " | ".join(per_cent(row[c]) for c in columns) + " |"
         )
     mean_row, spread_row = results["mean"][setting], results["spread"][setting]
-    cells = [f"**{per_cent(mean_row[c])}** ± {per_cent(spread_row[c])}" for c in SCORES]
+    cells = [f"**{per_cent(mean_row[c])}** ± {per_cent(spread_row[c])}" for c in columns]
     lines.append(f"| **mean of {len(results['sources'])}** | | | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def settings_table(results: Json) -> str:
     """Markdown: one row per click setting and kind, mean over sources and seeds, in per cent."""
-    columns = ("ap25", "ap50", "ap75", "ap50_ignored", "ap75_ignored", "hit")
+    columns = ("ap25", *SCORES, "hit_shown")
     lines = [
-        "| clicks | AP25 | AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit |",
-        "|" + "---|" * 7,
+        "| clicks | AP25 | AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit | hit, shown |",
+        "|" + "---|" * 8,
     ]
     for name, row in results["mean"].items():
         lines.append(f"| {name} | " + " | ".join(per_cent(row[c]) for c in columns) + " |")
