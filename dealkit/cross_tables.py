@@ -70,7 +70,7 @@ def shot_table(results: Json, metric: str = "ap50") -> str:
     """Markdown: a row per method, a column per number of labelled images; mean over sources, spread over seeds."""
     rows = shot_rows(results, metric)
     counts = sorted({row["shots"] for row in rows})
-    lines = ["| | " + " | ".join(f"{k} images" for k in counts) + " |", "|---" * (1 + len(counts)) + "|"]
+    lines = ["| | " + " | ".join(f"{k} image{'s' * (k != 1)}" for k in counts) + " |", "|---" * (1 + len(counts)) + "|"]
     for method in dict.fromkeys(row["method"] for row in rows):
         cells = []
         for k in counts:

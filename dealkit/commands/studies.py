@@ -182,11 +182,12 @@ def adapt(
     from dealkit.adapt import adapting_run, tuned_detector
     from dealkit.baselines import load_detector
     from dealkit.cross_tables import shot_table
+    from dealkit.efficiency import MODEL_NAMES
 
     run = adapting_run(checkpoint, steps=steps, size=size)
     others = {}
     if detector is not None:
-        others[load_detector(detector).config.detector] = tuned_detector(run, init=detector, clicks=seeds)
+        others[MODEL_NAMES[load_detector(detector).config.detector]] = tuned_detector(run, init=detector, clicks=seeds)
     options = {"sources": sources, "shots": shots, "seeds": seeds, "detectors": others, "results": results}
     print(shot_table(run_adapt(checkpoint, root, out, run=run, **options)))
 
