@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from tqdm.auto import tqdm
 
-from dealkit.baselines import Detector, build_detector, fit_detector, load_detector
+from dealkit.baselines import Detector, fit_detector, load_detector
 from dealkit.compare import category_rows, detect_coco
 from dealkit.config import HELD_OUT, DataConfig, DetectorConfig, DetectorRun, PromptConfig, RunConfig, TrainConfig
 from dealkit.cross_tables import CLICKS, DEAL_TUNED
@@ -17,7 +16,7 @@ from dealkit.evaluate import evaluate
 from dealkit.prompts import Json, make_clicks, read_json
 from dealkit.protocols import folder_of, portable, scored, trained
 from dealkit.report import average, row_of, sha_of
-from dealkit.train import load_model, provenance, read_checkpoint, save_model, write_json
+from dealkit.train import load_model, provenance, write_json
 
 SHOTS = (1, 5, 20)
 """Labelled images of the new source."""
@@ -104,31 +103,19 @@ def tuned_detector(run: RunConfig, *, detector: str = "fcos", init: Path | None 
 
     Args:
         run: of `adapting_run`: steps, rate, crops. detector: of `DetectorConfig`.
-        init: its checkpoint of earlier training, with any categories: what fits the new ones is taken, the rest starts afresh.
-            None: random weights, hopeless on a few images.
+        init: its checkpoint of earlier training, with any categories, see `baselines.start_from`. None: random weights, hopeless
+            on a few images.
         clicks: seeds of the click lists whose objects are ignored in the scores with `_ignored`, the same as for DEAL.
     """
 
     def tune(train: Path, val: Path, folder: Path, seed: int) -> Json:
         config = load_detector(init).config if init else DetectorConfig(detector=detector)
         names = tuple(row["name"] for row in read_json(train)["categories"])
-        config = replace(config, categories=names)
-        start = folder / "start.safetensors"
-        if not start.is_file():
-            torch.manual_seed(seed)
-            fresh = build_detector(config)
-            shapes = {name: value.shape for name, value in fresh.state_dict().items()}
-            known = read_checkpoint(init)[0] if init else {}
-            fits = {name: value.float() for name, value in known.items() if shapes.get(name) == value.shape}
-            fresh.load_state_dict(fits, strict=False)
-            folder.mkdir(parents=True, exist_ok=True)
-            save_model(fresh, start)
         data = replace(run.data, coco=(str(train),), synthetic=0.0)
-        own = DetectorRun(detector=config, data=data, train=replace(run.train, seed=seed))
-        log = fit_detector(own, folder, resume=(folder / "state.pt").is_file(), init=start)
+        own = DetectorRun(detector=replace(config, categories=names), data=data, train=replace(run.train, seed=seed))
+        log = fit_detector(own, folder, resume=(folder / "state.pt").is_file(), init=init)
         scores = score_detector(load_detector(folder / "model.safetensors"), val, clicks=clicks)
-        for name in ("state.pt", "start.safetensors"):
-            (folder / name).unlink()
+        (folder / "state.pt").unlink()
         return {"mean": scores, "minutes": log[-1]["minutes"]}
 
     return tune

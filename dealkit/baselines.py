@@ -167,19 +167,33 @@ def build_detector(config: DetectorConfig) -> Detector:
     return Detector(config)
 
 
-def load_detector(path: Path, *, expected: DetectorConfig | None = None) -> Detector:
+def load_detector(path: Path) -> Detector:
     """The detector of a checkpoint, in float32 and evaluation mode.
 
     Raises:
-        ValueError: not a checkpoint, one of a DEAL, weights that do not fit, or a config other than `expected`; names the file.
+        ValueError: not a checkpoint, one of a DEAL, or weights that do not fit; names the file.
     """
     tensors, values = read_checkpoint(path)
     if "detector" not in values:
         raise ValueError(f"{path}: expected one of {', '.join(DETECTORS)}, got a DEAL")
     config = from_dict(DetectorConfig, {**values, "pretrained": False}, f"{path}: metadata")
-    if expected is not None and replace(config, architecture="") != replace(expected, pretrained=False, published=""):
-        raise ValueError(f"{path}: its detector is {config}, expected {expected}")
     return fill_model(Detector(config), tensors, path)
+
+
+def start_from(path: Path, config: DetectorConfig) -> Detector:
+    """A detector of `config` with the weights of a checkpoint; the scores of categories other than its own start afresh.
+
+    Raises:
+        ValueError: not a checkpoint, one of a DEAL, or a config that differs in more than the categories; names the file.
+    """
+    earlier = load_detector(path)
+    if replace(earlier.config, categories=(), architecture="") != replace(config, categories=(), pretrained=False, published=""):
+        raise ValueError(f"{path}: its detector is {earlier.config}, expected {config}, but for the categories")
+    fresh = build_detector(replace(config, pretrained=False, published="", architecture=earlier.config.architecture))
+    shapes = {name: value.shape for name, value in fresh.state_dict().items()}
+    fits = {name: value for name, value in earlier.state_dict().items() if shapes.get(name) == value.shape}
+    fresh.load_state_dict(fits, strict=False)
+    return fresh
 
 
 def is_detector(path: Path) -> bool:
@@ -233,12 +247,12 @@ def fit_detector(
     Args:
         run: the run. out: its folder.
         hook: changes the labels of every batch, see `Hook`; None: they are learned as they are.
-        init: checkpoint to start the weights from.
+        init: checkpoint to start the weights from, see `start_from`.
     """
     lookup = class_lookup(run)
 
     def make_model() -> Detector:
-        return load_detector(init, expected=run.detector) if init else build_detector(run.detector)
+        return start_from(init, run.detector) if init else build_detector(run.detector)
 
     def loss_terms(
         model: Detector, samples: list[Sample], generator: torch.Generator, teacher: Detector, done: float

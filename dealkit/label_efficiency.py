@@ -7,7 +7,7 @@ and scored class-agnostic by the same evaluator on the same val files; only the 
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,7 @@ def sweep(
     seeds: int = 1,
     budget: Budget = Budget(),  # noqa: B008 (frozen)
     checkpoint: Path | None = None,
+    init: Mapping[str, Path] | None = None,
     results: Path | None = None,
 ) -> Json:
     """Run rows of the table with seeds 0 to `seeds` - 1, seed by seed; returns and writes all rows that are finished.
@@ -102,6 +103,8 @@ def sweep(
         files: `train.json` of every source; `val.json` and `images` lie beside each.
         out: folder of the runs.
         checkpoint: of the row `deal published`; None leaves that row out.
+        init: checkpoints by model that its rows start from, trained on none of the labels; a model without one starts from random
+            weights. Choice: where the budget is small, a teacher that starts from nothing has nothing to teach.
         results: JSON to write after every row: `request`, `rows`, `made_by`. Rows that it holds of other runs with the same
             request are kept, so a table can be made in pieces.
 
@@ -113,7 +116,10 @@ def sweep(
     missing = [file.with_name("val.json") for file in files if not file.with_name("val.json").is_file()]
     if missing:
         raise ValueError(f"{missing[0]}: no such file; every train.json needs a val.json beside it")
+    init = dict(init or {})
     request = {"sources": data_of(files), **asdict(budget)}
+    if init:
+        request["init"] = {model: sha_of(path) for model, path in sorted(init.items())}
     summary: Json = {"request": request, "rows": []}
     if results is not None and results.is_file():
         summary = read_json(results)
@@ -127,7 +133,7 @@ def sweep(
             "row": row.name,
             **asdict(row),
             "seed": seed,
-            **run_row(row, files, out, seed=seed, budget=budget, checkpoint=checkpoint),
+            **run_row(row, files, out, seed=seed, budget=budget, checkpoint=checkpoint, init=init.get(row.model)),
         }
         others = [r for r in summary["rows"] if (r["row"], r["seed"]) != (row.name, seed)]
         summary["rows"] = sorted([*others, made], key=lambda r: (names.index(r["row"]) if r["row"] in names else 99, r["seed"]))
@@ -148,7 +154,16 @@ def applies(row: Row, files: Sequence[Path], checkpoint: Path | None) -> bool:
     return val <= train
 
 
-def run_row(row: Row, files: Sequence[Path], out: Path, *, seed: int, budget: Budget, checkpoint: Path | None) -> Json:
+def run_row(
+    row: Row,
+    files: Sequence[Path],
+    out: Path,
+    *,
+    seed: int,
+    budget: Budget,
+    checkpoint: Path | None = None,
+    init: Path | None = None,
+) -> Json:
     """Train and score one row, or read what it left.
 
     Returns:
@@ -162,14 +177,16 @@ def run_row(row: Row, files: Sequence[Path], out: Path, *, seed: int, budget: Bu
     key = {"row": asdict(row), "seed": seed, "budget": asdict(budget), "files": data_of(files)}
     if row.model == "deal published":
         key["checkpoint"] = sha_of(checkpoint)
+    if init is not None:
+        key["init"] = sha_of(init)
     folder = out / "runs" / f"{row.name.replace(' ', '-')}-{seed}-{digest(key)}"
     if (folder / "results.json").is_file():
         return read_json(folder / "results.json")
     log: list[Json] = []
     if isinstance(run, RunConfig):
-        log = fit(run, folder, resume=(folder / "state.pt").is_file())
+        log = fit(run, folder, resume=(folder / "state.pt").is_file(), init=init)
     elif run is not None:
-        log = train_with(run, folder, resume=(folder / "state.pt").is_file())
+        log = train_with(run, folder, resume=(folder / "state.pt").is_file(), init=init)
     model = load_row(row, folder, checkpoint)
     scored = [score_source(row, model, val_file(file, out, budget.images), file.parent / "images", seed) for file in files]
     steps = max((line["step"] for line in log), default=0)

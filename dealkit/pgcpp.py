@@ -91,9 +91,9 @@ def next_prompts(
         boxes, scores = output.pred_boxes[n][valid], output.pred_logits[n][valid].sigmoid()
         if len(target.boxes):
             if config.strategy == "pgcpp":
-                pairs = match(output.pred_boxes[n], output.pred_logits[n], valid, target.boxes, target.clicked.repeat(output.starts))
-                every = output.pred_logits[n].sigmoid()
-                chosen = worst_object(object_quality(output.pred_boxes[n], every, target.boxes, pairs))
+                every, logits = output.pred_boxes[n], output.pred_logits[n]
+                pairs = match(every, logits, valid, target.boxes, target.clicked.repeat(output.starts))
+                chosen = worst_object(object_quality(every, logits.sigmoid(), target.boxes, pairs))
             else:
                 chosen = int(torch.randint(len(target.boxes), (1,), generator=generator))
             spread = 0.5 if config.strategy == "random" else 0.0

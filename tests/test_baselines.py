@@ -19,6 +19,7 @@ from dealkit.baselines import (
     is_detector,
     load_detector,
     objects_of,
+    start_from,
     unlabelled,
 )
 from dealkit.compare import agnostic_rows, detect_coco, evaluate_detector
@@ -339,7 +340,7 @@ def test_the_hook_changes_what_is_learned_and_sees_the_averaged_model(run, tmp_p
 def test_a_checkpoint_gives_the_same_detector(name, tmp_path):
     detector, path = made(name), tmp_path / "d.safetensors"
     save_model(detector, path)
-    again = load_detector(path, expected=detector.config)
+    again = load_detector(path)
     image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
     a, b = (d.detect([image])[0] for d in (detector, again))
     assert is_detector(path) and again.config == detector.config
@@ -354,8 +355,20 @@ def test_a_checkpoint_of_another_kind_is_refused(tiny_model, tmp_path):
     save_model(made(), tmp_path / "fcos.safetensors")
     with pytest.raises(ValueError, match="fcos.safetensors: metadata: ModelConfig has no field"):
         load_model(tmp_path / "fcos.safetensors")
-    with pytest.raises(ValueError, match="fcos.safetensors: its detector is .* expected"):
-        load_detector(tmp_path / "fcos.safetensors", expected=tiny(hidden_dim=64))
+    with pytest.raises(ValueError, match="fcos.safetensors: its detector is .* expected .*hidden_dim=64.* but for"):
+        start_from(tmp_path / "fcos.safetensors", tiny(hidden_dim=64))
+
+
+@every
+def test_a_start_keeps_what_does_not_depend_on_the_categories(name, tmp_path):
+    earlier, path = made(name), tmp_path / "scenes.safetensors"
+    save_model(earlier, path)
+    same = start_from(path, earlier.config)
+    assert all(torch.equal(a, b) for a, b in zip(earlier.state_dict().values(), same.state_dict().values(), strict=True))
+    fresh = start_from(path, replace(earlier.config, categories=("bolt", "nut")))
+    differ = [n for n, value in fresh.state_dict().items() if value.shape != earlier.state_dict()[n].shape]
+    assert differ and all(torch.equal(earlier.state_dict()[n], v) for n, v in fresh.state_dict().items() if n not in differ)
+    assert fresh.config.categories == ("bolt", "nut")
 
 
 def test_published_weights_of_rtdetr_are_a_name_or_a_folder(tmp_path):

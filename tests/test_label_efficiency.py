@@ -14,6 +14,7 @@ from dealkit.config import DETECTORS, Budget, DetectorConfig, DetectorRun, RunCo
 from dealkit.data.coco import CocoFolder
 from dealkit.label_efficiency import ROWS, Row, applies, make_run, pooled, run_row, sweep, val_file, write_regime
 from dealkit.prompts import make_clicks, read_json
+from dealkit.report import sha_of
 from dealkit.train import save_model
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
@@ -40,8 +41,8 @@ def quick(monkeypatch):
     """No training: a detector with random weights that is counted."""
     trained = []
 
-    def train(run, out, *, resume=False):
-        trained.append((run, resume))
+    def train(run, out, *, resume=False, init=None):
+        trained.append((run, resume, init))
         out.mkdir(parents=True)
         torch.manual_seed(run.train.seed)
         save_model(Detector(DetectorConfig(hidden_dim=32)), out / "model.safetensors")
@@ -131,6 +132,18 @@ def test_a_sweep_goes_on_where_it_was_stopped_and_grows(files, tmp_path, quick):
     assert set(both["rows"][0]["domains"]) == {"one", "two"} and both["rows"][0]["metrics"]["ap50"] is not None
     with pytest.raises(ValueError, match="r.json: made with other sources or another budget"):
         sweep(files, out, rows=rows, budget=replace(TINY, steps=2), results=results)
+
+
+def test_rows_start_from_the_checkpoint_of_their_model(files, tmp_path, quick):
+    save_model(Detector(DetectorConfig(hidden_dim=32)), tmp_path / "scenes.safetensors")
+    rows, results = [Row("full", "fcos"), Row("full", "retinanet")], tmp_path / "r.json"
+    start = {"fcos": tmp_path / "scenes.safetensors"}
+    plain = sweep(files, tmp_path / "out", rows=rows, budget=TINY)
+    made = sweep(files, tmp_path / "out", rows=rows, budget=TINY, init=start, results=results)
+    assert [init for _, _, init in quick] == [None, None, start["fcos"]], "RetinaNet has no start and is not run again"
+    assert made["request"] == plain["request"] | {"init": {"fcos": sha_of(start["fcos"])}}
+    with pytest.raises(ValueError, match="r.json: made with other sources or another budget"):
+        sweep(files, tmp_path / "out", rows=rows, budget=TINY, results=results)
 
 
 def test_templates_and_errors(files, tmp_path):

@@ -85,6 +85,7 @@ def label_efficiency(
     seeds: int = 1,
     budget: Flat[Budget] = Budget(),  # noqa: B008 (frozen)
     checkpoint: Path | None = NANO,
+    init: dict[str, Path] = {},  # noqa: B006
 ) -> None:
     """The label-efficient benchmark: detectors under every regime, template matching, and DEAL with one click; goes on where it
     was stopped, skips what is finished.
@@ -97,6 +98,7 @@ def label_efficiency(
         seeds: runs of each row.
         budget: what every trained row gets.
         checkpoint: published DEAL, for a row of its own.
+        init: checkpoints that rows start from, as `fcos FILE deal FILE`, trained on none of the labels (procedural scenes).
     """
     from dealkit.efficiency import efficiency_table
     from dealkit.label_efficiency import ROWS, sweep
@@ -105,7 +107,7 @@ def label_efficiency(
     if not chosen:
         raise ValueError(f"--rows: no row is called like {', '.join(rows)}; there are {'; '.join(row.name for row in ROWS)}")
     found, folder = find_files(files, "FILES"), out / results.stem
-    made = sweep(found, folder, rows=chosen, seeds=seeds, budget=budget, checkpoint=checkpoint, results=results)
+    made = sweep(found, folder, rows=chosen, seeds=seeds, budget=budget, checkpoint=checkpoint, init=init, results=results)
     print(efficiency_table(made))
 
 
