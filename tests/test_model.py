@@ -4,16 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torchvision.ops import box_iou
 
-from dealkit.boxes import to_cxcywh
+from dealkit.averaging import LARGEST_SHIFT, SHAPES, box_shift
 from dealkit.config import BACKBONES, MODELS, PROJECT_ROOT, LossConfig, ModelConfig
 from dealkit.loss import Target, criterion
 from dealkit.model.deal import build_model, decode_in_groups
 from dealkit.model.decoder import BoxReader, DecoderLayer, DeformableAttention, refine
 from dealkit.model.encoder import STRIDES, Backbone, ContextLayer, RotaryAttention, cell_centres, nano_stages, rotate
 from dealkit.model.queries import allocate_queries, local_peaks, of_image, sample_map
-from dealkit.predict import DEFAULT_CHECKPOINT, Predictor
+from dealkit.predict import DEFAULT_CHECKPOINT
 from dealkit.prompts import stack_prompts
 from dealkit.train import load_model, save_model
 
@@ -526,43 +525,16 @@ def test_refining_is_relative_to_the_box_and_bounded():
     assert refine(torch.tensor([1.0, 1.0, 0.6, 4000.0]), torch.tensor([0, 0, -2.0, 2.0]))[2:].tolist() == [0.5, 4096]
 
 
-def shapes_on_plain_ground(kind, width, height, size_hw, offset_xy):
-    """Four equal discs or rectangles on a plain image, and their boxes."""
-    dx, dy = offset_xy
-    y, x = torch.meshgrid(torch.arange(size_hw[0]) + 0.5, torch.arange(size_hw[1]) + 0.5, indexing="ij")
-    image, boxes = torch.full((3, *size_hw), 90, dtype=torch.uint8), []
-    for cx, cy in ((14 + dx, 16 + dy), (46 + dx, 12 + dy), (20 + dx, 48 + dy), (50 + dx, 44 + dy)):
-        u, v = (x - cx) / (width / 2), (y - cy) / (height / 2)
-        inside = u**2 + v**2 <= 1 if kind == "disc" else torch.maximum(u.abs(), v.abs()) < 1
-        image[:, inside] = torch.tensor([210, 190, 120], dtype=torch.uint8)[:, None]
-        boxes.append([cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2])
-    return image, torch.tensor(boxes)
-
-
 TRAINED = pytest.mark.skipif(not DEFAULT_CHECKPOINT.is_file(), reason=f"needs {DEFAULT_CHECKPOINT.relative_to(PROJECT_ROOT)}")
 
 
 @TRAINED
 @pytest.mark.usefixtures("float32_cpu")
-@pytest.mark.parametrize("shape", [("disc", 8, 8), ("disc", 12, 12), ("rectangle", 16, 8), ("disc", 20, 20)])
+@pytest.mark.parametrize("shape", SHAPES)
 def test_an_object_has_the_same_box_in_a_crop_a_large_image_a_strip_and_beside_padding(shape):
     """At least 96 px from any border, four objects are found everywhere, each box within half a pixel."""
-    places = {
-        "crop": ((256, 256), (96, 96)),
-        "large": ((1024, 1024), (512, 384)),
-        "strip": ((1000, 380), (160, 736)),
-        "padded": ((270, 300), (96, 96)),  # to 288 x 320
-    }
-    predictor, found = Predictor(DEFAULT_CHECKPOINT, threshold=0.1), {}
-    for name, (size_hw, (dx, dy)) in places.items():
-        image, truth = shapes_on_plain_ground(*shape, size_hw, (dx, dy))
-        predictor.set_image(image)
-        boxes = predictor.predict(to_cxcywh(truth)[:1, :2]).boxes
-        overlap = box_iou(truth, boxes)
-        assert (overlap.amax(1) > 0.5).all(), (name, truth, boxes)
-        found[name] = boxes[overlap.argmax(1)] - torch.tensor([dx, dy, dx, dy])
-    for name, boxes in found.items():
-        assert (boxes - found["crop"]).abs().max() <= 0.5, (name, boxes, found["crop"])
+    shift = box_shift(load_model(DEFAULT_CHECKPOINT), shape)
+    assert shift is not None and shift <= LARGEST_SHIFT == 0.5
 
 
 def test_large_objects_get_queries_from_the_coarse_map(make_tiny):
