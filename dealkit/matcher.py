@@ -57,7 +57,7 @@ def match(boxes: Tensor, logits: Tensor, valid: Tensor, target_boxes: Tensor, cl
     giou = generalized_box_iou(to_xyxy(b), to_xyxy(target_boxes))
     cost = 2 * (1 - s)[:, None] + relative_l1(b[:, None], target_boxes[None]).clamp(max=50) + 2 * (1 - giou)
     row = valid.cumsum(0) - 1  # of the cost, for every valid query
-    own = valid[: len(clicked)].to(device)
+    own = valid[: len(clicked)]
     for column in clicked[(clicked >= 0) & own].unique().tolist():
         rows = row[: len(clicked)][(clicked == column) & own]
         cost[rows[cost[rows, column].nan_to_num(nan=1e6).argmin()], column] -= 1e4

@@ -1,15 +1,26 @@
 """Averages and tables by hand; benchmark and calibration on a tiny model and data set; the pages' tables and commands."""
 
+import itertools
 import re
 import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from dealkit.bench import bench_data, milliseconds
-from dealkit.calibrate import calibrate, compare_thresholds, f1_curve, judge, shown_f1, without_duplicates
+from dealkit.calibrate import (
+    Judged,
+    best_cuts,
+    calibrate,
+    compare_thresholds,
+    f1_curve,
+    judge,
+    shown_f1,
+    without_duplicates,
+)
 from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, PROJECT_ROOT
 from dealkit.data.photos import photo
 from dealkit.predict import DEFAULT_CHECKPOINT, Detections, Predictor
@@ -126,14 +137,33 @@ def test_detections_are_judged_strongest_first_and_ignored_regions_do_not_count(
     assert judged.scores.tolist() == pytest.approx([0.9, 0.8, 0.7, 0.1])  # the fourth is centred in the ignored region
     # Otsu splits 0.9 0.8 0.7 0.6 from 0.1; 0.9 x 0.35 x (3.1 / 3)^0.3 = 0.318; the last was clicked
     assert judged.adaptive.all()
-    assert judged.oracle.tolist() == [True, True, True, False]  # F1 2/3, 2/4, 4/5, 4/6
-    assert shown_f1([judged], [judged.oracle]) == pytest.approx(4 / 5)
-    assert shown_f1([judged, judged], [judged.oracle, judged.scores > 1]) == pytest.approx(2 * 2 / (3 + 0 + 4))
+    (best,) = best_cuts([judged])
+    assert best.tolist() == [True, True, True, False]  # F1 2/3, 2/4, 4/5, 4/6
+    assert shown_f1([judged], [best]) == pytest.approx(4 / 5)
+    assert shown_f1([judged, judged], [best, judged.scores > 1]) == pytest.approx(2 * 2 / (3 + 0 + 4))
+
+
+def test_the_best_cuts_are_the_best_of_all_cuts_of_every_prompt():
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        prompts = []
+        for n in rng.integers(0, 5, 3).tolist():
+            right = rng.random(n) < 0.4
+            of_prompt = {
+                "scores": -np.sort(-rng.random(n)),
+                "adaptive": right,
+                "objects": int(right.sum()) + int(rng.integers(0, 3)),
+            }
+            prompts.append(Judged(right=right, density=0.0, **of_prompt))
+        every = [[np.arange(len(p.scores)) < k for k in range(len(p.scores) + 1)] for p in prompts]
+        highest = max(shown_f1(prompts, cuts) for cuts in itertools.product(*every))
+        assert shown_f1(prompts, best_cuts(prompts)) == pytest.approx(highest)
+    assert best_cuts([]) == []
 
 
 def test_nothing_to_find_and_nothing_shown_is_no_fault():
     judged = judge(Detections(boxes=torch.zeros(0, 4), scores=torch.zeros(0), count=0.0), [])
-    assert judged.oracle.tolist() == [] and shown_f1([judged], [judged.adaptive]) == shown_f1([], []) == 1.0
+    assert best_cuts([judged])[0].tolist() == [] and shown_f1([judged], [judged.adaptive]) == shown_f1([], []) == 1.0
 
 
 def test_thresholds_are_compared_source_by_source(source, tmp_path):
