@@ -33,6 +33,7 @@ GRIDS: dict[str, dict[str, Changes]] = {
         "without DGQA": {"model": {"fixed_queries": 100}},
         "without PG-CPP": {"prompt": {"cycles": 1}},
         "without box reader": {"model": {"edge_dim": 0}},
+        "one query per click": {"model": {"click_sizes": (1.0,)}},
         "without denoising": {"loss": {"denoise": 0.0}},
     },
     "strategies": {
