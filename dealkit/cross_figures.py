@@ -78,13 +78,13 @@ def distance_figure(results: Mapping[str, Any], *, title: str = "", named: int =
     order = sorted(range(len(rows)), key=lambda i: y[i])
     chosen = sorted(dict.fromkeys([*order[:named], *(order[-1:] if named else [])]), key=lambda i: x[i])
     high, wide = 0.06 * (max(y) - min(y)), 0.2 * (max(x) - min(x))
-    for k, i in enumerate(chosen):  # a label stands where there is room: left of its dot, if the next one is near on the right
-        crowded = any(abs(y[j] - y[i]) < high and x[j] - x[i] < wide for j in chosen[k + 1 :])
-        right = crowded or x[i] > (min(x) + max(x)) / 2
+    for k, i in enumerate(chosen):  # a label stands on the inner side of its dot, a line lower for each label near on its right
+        crowded = sum(abs(y[j] - y[i]) < high and x[j] - x[i] < wide for j in chosen[k + 1 :])
+        right = x[i] > (min(x) + max(x)) / 2
         ax.annotate(
             f"{rows[i]['from']} → {rows[i]['to']}",
             (x[i], y[i]),
-            xytext=(-6 if right else 6, 0),
+            xytext=(-6 if right else 6, -11 * crowded),
             textcoords="offset points",
             ha="right" if right else "left",
             va="center",

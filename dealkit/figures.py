@@ -4,6 +4,7 @@
 Ito, which readers with any colour vision tell apart; on images each kind of box also has a line style of its own.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
@@ -19,6 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_iou
 
@@ -49,6 +51,19 @@ def use_notebook_style() -> None:
     except ImportError:
         return
     set_matplotlib_formats("jpeg", pil_kwargs={"quality": 62, "subsampling": 0})
+
+
+def flat_picture(figure: Figure, colours: int = 64) -> bytes:
+    """A figure without photographs as a PNG of few colours: a third of a JPEG, and letters stay sharp.
+
+    >>> flat_picture(plt.figure())[1:4]
+    b'PNG'
+    """
+    whole, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(whole, format="png")
+    plt.close(figure)
+    Image.open(whole).convert("RGB").quantize(colours).save(small, "png", optimize=True)
+    return small.getvalue()
 
 
 def image_axes(*size_hw: tuple[int, int], width: float = 6.5) -> list[Axes]:
