@@ -78,19 +78,24 @@ def distance_figure(results: Mapping[str, Any], *, title: str = "", named: int =
     order = sorted(range(len(rows)), key=lambda i: y[i])
     chosen = sorted(dict.fromkeys([*order[:named], *(order[-1:] if named else [])]), key=lambda i: x[i])
     high, wide = 0.06 * (max(y) - min(y)), 0.2 * (max(x) - min(x))
-    for k, i in enumerate(chosen):  # a label stands on the inner side of its dot, a line lower for each label near on its right
-        crowded = sum(abs(y[j] - y[i]) < high and x[j] - x[i] < wide for j in chosen[k + 1 :])
+    lines: dict[int, int] = {}
+    for k, i in reversed(
+        list(enumerate(chosen))
+    ):  # a label stands on the inner side of its dot, a line below those near on its right
+        near = [lines[j] for j in chosen[k + 1 :] if abs(y[j] - y[i]) < high and x[j] - x[i] < wide]
+        lines[i] = max(near, default=-1) + 1
         right = x[i] > (min(x) + max(x)) / 2
         ax.annotate(
             f"{rows[i]['from']} → {rows[i]['to']}",
             (x[i], y[i]),
-            xytext=(-6 if right else 6, -11 * crowded),
+            xytext=(-6 if right else 6, -12 * lines[i]),
             textcoords="offset points",
             ha="right" if right else "left",
             va="center",
             fontsize=8,
         )
     ax.set(xlabel="distance of the sources: Fréchet, encoder features", ylabel="loss of AP50, points")
+    ax.set_ylim(min(y) - 3 * high, max(y) + high)
     correlation = rank_correlation(rows)
     ax.set_title(f"{title}{'' if correlation is None else f' rank correlation {correlation:.2f}'}", loc="left")
     ax.grid(alpha=0.3)

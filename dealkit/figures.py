@@ -53,7 +53,7 @@ def use_notebook_style() -> None:
     set_matplotlib_formats("jpeg", pil_kwargs={"quality": 62, "subsampling": 0})
 
 
-def flat_picture(figure: Figure, colours: int = 64) -> bytes:
+def flat_picture(figure: Figure, colours: int = 160) -> bytes:
     """A figure without photographs as a PNG of few colours: a third of a JPEG, and letters stay sharp.
 
     >>> flat_picture(plt.figure())[1:4]
