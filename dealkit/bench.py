@@ -66,7 +66,7 @@ def milliseconds(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def bench_inference(model: DEAL, size: int = 512, repeats: int = 20) -> dict[str, float]:
+def bench_inference(model: DEAL, size: int = 512, repeats: int = 60) -> dict[str, float]:
     """Encode, click and RT-DETRv2-R18 on one square image, batch 1, each in its faster precision, on the CPU."""
     model = for_inference(model)
     rtdetr = rtdetr_r18().to(memory_format=torch.channels_last)
