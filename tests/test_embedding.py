@@ -32,7 +32,7 @@ def test_the_model_computes_the_same_from_an_embedding_handed_to_it(predictor):
     assert torch.equal(own.pred_boxes, handed.pred_boxes) and torch.equal(own.pred_logits, handed.pred_logits)
     elsewhere = detect(predictor.model, predictor.features, without_clicks([0, 0]), vectors)
     assert torch.equal(elsewhere.activation.peak_logits, own.activation.peak_logits)
-    assert elsewhere.valid.sum() == own.valid.sum() - 3  # the clicks on objects have queries of their own: one, and two
+    assert elsewhere.valid.sum() == own.valid.sum() - 3 * own.starts  # three clicks on objects have queries of their own
 
 
 def test_the_image_that_is_set_stays_set(predictor):
