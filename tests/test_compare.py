@@ -1,6 +1,7 @@
 """`dealkit.compare` and `dealkit.race`: hand-made detections on the two numbers, resumable benchmarks, equal minutes."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -108,7 +109,8 @@ def test_scenes_are_scored_class_agnostic():
 
 def test_weights_are_put_aside_as_often_as_asked_for(tmp_path, tiny_model, monkeypatch):
     clock = iter([0.0, 29.0, 30.0, 30.0, 45.0, 61.0, 61.0])
-    monkeypatch.setattr("dealkit.race.time.monotonic", lambda: next(clock))
+    # not the module's own clock, which other threads read, too
+    monkeypatch.setattr("dealkit.race.time", SimpleNamespace(monotonic=lambda: next(clock)))
     keep = snapshots(tmp_path / "s", minutes=2.0, points=4)  # every 30 s
     assert [keep(tiny_model) for _ in range(4)] == [{}, {"snapshot": 0}, {}, {"snapshot": 1}]
     assert sorted(f.name for f in (tmp_path / "s").iterdir()) == ["0.safetensors", "1.safetensors"]
