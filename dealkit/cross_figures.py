@@ -78,10 +78,9 @@ def distance_figure(results: Mapping[str, Any], *, title: str = "", named: int =
     order = sorted(range(len(rows)), key=lambda i: y[i])
     chosen = sorted(dict.fromkeys([*order[:named], *(order[-1:] if named else [])]), key=lambda i: x[i])
     high, wide = 0.06 * (max(y) - min(y)), 0.2 * (max(x) - min(x))
+    # a label stands on the inner side of its dot, a line below those near on its right
     lines: dict[int, int] = {}
-    for k, i in reversed(
-        list(enumerate(chosen))
-    ):  # a label stands on the inner side of its dot, a line below those near on its right
+    for k, i in reversed(list(enumerate(chosen))):
         near = [lines[j] for j in chosen[k + 1 :] if abs(y[j] - y[i]) < high and x[j] - x[i] < wide]
         lines[i] = max(near, default=-1) + 1
         right = x[i] > (min(x) + max(x)) / 2
