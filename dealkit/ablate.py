@@ -32,6 +32,9 @@ GRIDS: dict[str, dict[str, Changes]] = {
         "without HFE": {"model": {"enhancement": False}},
         "without DGQA": {"model": {"fixed_queries": 100}},
         "without PG-CPP": {"prompt": {"cycles": 1}},
+    },
+    "additions": {
+        "full": {},
         "without box reader": {"model": {"edge_dim": 0}},
         "one query per click": {"model": {"click_sizes": (1.0,)}},
         "without denoising": {"loss": {"denoise": 0.0}},
@@ -55,7 +58,8 @@ GRIDS: dict[str, dict[str, Changes]] = {
         "without cross-scale queries": {"model": {"cross_scale": False}},
     },
 }
-"""Cells of each grid and what they change in the base run; the first cell is what the others are compared with."""
+"""Cells of each grid and what they change in the base run; the first cell is what the others are compared with. `components` are
+the paper's, `additions` ours."""
 
 
 def base_run(*, steps: int, size: int, coco: Sequence[str] = ()) -> RunConfig:

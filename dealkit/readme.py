@@ -152,6 +152,7 @@ TABLES = {
     "noc": ("rounds_nano.json", noc_table),
     "positions": ("positions_nano.json", position_table),
     "components": ("ablation_components.json", ablation_table),
+    "additions": ("ablation_additions.json", ablation_table),
     "strategies": ("ablation_strategies.json", ablation_table),
     "cycles": ("ablation_cycles.json", ablation_table),
     "templates": ("template_realsmall.json", template_results),

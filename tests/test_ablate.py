@@ -75,7 +75,7 @@ def test_a_sweep_runs_seed_by_seed_and_writes_after_every_cell(base, tmp_path, m
     shared = sweep(base, "one", tmp_path, seeds=2)  # the same runs under another name are not run again
     assert [row["metrics"] for row in shared["rows"]] == [r["metrics"] for r in summary["rows"] if r["cell"] == "one cycle"]
     assert len([folder for folder in tmp_path.iterdir() if folder.is_dir()]) == 4
-    with pytest.raises(ValueError, match="grid: expected one of components, strategies, cycles, scales, two, one, got 'three'"):
+    with pytest.raises(ValueError, match="grid: expected one of components, additions, strategies, cycles, scales, two, one, got 'three'"):
         sweep(base, "three", tmp_path)
 
 
@@ -121,4 +121,4 @@ def test_the_notebooks_full_run_is_that_of_the_command():
     chosen = {"batch_size": values["batch_size"], "lr": values["learning_rate"], "ema_decay": values["ema_decay"]}
     assert replace(base, model=MODELS[values["model"]], train=replace(base.train, **chosen)) == base
     assert values["eval_scenes"] == inspect.signature(sweep).parameters["scenes"].default
-    assert PROJECT_ROOT / "data" / "runs" / values["out"] == options["out"].default and values["grids"] == list(GRIDS)[:3]
+    assert PROJECT_ROOT / "data" / "runs" / values["out"] == options["out"].default and values["grids"] == list(GRIDS)[:4]

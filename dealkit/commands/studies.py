@@ -10,7 +10,7 @@ from dealkit.config import HELD_OUT, MODELS, PROJECT_ROOT, Budget, BuildConfig, 
 
 
 def ablate(
-    grid: tyro.conf.Positional[Literal["components", "strategies", "cycles", "scales"]],
+    grid: tyro.conf.Positional[Literal["components", "additions", "strategies", "cycles", "scales"]],
     out: Path = PROJECT_ROOT / "data" / "runs" / "ablation",
     seeds: int = 3,
     steps: int = 400,
