@@ -181,17 +181,23 @@ def load_detector(path: Path) -> Detector:
 
 
 def start_from(path: Path, config: DetectorConfig) -> Detector:
-    """A detector of `config` with the weights of a checkpoint; the scores of categories other than its own start afresh.
+    """A detector of `config` with the weights of a checkpoint; what the two do not have in common starts afresh.
+
+    That is the scores of other categories, and of another detector its head: torchvision's three share backbone and pyramid.
 
     Raises:
-        ValueError: not a checkpoint, one of a DEAL, or a config that differs in more than the categories; names the file.
+        ValueError: not a checkpoint, one of a DEAL, of a detector without any weight in common, or a config that differs in more
+            than detector and categories; names the file.
     """
     earlier = load_detector(path)
-    if replace(earlier.config, categories=(), architecture="") != replace(config, categories=(), pretrained=False, published=""):
-        raise ValueError(f"{path}: its detector is {earlier.config}, expected {config}, but for the categories")
-    fresh = build_detector(replace(config, pretrained=False, published="", architecture=earlier.config.architecture))
+    given = replace(config, pretrained=False, published="", architecture=earlier.config.architecture)
+    if replace(earlier.config, detector=config.detector, categories=config.categories) != given:
+        raise ValueError(f"{path}: its detector is {earlier.config}, expected {config}, but for detector and categories")
+    fresh = build_detector(given)
     shapes = {name: value.shape for name, value in fresh.state_dict().items()}
     fits = {name: value for name, value in earlier.state_dict().items() if shapes.get(name) == value.shape}
+    if not fits:
+        raise ValueError(f"{path}: {earlier.config.detector} has no weight in common with {config.detector}")
     fresh.load_state_dict(fits, strict=False)
     return fresh
 

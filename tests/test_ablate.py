@@ -75,7 +75,7 @@ def test_a_sweep_runs_seed_by_seed_and_writes_after_every_cell(base, tmp_path, m
     shared = sweep(base, "one", tmp_path, seeds=2)  # the same runs under another name are not run again
     assert [row["metrics"] for row in shared["rows"]] == [r["metrics"] for r in summary["rows"] if r["cell"] == "one cycle"]
     assert len([folder for folder in tmp_path.iterdir() if folder.is_dir()]) == 4
-    with pytest.raises(ValueError, match="grid: expected one of components, additions, strategies, cycles, scales, two, one, got 'three'"):
+    with pytest.raises(ValueError, match="grid: expected one of components, additions, .*, scales, two, one, got 'three'"):
         sweep(base, "three", tmp_path)
 
 

@@ -371,6 +371,23 @@ def test_a_start_keeps_what_does_not_depend_on_the_categories(name, tmp_path):
     assert fresh.config.categories == ("bolt", "nut")
 
 
+@pytest.mark.parametrize("name", ["retinanet", "faster_rcnn"])
+def test_torchvisions_detectors_start_from_each_others_backbone(name, tmp_path):
+    earlier, path = made("fcos"), tmp_path / "fcos.safetensors"
+    save_model(earlier, path)
+    fresh = start_from(path, replace(earlier.config, detector=name))
+    before, now = earlier.state_dict(), fresh.state_dict()
+    backbone = [n for n in now if n.startswith("net.backbone.")]
+    assert fresh.config.detector == name and backbone and all(torch.equal(before[n], now[n]) for n in backbone)
+    assert any(n not in before for n in now), "its head is its own"
+
+
+def test_a_detector_of_another_library_is_no_start(tmp_path):
+    save_model(made("fcos"), tmp_path / "fcos.safetensors")
+    with pytest.raises(ValueError, match="fcos.safetensors: fcos has no weight in common with rtdetr"):
+        start_from(tmp_path / "fcos.safetensors", replace(made("fcos").config, detector="rtdetr"))
+
+
 def test_published_weights_of_rtdetr_are_a_name_or_a_folder(tmp_path):
     source = made("rtdetr")
     source.net.class_embed, source.net.bbox_embed = source.net.model.decoder.class_embed, source.net.model.decoder.bbox_embed
