@@ -125,6 +125,8 @@ def method_name(row: Json) -> str:
     'FCOS, mean teacher'
     """
     name = MODEL_NAMES[row["model"]] + ("" if row["method"] == "plain" else f", {row['method'].replace('_', ' ')}")
+    if row.get("regime") == "zero" and not row["model"].startswith("template"):
+        name += ", as all rows start"
     return name + (", told which categories an image has" if row["oracle"] else "")
 
 

@@ -7,7 +7,7 @@ and scored class-agnostic by the same evaluator on the same val files; only the 
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,9 @@ class Row:
     regime: str
     """A key of `regimes.REGIMES`."""
     model: str
-    """A detector of `config.DETECTORS`; `deal`: trained here with the same budget, then one click per category; `deal published`:
-    the checkpoint, with one click per category; `template box`, `template click`: not trained."""
+    """A detector of `config.DETECTORS`; `deal`: trained here with the same budget, then one click per category; in the regime
+    `zero` both are what training starts from; `deal published`: the checkpoint, with one click per category; `template box`,
+    `template click`: not trained."""
     method: str = "plain"
     """A method of `config.METHODS`."""
     oracle: bool = False
@@ -70,6 +71,11 @@ class Row:
         """
         return " ".join([self.regime, self.model, *([] if self.method == "plain" else [self.method]), *["oracle"] * self.oracle])
 
+    @property
+    def trained(self) -> bool:
+        """Whether there is anything to train: a network and labels."""
+        return self.regime != "zero" and (self.model in DETECTORS or self.model == "deal")
+
 
 ROWS: tuple[Row, ...] = (
     *(Row("full", detector) for detector in ("retinanet", "faster_rcnn", "fcos", "rtdetr")),
@@ -80,6 +86,7 @@ ROWS: tuple[Row, ...] = (
     *(Row("point", "fcos", method) for method in ("plain", "point_teacher")),
     Row("zero", "template box"),
     Row("zero", "template click"),
+    *(Row("zero", model) for model in ("fcos", "rtdetr", "deal")),
     Row("full", "deal"),
     Row("full", "deal published"),
 )
@@ -127,7 +134,7 @@ def sweep(
             raise ValueError(f"{results}: made with other sources or another budget; choose another file")
     names = [row.name for row in (*ROWS, *(row for row in rows if row not in ROWS))]
     for seed, row in tqdm([(seed, row) for seed in range(seeds) for row in rows], desc="label efficiency", unit="row"):
-        if not applies(row, files, checkpoint):
+        if not applies(row, files, checkpoint, init):
             continue
         made = {
             "row": row.name,
@@ -143,11 +150,14 @@ def sweep(
     return summary
 
 
-def applies(row: Row, files: Sequence[Path], checkpoint: Path | None) -> bool:
-    """Whether a row can be run: a published checkpoint needs a file; categories that are told apart must be those of the val
-    files, which procedural scenes, each with categories of its own, cannot give."""
+def applies(row: Row, files: Sequence[Path], checkpoint: Path | None, init: Collection[str] = ()) -> bool:
+    """Whether a row can be run: a published checkpoint needs a file, and a network without any label one that it starts from;
+    categories that are told apart must be those of the val files, which procedural scenes, each with categories of its own,
+    cannot give."""
     if row.model == "deal published":
         return checkpoint is not None
+    if row.regime == "zero" and not row.model.startswith("template"):
+        return row.model in init
     if not row.oracle:
         return True
     train, val = ({c["name"] for f in files for c in read_json(f.with_name(f"{s}.json"))["categories"]} for s in ("train", "val"))
@@ -171,9 +181,10 @@ def run_row(
         each; `cost`: `labels` and `labelled_images` that there are, images that crops are `drawn_from` (of a method also those
         without labels), `images` drawn, `passes` over them, `minutes`, and `steps`; zeros where nothing is trained.
     """
-    trained = row.model in DETECTORS or row.model == "deal"
-    entries, cost = write_regime(row, files, out, seed) if trained else ((), {"labels": 0, "labelled_images": 0, "drawn_from": 0})
-    run = make_run(row, entries, files, seed, budget) if trained else None
+    entries, cost, run = (), {"labels": 0, "labelled_images": 0, "drawn_from": 0}, None
+    if row.trained:
+        entries, cost = write_regime(row, files, out, seed)
+        run = make_run(row, entries, files, seed, budget)
     key = {"row": asdict(row), "seed": seed, "budget": asdict(budget), "files": data_of(files)}
     if row.model == "deal published":
         key["checkpoint"] = sha_of(checkpoint)
@@ -187,7 +198,8 @@ def run_row(
         log = fit(run, folder, resume=(folder / "state.pt").is_file(), init=init)
     elif run is not None:
         log = train_with(run, folder, resume=(folder / "state.pt").is_file(), init=init)
-    model = load_row(row, folder, checkpoint)
+    start = checkpoint if row.model == "deal published" else init
+    model = load_row(row, folder / "model.safetensors" if row.trained else start)
     scored = [score_source(row, model, val_file(file, out, budget.images), file.parent / "images", seed) for file in files]
     steps = max((line["step"] for line in log), default=0)
     drawn = steps * budget.batch_size
@@ -249,13 +261,11 @@ def make_run(row: Row, entries: tuple[str, ...], files: Sequence[Path], seed: in
     return DetectorRun(detector=detector, data=data, train=train, method=MethodConfig(method=row.method))
 
 
-def load_row(row: Row, folder: Path, checkpoint: Path | None) -> Any:
-    """What the row detects with: a trained detector, a DEAL, or None."""
-    if row.model == "deal published":
-        return load_model(checkpoint)
-    if row.model == "deal":
-        return load_model(folder / "model.safetensors")
-    return load_detector(folder / "model.safetensors") if row.model in DETECTORS else None
+def load_row(row: Row, file: Path | None) -> Any:
+    """What the row detects with: a detector or a DEAL of a checkpoint, or None where none is needed."""
+    if row.model in DETECTORS:
+        return load_detector(file)
+    return load_model(file) if row.model.startswith("deal") else None
 
 
 def val_file(file: Path, out: Path, images: int) -> Path:

@@ -10,7 +10,7 @@ import dealkit.label_efficiency
 import dealkit.train
 from dealkit.baselines import Detector
 from dealkit.compare import one_class
-from dealkit.config import DETECTORS, Budget, DetectorConfig, DetectorRun, RunConfig
+from dealkit.config import Budget, DetectorConfig, DetectorRun, RunConfig
 from dealkit.data.coco import CocoFolder
 from dealkit.label_efficiency import ROWS, Row, applies, make_run, pooled, run_row, sweep, val_file, write_regime
 from dealkit.prompts import make_clicks, read_json
@@ -74,7 +74,7 @@ def test_a_row_is_trained_on_the_labels_of_its_regime(files, tmp_path):
 
 
 def test_all_rows_share_data_and_schedule(files, tmp_path):
-    trained = [row for row in ROWS if row.model in DETECTORS or row.model == "deal"]
+    trained = [row for row in ROWS if row.trained]
     runs = [make_run(row, ("a.json:b",), files, 3, Budget(steps=50)) for row in trained]
     assert len({str(run.train) for run in runs}) == 1 and runs[0].train.seed == 3 and runs[0].train.warmup == 10
     assert len({str(run.data) for run in runs}) == 1 and runs[0].data.synthetic == 0
@@ -115,6 +115,15 @@ def test_rows_that_cannot_be_are_left_out(files, tmp_path):
     val["categories"].append({"id": 11, "name": "screw"})
     files[0].with_name("val.json").write_text(json.dumps(val))
     assert not applies(oracle, files, None)
+
+
+def test_without_any_label_a_row_is_what_it_starts_from(files, tmp_path, quick):
+    start, rows = {"fcos": tmp_path / "scenes.safetensors"}, [Row("zero", "fcos"), Row("zero", "deal")]
+    save_model(Detector(DetectorConfig(hidden_dim=32)), start["fcos"])
+    assert [applies(row, files, None, start) for row in rows] == [True, False] and not applies(rows[0], files, None)
+    made = sweep(files, tmp_path / "out", rows=rows, budget=TINY, init=start)["rows"]
+    assert not quick and [row["row"] for row in made] == ["zero fcos"] and made[0]["metrics"]["ap50"] is not None
+    assert made[0]["cost"] | {"minutes": 0.0} == dict.fromkeys(made[0]["cost"], 0)
 
 
 def test_a_sweep_goes_on_where_it_was_stopped_and_grows(files, tmp_path, quick):
