@@ -28,8 +28,8 @@ from dealkit.boxes import to_cxcywh, to_xyxy
 from dealkit.config import DETECTORS, MIN_SCORE, DataConfig, DetectorConfig, DetectorRun, from_dict
 from dealkit.data.coco import Sample
 from dealkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, pad_to, to_input
+from dealkit.detections import Detections
 from dealkit.model.detectors import build_rtdetr, build_torchvision
-from dealkit.predict import Detections
 from dealkit.stream import open_sources
 from dealkit.train import autocast, fill_model, read_checkpoint, training_loop
 

@@ -13,8 +13,9 @@ from tqdm.auto import tqdm
 
 from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.coco import CocoFolder
+from dealkit.detections import Detections
 from dealkit.evaluate import evaluate
-from dealkit.predict import Detections, predict_coco, predict_prompts
+from dealkit.predict import predict_coco, predict_prompts
 from dealkit.prompts import Json, make_clicks, read_json
 from dealkit.threshold import adaptive_threshold
 from dealkit.train import load_model, provenance, write_json

@@ -18,8 +18,8 @@ from tqdm.auto import tqdm
 from dealkit.baselines import Detector, load_detector
 from dealkit.data.coco import CocoFolder
 from dealkit.data.synthetic import EVAL_SEED, write_coco
+from dealkit.detections import Detections, to_rows
 from dealkit.evaluate import evaluate
-from dealkit.predict import Detections, to_rows
 from dealkit.prompts import Json, read_json
 from dealkit.report import METRICS, average, sha_of
 from dealkit.train import provenance, write_json

@@ -19,10 +19,11 @@ from dealkit.adapt import adapted
 from dealkit.config import MIN_SCORE, RunConfig
 from dealkit.data.coco import CocoFolder
 from dealkit.data.subsets import in_order, some_images
+from dealkit.detections import to_rows
 from dealkit.embedding import PromptEmbedding, mean_embedding
 from dealkit.evaluate import evaluate
 from dealkit.model.encoder import STRIDES
-from dealkit.predict import Predictor, to_rows
+from dealkit.predict import Predictor
 from dealkit.prompts import Json, make_clicks, read_json
 from dealkit.protocols import portable, scored
 from dealkit.public import of_categories, of_images

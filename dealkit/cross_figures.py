@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from dealkit.cross import losses, rank_correlation
 from dealkit.cross_tables import CLICKS, shot_rows
 from dealkit.data.coco import Sample
+from dealkit.detections import Detections
 from dealkit.figures import BLUE, FALSE, FOUND, GREEN, ORANGE, band_plot, draw_verdicts, image_axes, judge
-from dealkit.predict import Detections, Predictor
+from dealkit.predict import Predictor
 from dealkit.prompts import Json
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from dealkit.data.coco import Sample
-from dealkit.predict import Detections
+from dealkit.detections import Detections
 from dealkit.tables import interval
 
 BLUE, ORANGE, GREEN, SKY, YELLOW, RED, PINK = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#F0E442", "#D55E00", "#CC79A7"

@@ -1,6 +1,7 @@
 """The criterion: one small function per term, all in float32, boxes in cxcywh pixels.
 
-`N` prompt sets, `K` queries, `T` objects of a set, `h, w` size of the stride-4 map.
+`N` prompt sets, `K` queries, `T` objects of a set, `h, w` size of a map. What is gathered by set comes as a list of N tensors; it
+is computed for all sets at once, since thousands of small operations would cost more than the network.
 """
 
 from dataclasses import dataclass
@@ -50,6 +51,16 @@ def varifocal(logits: Tensor, quality: Tensor, weight: Tensor, *, alpha: float =
     return weight * factor * F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
 
 
+def set_of(rows: list[Tensor]) -> Tensor:
+    """Number of the set that each row of `torch.cat(rows)` belongs to, (sum of lengths,) int64.
+
+    >>> set_of([torch.zeros(2, 4), torch.zeros(0, 4), torch.zeros(1, 4)]).tolist()
+    [0, 0, 2]
+    """
+    lengths = torch.tensor([len(of_set) for of_set in rows], device=rows[0].device)
+    return torch.arange(len(rows), device=lengths.device).repeat_interleave(lengths)
+
+
 def peak_target(boxes: Tensor, h: int, w: int, stride: int = STRIDES[0]) -> Tensor:
     """(h, w) Gaussian bumps of height 1 at the cells of the objects' centres; sigma is a sixth of the object, at least 0.4 cells.
 
@@ -68,7 +79,7 @@ def peak_target(boxes: Tensor, h: int, w: int, stride: int = STRIDES[0]) -> Tens
 
 
 def focal_heatmap(logits: Tensor, target: Tensor, keep: Tensor) -> Tensor:
-    """Penalty-reduced focal loss of one set's peak map, summed over cells.
+    """(N,) penalty-reduced focal loss of every set's peak map (N, h, w), summed over cells.
 
     Source: CornerNet/CenterNet, alpha 2, beta 4.
     """
@@ -76,22 +87,23 @@ def focal_heatmap(logits: Tensor, target: Tensor, keep: Tensor) -> Tensor:
     positive = target > 0.999
     found = (1 - p) ** 2 * F.softplus(-logits) * positive
     false = p**2 * (1 - target) ** 4 * F.softplus(logits) * ~positive
-    return ((found + false) * keep).sum()
+    return ((found + false) * keep).sum((1, 2))
 
 
-def poisson_density(density: Tensor, boxes: Tensor, keep: Tensor, stride: int = STRIDES[0]) -> Tensor:
-    """Negative log-likelihood of the objects' centres under a Poisson process whose intensity is the density.
+def poisson_density(density: Tensor, boxes: list[Tensor], keep: Tensor, stride: int = STRIDES[0]) -> Tensor:
+    """(N,) negative log-likelihood of the objects' centres under a Poisson process whose intensity is the density (N, h, w).
 
     Integral of the intensity minus the sum of its logs at the centres: where it is least, the density sums to the count.
 
     Choice: one term that both places and counts, without a kernel width to choose.
     """
-    h, w = density.shape
-    row, column = (boxes[:, 1] / stride).long().clamp(0, h - 1), (boxes[:, 0] / stride).long().clamp(0, w - 1)
+    h, w = density.shape[1:]
+    sets, centres = set_of(boxes), torch.cat(boxes)[:, :2] / stride
+    row, column = centres[:, 1].long().clamp(0, h - 1), centres[:, 0].long().clamp(0, w - 1)
     keep = keep.clone()
-    keep[row, column] = True  # an object inside an ignored region would otherwise be rewarded without bound
-    at = density[row, column]
-    return (density * keep).sum() - at.clamp(min=1e-8).log().sum()
+    keep[sets, row, column] = True  # an object inside an ignored region would otherwise be rewarded without bound
+    at = density[sets, row, column].clamp(min=1e-8).log()
+    return (density * keep).sum((1, 2)).index_add(0, sets, at, alpha=-1)
 
 
 def box_losses(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -104,18 +116,19 @@ def box_losses(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return relative_l1(pred, target).clamp(max=FARTHEST), 1 - giou, iou
 
 
-def dense_box(boxes: Tensor, target: Tensor, stride: int = STRIDES[0]) -> Tensor:
-    """Box loss of the dense head at nine cells in the middle of every object, mean over the nine, summed over objects.
+def dense_box(maps: Tensor, boxes: list[Tensor], stride: int = STRIDES[0]) -> Tensor:
+    """(N,) box loss of the dense head (N, h, w, 4) at nine cells in the middle of every object, mean over the nine, summed over
+    the objects of a set.
 
     Choice: cells off the centre learn the same box, so that a click that is off the centre still starts from a good one.
     """
-    h, w = boxes.shape[:2]
-    step = torch.tensor([[dx, dy] for dy in (-0.25, 0.0, 0.25) for dx in (-0.25, 0.0, 0.25)], device=target.device)
-    spots = target[:, None, :2] + step * target[:, None, 2:]  # (T, 9, 2)
-    cell = (spots / stride).long()
-    pred = boxes[cell[..., 1].clamp(0, h - 1), cell[..., 0].clamp(0, w - 1)].flatten(0, 1)
-    l1, giou, _ = box_losses(pred, target[:, None].expand(-1, 9, -1).flatten(0, 1))
-    return (l1 + giou).sum() / 9
+    n, h, w = maps.shape[:3]
+    sets, target = set_of(boxes), torch.cat(boxes)[:, None].expand(-1, 9, -1)  # (T, 9, 4)
+    step = torch.tensor([[dx, dy] for dy in (-0.25, 0.0, 0.25) for dx in (-0.25, 0.0, 0.25)], device=maps.device)
+    cell = ((target[..., :2] + step * target[..., 2:]) / stride).long()
+    pred = maps[sets[:, None], cell[..., 1].clamp(0, h - 1), cell[..., 0].clamp(0, w - 1)]
+    l1, giou, _ = box_losses(pred.flatten(0, 1), target.flatten(0, 1))
+    return maps.new_zeros(n).index_add(0, sets.repeat_interleave(9), (l1 + giou) / 9)
 
 
 def in_regions(points_xy: Tensor, regions: Tensor) -> Tensor:
@@ -126,7 +139,7 @@ def in_regions(points_xy: Tensor, regions: Tensor) -> Tensor:
     return (offset <= regions[:, 2:] / 2).all(-1).any(-1)
 
 
-def activation_losses(output: Output, targets: list[Target], share: list[float]) -> dict[str, Tensor]:
+def activation_losses(output: Output, targets: list[Target], share: Tensor) -> dict[str, Tensor]:
     """`peak`, `density` and `dense_box` summed over levels and sets, set n `share[n]` times.
 
     Each object peaks and counts on the level of its size; every object's box is learned on the stride-4 map too, where clicks
@@ -134,19 +147,21 @@ def activation_losses(output: Output, targets: list[Target], share: list[float])
     """
     levels = [(output.activation, STRIDES[0])] + ([(output.large, STRIDES[2])] if output.large is not None else [])
     sums = {name: output.count.sum() * 0.0 for name in ("peak", "density", "dense_box")}
+    everything = [target.boxes for target in targets]
     for level, stride in levels:
         h, w = level.peak_logits.shape[-2:]
         centres = cell_centres(h, w, stride, level.density.device)
-        peaks, densities, dense = level.peak_logits.unbind(0), level.density.unbind(0), level.boxes.unbind(0)
-        for n, (target, s) in enumerate(zip(targets, share, strict=True)):
-            boxes, keep = target.boxes, ~in_regions(centres, target.crowd)
-            if output.large is not None:
-                is_large = boxes[:, 2:].prod(1) >= LARGE**2
-                boxes = boxes[is_large if level is output.large else ~is_large]
-            sums["peak"] = sums["peak"] + s * focal_heatmap(peaks[n], peak_target(boxes, h, w, stride), keep)
-            sums["density"] = sums["density"] + s * poisson_density(densities[n], boxes, keep, stride)
-            everything = target.boxes if stride == STRIDES[0] else boxes
-            sums["dense_box"] = sums["dense_box"] + s * dense_box(dense[n], everything, stride)
+        keep = torch.stack([~in_regions(centres, target.crowd) for target in targets])
+        boxes = everything
+        if output.large is not None:
+            boxes = [b[(b[:, 2:].prod(1) >= LARGE**2) == (level is output.large)] for b in everything]
+        peaks = torch.stack([peak_target(b, h, w, stride) for b in boxes])
+        terms = {
+            "peak": focal_heatmap(level.peak_logits, peaks, keep),
+            "density": poisson_density(level.density, boxes, keep, stride),
+            "dense_box": dense_box(level.boxes, everything if stride == STRIDES[0] else boxes, stride),
+        }
+        sums = {name: sums[name] + (share * term).sum() for name, term in terms.items()}
     return sums
 
 
@@ -163,29 +178,33 @@ def criterion(output: Output, targets: list[Target], weights: LossConfig, origin
         `loss_score`, `loss_bbox`, `loss_giou` (all decoder layers), `loss_peak`, `loss_density`, `loss_dense_box`, and with
         noisy boxes `loss_denoise`: float32 scalars.
     """
-    layers = [(b.unbind(0), s.unbind(0)) for b, s in [*output.aux_outputs, (output.pred_boxes, output.pred_logits)]]
-    names = ["score", "bbox", "giou", "peak", "density", "dense_box"] + ["denoise"] * (origin is not None)
-    sums = {name: output.count.sum() * 0.0 for name in names}
-    share = [max(len(t.boxes), 1) ** -0.5 for t in targets]
-    total = sum(s * max(len(t.boxes), 1) for s, t in zip(share, targets, strict=True))
-    for name, value in activation_losses(output, targets, share).items():
-        sums[name] = sums[name] + value
-    for n, (target, s) in enumerate(zip(targets, share, strict=True)):
-        if origin is not None:
-            used = origin[n] >= 0
-            for boxes in output.denoised:
-                l1, giou, _ = box_losses(boxes[n][used], target.boxes[origin[n][used]])
-                sums["denoise"] = sums["denoise"] + s * (0.5 * l1 + giou).sum()
-        for boxes, logits in layers:
-            rows, columns = match(boxes[n], logits[n], output.valid[n], target.boxes, target.clicked.repeat(output.starts))
-            l1, giou, iou = box_losses(boxes[n][rows], target.boxes[columns])
-            quality = torch.zeros_like(logits[n])
-            quality[rows] = iou.detach().clamp(min=0.01)
-            # a confident query on an ignored region is not wrong
-            weight = (output.valid[n] & ~in_regions(boxes[n][:, :2].detach(), target.crowd)).float()
-            weight[rows] = 1.0
-            sums["score"] = sums["score"] + s * varifocal(logits[n], quality, weight).sum()
-            times = 1 + (CLICKED - 1) * torch.isin(columns, target.clicked)
-            sums["bbox"] = sums["bbox"] + s * (times * l1).sum()
-            sums["giou"] = sums["giou"] + s * (times * giou).sum()
+    lengths = output.count.new_tensor([len(target.boxes) for target in targets])
+    share = lengths.clamp(min=1) ** -0.5
+    objects = torch.cat([target.boxes for target in targets])
+    first = (lengths.cumsum(0) - lengths).long()  # number of a set's first object among all
+    counted_more = torch.cat([torch.isin(torch.arange(len(t.boxes), device=share.device), t.clicked) for t in targets])
+    sums = activation_losses(output, targets, share)
+    sums |= {name: output.count.sum() * 0.0 for name in ["score", "bbox", "giou"] + ["denoise"] * (origin is not None)}
+    if origin is not None:
+        sets, noisy = (origin >= 0).nonzero(as_tuple=True)
+        for boxes in output.denoised:
+            l1, giou, _ = box_losses(boxes[sets, noisy], objects[first[sets] + origin[sets, noisy]])
+            sums["denoise"] = sums["denoise"] + (share[sets] * (0.5 * l1 + giou)).sum()
+    for boxes, logits in [*output.aux_outputs, (output.pred_boxes, output.pred_logits)]:
+        pairs = [
+            match(boxes[n], logits[n], output.valid[n], target.boxes, target.clicked.repeat(output.starts))
+            for n, target in enumerate(targets)
+        ]
+        sets, rows = set_of([row for row, _ in pairs]), torch.cat([row for row, _ in pairs])
+        found = first[sets] + torch.cat([column for _, column in pairs])
+        l1, giou, iou = box_losses(boxes[sets, rows], objects[found])
+        quality = torch.zeros_like(logits).index_put((sets, rows), iou.detach().clamp(min=0.01))
+        # a confident query on an ignored region is not wrong
+        ignored = torch.stack([in_regions(boxes[n, :, :2].detach(), target.crowd) for n, target in enumerate(targets)])
+        weight = (output.valid & ~ignored).index_put((sets, rows), torch.tensor(True, device=share.device))
+        sums["score"] = sums["score"] + (share[:, None] * varifocal(logits, quality, weight)).sum()
+        times = share[sets] * torch.where(counted_more[found], CLICKED, 1.0)
+        sums["bbox"] = sums["bbox"] + (times * l1).sum()
+        sums["giou"] = sums["giou"] + (times * giou).sum()
+    total = (share * lengths.clamp(min=1)).sum()
     return {f"loss_{name}": getattr(weights, name) * value / total for name, value in sums.items()}

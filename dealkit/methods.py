@@ -24,7 +24,7 @@ from torchvision.ops import box_iou, clip_boxes_to_image
 from dealkit.baselines import Detector, Hook, Objects, fit_detector, unlabelled
 from dealkit.boxes import to_cxcywh, to_xyxy
 from dealkit.config import DetectorRun, MethodConfig
-from dealkit.predict import Detections
+from dealkit.detections import Detections
 
 NEAR = 0.3
 """IoU from which a box of the teacher is about the same object as a label. Choice: a tiny box that is 40 % of its size off has

@@ -14,8 +14,8 @@ from dealkit.config import BuildConfig
 from dealkit.data.coco import CocoFolder, coco_dict
 from dealkit.data.sources import SOURCES
 from dealkit.data.subsets import in_order
+from dealkit.detections import to_rows
 from dealkit.evaluate import evaluate
-from dealkit.predict import to_rows
 from dealkit.prompts import Json, clicks_hash, make_clicks, read_json
 from dealkit.report import average, row_of, sha_of, spread
 from dealkit.tiling import predict_coco_tiled

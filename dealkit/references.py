@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 
 from dealkit.boxes import to_xyxy
 from dealkit.data.coco import CocoFolder
+from dealkit.detections import Detections, to_rows
 from dealkit.evaluate import evaluate
-from dealkit.predict import Detections, to_rows
 from dealkit.prompts import Json, check_clicks, clicks_hash, make_clicks, read_json
 from dealkit.report import average, row_of, spread
 from dealkit.train import provenance, write_json

@@ -18,9 +18,10 @@ from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.coco import CocoFolder, Sample
 from dealkit.data.photos import photo
 from dealkit.data.synthetic import EVAL_SEED, write_coco
+from dealkit.detections import Detections
 from dealkit.evaluate import evaluate
 from dealkit.model.deal import DEAL
-from dealkit.predict import Detections, Predictor, predict_coco
+from dealkit.predict import Predictor, predict_coco
 from dealkit.prompts import Json, clicks_hash, make_clicks, read_json, save_clicks
 from dealkit.train import load_model, provenance, read_log, save_model, write_json
 

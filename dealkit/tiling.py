@@ -21,21 +21,11 @@ from tqdm.auto import tqdm
 from dealkit.config import DEFAULT_NMS, MIN_SCORE, BuildConfig
 from dealkit.data.coco import CocoFolder
 from dealkit.data.tiles import tile_windows
+from dealkit.detections import Detections
 from dealkit.embedding import PromptEmbedding, check_model
 from dealkit.model.deal import DEAL, Features, Output
 from dealkit.model.encoder import STRIDES, cell_centres
-from dealkit.predict import (
-    Detections,
-    Predictor,
-    as_image,
-    batches,
-    detect,
-    embed,
-    encode_images,
-    for_inference,
-    read_points,
-    to_detections,
-)
+from dealkit.predict import Predictor, as_image, batches, detect, embed, encode_images, for_inference, read_points, to_detections
 from dealkit.prompts import PointPrompts, check_clicks
 from dealkit.threshold import ADAPTIVE
 

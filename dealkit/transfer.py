@@ -8,9 +8,10 @@ from tqdm.auto import tqdm
 
 from dealkit.config import MIN_SCORE
 from dealkit.data.coco import CocoFolder
+from dealkit.detections import to_rows
 from dealkit.embedding import PromptEmbedding, mean_embedding
 from dealkit.evaluate import evaluate
-from dealkit.predict import Predictor, to_rows
+from dealkit.predict import Predictor
 from dealkit.prompts import Json, make_clicks, read_json
 from dealkit.report import average
 from dealkit.train import provenance, write_json

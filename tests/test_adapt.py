@@ -9,7 +9,7 @@ from dealkit.adapt import adapt, adapting_run, score_detector, tuned_detector
 from dealkit.baselines import build_detector, load_detector
 from dealkit.config import DataConfig, DetectorConfig, RunConfig, TrainConfig
 from dealkit.cross_tables import CLICKS, DEAL_TUNED, shot_rows, shot_table
-from dealkit.predict import Detections
+from dealkit.detections import Detections
 from dealkit.prompts import read_json
 from dealkit.train import save_model
 

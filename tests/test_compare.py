@@ -18,7 +18,7 @@ from dealkit.compare import (
 )
 from dealkit.config import DataConfig, DetectorConfig, TrainConfig
 from dealkit.data.coco import CocoFolder
-from dealkit.predict import Detections
+from dealkit.detections import Detections
 from dealkit.prompts import read_json
 from dealkit.race import race, snapshots
 from dealkit.train import save_model

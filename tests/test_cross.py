@@ -20,7 +20,8 @@ from dealkit.cross import (
 )
 from dealkit.data.coco import CocoFolder
 from dealkit.data.synthetic import make_scene
-from dealkit.predict import Detections, Predictor
+from dealkit.detections import Detections
+from dealkit.predict import Predictor
 from dealkit.prompts import read_json
 from dealkit.train import save_model
 

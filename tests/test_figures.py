@@ -7,7 +7,7 @@ import torch
 
 from dealkit import figures
 from dealkit.data.coco import Sample
-from dealkit.predict import Detections
+from dealkit.detections import Detections
 from dealkit.tables import paired_gains
 
 matplotlib.use("Agg")

@@ -82,19 +82,21 @@ def test_without_objects_there_is_no_peak():
 
 def test_the_peak_loss_by_hand():
     """p = 1/2 everywhere. A peak: (1/2)^2 ln 2. A cell of target 0: (1/2)^2 ln 2. One of target 1/2: a (1 - 1/2)^4 of that."""
-    loss = focal_heatmap(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.5]]), torch.ones(1, 3, dtype=torch.bool))
+    loss = focal_heatmap(torch.zeros(1, 1, 3), torch.tensor([[[1.0, 0.0, 0.5]]]), torch.ones(1, 1, 3, dtype=torch.bool))
     assert loss.item() == pytest.approx(0.25 * LN2 * (1 + 1 + 1 / 16))
-    kept = focal_heatmap(torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.5]]), torch.tensor([[True, False, False]]))
+    kept = focal_heatmap(torch.zeros(1, 1, 3), torch.tensor([[[1.0, 0.0, 0.5]]]), torch.tensor([[[True, False, False]]]))
     assert kept.item() == pytest.approx(0.25 * LN2)
 
 
 def test_the_density_loss_by_hand():
     """Two objects in 4 x 4 cells at density 1/4: integral 4, minus 2 ln(1/4)."""
-    keep = torch.ones(4, 4, dtype=torch.bool)
+    keep, density = torch.ones(1, 4, 4, dtype=torch.bool), torch.full((1, 4, 4), 0.25)
     two = boxes([2, 2, 4, 4], [10, 14, 4, 4])
-    assert poisson_density(torch.full((4, 4), 0.25), two, keep).item() == pytest.approx(4 + 4 * LN2)
-    assert poisson_density(torch.full((4, 4), 0.25), boxes(), keep).item() == 4
-    assert poisson_density(torch.full((4, 4), 0.25), two, keep & (torch.arange(4) < 3)).item() == pytest.approx(3 + 4 * LN2)
+    assert poisson_density(density, [two], keep).item() == pytest.approx(4 + 4 * LN2)
+    assert poisson_density(density, [boxes()], keep).item() == 4
+    assert poisson_density(density, [two], keep & (torch.arange(4) < 3)).item() == pytest.approx(3 + 4 * LN2)
+    both = poisson_density(density.expand(2, 4, 4), [boxes(), two], keep.expand(2, 4, 4))
+    assert both.tolist() == pytest.approx([4, 4 + 4 * LN2]), "sets at once as one by one"
 
 
 @pytest.mark.parametrize("count", [1, 3, 10])
@@ -102,11 +104,11 @@ def test_the_density_loss_is_least_where_the_density_sums_to_the_count(count):
     """Uniform density d over hw cells: hw d - n ln d has the derivative hw - n / d, zero at d = n / hw."""
     centres = boxes(*[[4 * (i % 6) + 2, 4 * (i // 6) + 2, 3, 3] for i in range(count)])
     level = torch.tensor(count / 48, requires_grad=True)
-    poisson_density(level.expand(6, 8), centres, torch.ones(6, 8, dtype=torch.bool)).backward()
+    poisson_density(level.expand(1, 6, 8), [centres], torch.ones(1, 6, 8, dtype=torch.bool)).backward()
     assert level.grad.item() == pytest.approx(0.0, abs=1e-3)
     for factor, sign in ((0.5, -1), (2.0, 1)):
         other = torch.tensor(factor * count / 48, requires_grad=True)
-        poisson_density(other.expand(6, 8), centres, torch.ones(6, 8, dtype=torch.bool)).backward()
+        poisson_density(other.expand(1, 6, 8), [centres], torch.ones(1, 6, 8, dtype=torch.bool)).backward()
         assert sign * other.grad.item() > 1
 
 
@@ -126,17 +128,19 @@ def test_a_pair_far_apart_costs_no_more_than_a_limit():
 
 def test_the_dense_head_learns_the_box_at_nine_cells_of_an_object():
     """A 16 px object at (32, 32): offsets of -4, 0, 4 px give rows and columns 7, 8, 9. Exact there, wrong elsewhere: no loss."""
-    truth, dense = boxes([32, 32, 16, 16]), torch.full((16, 16, 4), 5.0)
-    dense[7:10, 7:10] = truth[0]
-    assert dense_box(dense, truth).item() == 0
-    dense[9, 9] = torch.tensor([34.0, 32.0, 16.0, 16.0])  # 2 of 16 px: L1 1/8; overlap 14 x 16 of 18 x 16: 1 - 7/9
-    assert dense_box(dense, truth).item() == pytest.approx((1 / 8 + 2 / 9) / 9)
-    assert dense_box(dense, boxes()).item() == 0
+    truth, dense = boxes([32, 32, 16, 16]), torch.full((1, 16, 16, 4), 5.0)
+    dense[0, 7:10, 7:10] = truth[0]
+    assert dense_box(dense, [truth]).item() == 0
+    dense[0, 9, 9] = torch.tensor([34.0, 32.0, 16.0, 16.0])  # 2 of 16 px: L1 1/8; overlap 14 x 16 of 18 x 16: 1 - 7/9
+    assert dense_box(dense, [truth]).item() == pytest.approx((1 / 8 + 2 / 9) / 9)
+    assert dense_box(dense, [boxes()]).item() == 0
+    both = dense_box(dense.expand(2, -1, -1, -1), [boxes(), truth])
+    assert both.tolist() == pytest.approx([0, (1 / 8 + 2 / 9) / 9]), "sets at once as one by one"
 
 
 def test_objects_over_the_border_use_its_cells():
-    assert torch.isfinite(dense_box(torch.ones(4, 4, 4), boxes([0, 16, 20, 20])))
-    assert torch.isfinite(poisson_density(torch.ones(4, 4), boxes([16, 16, 2, 2]), torch.ones(4, 4, dtype=torch.bool)))
+    assert torch.isfinite(dense_box(torch.ones(1, 4, 4, 4), [boxes([0, 16, 20, 20])]))
+    assert torch.isfinite(poisson_density(torch.ones(1, 4, 4), [boxes([16, 16, 2, 2])], torch.ones(1, 4, 4, dtype=torch.bool)))
 
 
 def test_points_inside_regions_are_found_borders_included():
@@ -319,8 +323,8 @@ def test_sets_weigh_by_the_root_of_their_objects():
 
 def test_an_object_inside_an_ignored_region_still_has_a_finite_best_density():
     """One object, nothing kept: the integral counts its own cell, so d - ln d is least at d = 1."""
-    nothing = torch.zeros(4, 4, dtype=torch.bool)
-    values = [poisson_density(torch.full((4, 4), d), boxes([2, 2, 4, 4]), nothing).item() for d in (0.5, 1.0, 2.0)]
+    nothing = torch.zeros(1, 4, 4, dtype=torch.bool)
+    values = [poisson_density(torch.full((1, 4, 4), d), [boxes([2, 2, 4, 4])], nothing).item() for d in (0.5, 1.0, 2.0)]
     assert values[1] == 1 and values[1] < min(values[0], values[2])
 
 
@@ -351,14 +355,14 @@ def on_two_levels(objects, large):
 def test_objects_of_64_pixels_belong_to_the_coarse_level():
     """A 64 x 64 and a 50 x 70 (59.2) px object: one on each level, and the boxes of both on the fine one."""
     of_set = target([[64.0, 64.0, 64.0, 64.0], [60.0, 60.0, 50.0, 70.0]])
-    terms = activation_losses(on_two_levels(of_set.boxes, large=True), [of_set], [1.0])
+    terms = activation_losses(on_two_levels(of_set.boxes, large=True), [of_set], torch.ones(1))
     # integrals 32 x 32 x 0.1 and 8 x 8 x 0.1; each level pays -log 0.1 for its own object
     assert terms["density"].item() == pytest.approx(102.4 + 6.4 + 2 * 2.302585, rel=1e-5)
     alone = [target(b[None].tolist()) for b in of_set.boxes]
     fine, coarse = on_two_levels(of_set.boxes, large=True).activation, on_two_levels(of_set.boxes, large=True).large
-    box = dense_box(fine.boxes[0], of_set.boxes) + dense_box(coarse.boxes[0], alone[0].boxes, 16)
+    box = dense_box(fine.boxes, [of_set.boxes]) + dense_box(coarse.boxes, [alone[0].boxes], 16)
     assert terms["dense_box"].item() == pytest.approx(box.item(), rel=1e-5)
-    single = activation_losses(on_two_levels(of_set.boxes, large=False), [of_set], [1.0])
+    single = activation_losses(on_two_levels(of_set.boxes, large=False), [of_set], torch.ones(1))
     assert single["density"].item() == pytest.approx(102.4 + 2 * 2.302585, rel=1e-5)
 
 

@@ -8,6 +8,7 @@ import torch
 import dealkit.train
 from dealkit.baselines import Objects
 from dealkit.config import DataConfig, DetectorConfig, DetectorRun, MethodConfig, TrainConfig
+from dealkit.detections import Detections
 from dealkit.methods import (
     add_labels,
     ask,
@@ -21,7 +22,6 @@ from dealkit.methods import (
     point_teacher,
     train_with,
 )
-from dealkit.predict import Detections
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 

@@ -149,7 +149,7 @@ def test_the_density_is_trained_to_sum_to_the_count():
     """DGQA: three objects in 8 x 8 cells; the uniform density that the loss likes best sums to three."""
     centres = torch.tensor([[2.0, 2, 4, 4], [14, 14, 4, 4], [26, 18, 4, 4]])
     sums = torch.linspace(0.5, 8, 76)
-    cost = [poisson_density((s / 64).expand(8, 8), centres, torch.ones(8, 8, dtype=torch.bool)) for s in sums]
+    cost = [poisson_density((s / 64).expand(1, 8, 8), [centres], torch.ones(1, 8, 8, dtype=torch.bool)) for s in sums]
     assert sums[torch.stack(cost).argmin()].item() == pytest.approx(3.0, abs=0.06)
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dealkit.data.coco import CocoFolder
+from dealkit.detections import Detections
 from dealkit.evaluate import evaluate
-from dealkit.predict import Detections
 from dealkit.prompts import make_clicks
 from dealkit.references import (
     OPEN_MODELS,

@@ -23,7 +23,8 @@ from dealkit.calibrate import (
 )
 from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, PROJECT_ROOT
 from dealkit.data.photos import photo
-from dealkit.predict import DEFAULT_CHECKPOINT, Detections, Predictor
+from dealkit.detections import Detections
+from dealkit.predict import DEFAULT_CHECKPOINT, Predictor
 from dealkit.prompts import clicks_hash, load_clicks, read_json
 from dealkit.readme import (
     PAGES,

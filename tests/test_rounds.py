@@ -7,7 +7,8 @@ import torch
 
 from dealkit.data.coco import CocoFolder
 from dealkit.data.synthetic import write_coco
-from dealkit.predict import Detections, Predictor
+from dealkit.detections import Detections
+from dealkit.predict import Predictor
 from dealkit.prompts import check_clicks, make_clicks, read_json
 from dealkit.rounds import METRICS, click_curves, click_on, mean_curves, next_click, quality_of
 from dealkit.train import save_model

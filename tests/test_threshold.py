@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from dealkit.predict import Detections, Predictor
+from dealkit.detections import Detections
+from dealkit.predict import Predictor
 from dealkit.threshold import HIGHEST, LOWEST, adaptive_threshold, check_threshold, otsu_cut
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
