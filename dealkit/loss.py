@@ -182,7 +182,7 @@ def criterion(output: Output, targets: list[Target], weights: LossConfig, origin
     share = lengths.clamp(min=1) ** -0.5
     objects = torch.cat([target.boxes for target in targets])
     first = (lengths.cumsum(0) - lengths).long()  # number of a set's first object among all
-    counted_more = torch.cat([torch.isin(torch.arange(len(t.boxes), device=share.device), t.clicked) for t in targets])
+    is_clicked = torch.cat([torch.isin(torch.arange(len(t.boxes), device=share.device), t.clicked) for t in targets])
     sums = activation_losses(output, targets, share)
     sums |= {name: output.count.sum() * 0.0 for name in ["score", "bbox", "giou"] + ["denoise"] * (origin is not None)}
     if origin is not None:
@@ -203,7 +203,7 @@ def criterion(output: Output, targets: list[Target], weights: LossConfig, origin
         ignored = torch.stack([in_regions(boxes[n, :, :2].detach(), target.crowd) for n, target in enumerate(targets)])
         weight = (output.valid & ~ignored).index_put((sets, rows), torch.tensor(True, device=share.device))
         sums["score"] = sums["score"] + (share[:, None] * varifocal(logits, quality, weight)).sum()
-        times = share[sets] * torch.where(counted_more[found], CLICKED, 1.0)
+        times = share[sets] * torch.where(is_clicked[found], CLICKED, 1.0)
         sums["bbox"] = sums["bbox"] + (times * l1).sum()
         sums["giou"] = sums["giou"] + (times * giou).sum()
     total = (share * lengths.clamp(min=1)).sum()
