@@ -63,7 +63,8 @@ def prepare(images: Sequence[Tensor]) -> list[Tensor]:
 def hide(image: Tensor, target: Objects) -> Tensor:
     """The normalised image (3, H, W) with the mean colour painted over its crowd regions, but not over objects.
 
-    Choice: none of the losses knows regions that are neither found nor missed. TinyPerson's training images have theirs
+    Choice: the losses of the libraries know no regions that are neither found nor missed; FCOS, which the methods for incomplete
+    labels need them for, has them left out instead (`model.detectors.IgnoringFCOS`). TinyPerson's training images have theirs
     painted over as well; to call them background would teach that what is in them is none.
 
     >>> boxes, crowd = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[0.0, 0.0, 2.0, 1.0]])
@@ -112,7 +113,9 @@ class Detector(nn.Module):
 
         Names: those of the library with `loss_` before them; RT-DETR's layers are summed, those of denoising apart.
         """
-        inputs = [hide(image, target) for image, target in zip(prepare(images), targets, strict=True)]
+        inputs = prepare(images)
+        if self.config.detector != "fcos":  # which leaves regions out of its loss
+            inputs = [hide(image, target) for image, target in zip(inputs, targets, strict=True)]
         if self.config.detector == "rtdetr":
             pixels, _ = self._pixels(inputs)
             size_hw = pixels.shape[-2:]
@@ -124,7 +127,7 @@ class Detector(nn.Module):
                 terms[name] = terms.get(name, 0.0) + value
             return terms
         offset = int(self.config.detector == "faster_rcnn")
-        rows = [{"boxes": t.boxes, "labels": t.labels + offset} for t in targets]
+        rows = [{"boxes": t.boxes, "labels": t.labels + offset, "crowd": t.crowd} for t in targets]
         return {f"loss_{name.removeprefix('loss_')}": value for name, value in self.net(inputs, rows).items()}
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import box_iou, clip_boxes_to_image
+from torchvision.ops import box_area, box_iou, clip_boxes_to_image
 
 from dealkit.baselines import Detector, Hook, Objects, fit_detector, unlabelled
 from dealkit.boxes import to_cxcywh, to_xyxy
@@ -29,6 +29,9 @@ from dealkit.detections import Detections
 NEAR = 0.3
 """IoU from which a box of the teacher is about the same object as a label. Choice: a tiny box that is 40 % of its size off has
 0.3 or so with the true one."""
+
+PART = 0.5
+"""Share of a box that lies in another, see `shared`, from which the two are one object, or one is a part of the other."""
 
 SIZES = (4, 6, 8, 12, 16, 24, 32, 48, 64)
 """Sides in pixels among which the size of an object round a point is chosen."""
@@ -55,20 +58,40 @@ def label_correction(target: Objects, found: Detections) -> Objects:
     return replace(target, boxes=(1 - sure) * target.boxes + sure * mean)
 
 
+def shared(a: Tensor, b: Tensor) -> Tensor:
+    """(N, M) intersection of xyxy boxes (N, 4) and (M, 4), as a share of the smaller of the two: 1 where one holds the other.
+
+    >>> shared(torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([[2.0, 0.0, 10.0, 8.0], [1.0, 1.0, 3.0, 3.0]]))
+    tensor([[0.5000, 1.0000]])
+    """
+    low, high = torch.maximum(a[:, None, :2], b[:, :2]), torch.minimum(a[:, None, 2:], b[:, 2:])
+    return (high - low).clamp(min=0).prod(2) / torch.minimum(box_area(a)[:, None], box_area(b)).clamp(min=1e-6)
+
+
 def add_labels(target: Objects, found: Detections, *, high: float, low: float) -> Objects:
     """The teacher's boxes from a score of `high` on as further labels, those from `low` on as regions that are ignored; none that
-    is about an object with a label.
+    shares half of its area, or of the other's, with a label or with a stronger box of the teacher.
+
+    Choice: of the area, since a detector also finds parts of an object, which overlap it little; as labels they teach that large
+    objects are many small ones.
 
     >>> nothing = Objects(boxes=torch.zeros(0, 4), labels=torch.zeros(0).long(), crowd=torch.zeros(0, 4))
-    >>> boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [9.0, 9.0, 12.0, 12.0], [20.0, 0.0, 24.0, 4.0]])
-    >>> made = add_labels(nothing, Detections(boxes=boxes, scores=torch.tensor([0.9, 0.3, 0.1])), high=0.5, low=0.2)
+    >>> boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [1.0, 1.0, 3.0, 3.0], [9.0, 9.0, 12.0, 12.0], [20.0, 0.0, 24.0, 4.0]])
+    >>> made = add_labels(nothing, Detections(boxes=boxes, scores=torch.tensor([0.9, 0.8, 0.3, 0.1])), high=0.5, low=0.2)
     >>> made.boxes.tolist(), made.crowd.tolist()
     ([[0.0, 0.0, 4.0, 4.0]], [[9.0, 9.0, 12.0, 12.0]])
     """
-    new = torch.ones(len(found), dtype=torch.bool, device=target.boxes.device)
+    new = found.scores >= low
     if len(target.boxes) and len(found):
-        new = (box_iou(found.boxes, target.boxes) < NEAR).all(1)
-    label, doubt = new & (found.scores >= high), new & (found.scores >= low) & (found.scores < high)
+        new &= shared(found.boxes, target.boxes).amax(1) < PART
+    rows = new.nonzero()[:, 0]  # strongest first
+    hidden = shared(found.boxes[rows], found.boxes[rows]) >= PART
+    kept: list[int] = []
+    for k in range(len(rows)):
+        if not hidden[k, kept].any():
+            kept.append(k)
+    rows = rows[kept]
+    label, doubt = rows[found.scores[rows] >= high], rows[found.scores[rows] < high]
     classes = torch.zeros(len(found), dtype=torch.int64, device=new.device) if found.classes is None else found.classes
     return Objects(
         boxes=torch.cat([target.boxes, found.boxes[label]]),

@@ -183,7 +183,7 @@ def test_crowd_is_painted_over_but_not_its_objects():
     assert torch.equal(out, expected.expand(3, 8, 8)) and torch.equal(image, torch.ones(3, 8, 8))
 
 
-@every
+@pytest.mark.parametrize("name", [name for name in DETECTORS if name != "fcos"])
 def test_what_a_crowd_region_shows_changes_no_loss(name):
     detector = made(name)
     target = objects([4, 4, 16, 16], crowd=[[32, 32, 60, 60]])
@@ -195,6 +195,21 @@ def test_what_a_crowd_region_shows_changes_no_loss(name):
         torch.manual_seed(1)  # sampling and denoising are random
         losses.append({k: v.item() for k, v in detector.train().loss([image], [target]).items()})
     assert losses[0] == losses[1]
+
+
+def test_points_in_a_crowd_region_have_no_part_in_the_loss_of_fcos():
+    """Without labels every point is background: the region takes its share of the cost away, and of the gradient."""
+    detector, image = made("fcos").train(), torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+
+    def classification(*labels, crowd):
+        return detector.loss([image], [objects(*labels, crowd=crowd)])["loss_classification"]
+
+    everywhere, half = [[0, 0, 64, 64]], [[0, 0, 32, 64]]
+    nothing, some, all_ = (classification(crowd=region) for region in ([], half, everywhere))
+    assert all_ < 1e-6 < 0.3 * nothing < some < 0.7 * nothing
+    assert classification([4, 4, 16, 16], crowd=everywhere) > 1e-3, "points on an object count wherever they are"
+    (gradient,) = torch.autograd.grad(all_, detector.net.head.classification_head.cls_logits.bias)
+    assert gradient.abs().max() < 1e-6
 
 
 def test_an_unlabelled_image_is_crowd_all_over():

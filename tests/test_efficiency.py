@@ -1,12 +1,14 @@
 """`dealkit.efficiency`: tables, claims and series from hand-made rows; `data/paper.json`."""
 
 import json
+from dataclasses import fields
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
+import yaml
 
-from dealkit.config import PROJECT_ROOT
+from dealkit.config import PROJECT_ROOT, Budget
 from dealkit.data.coco import Sample
 from dealkit.efficiency import (
     COLUMNS,
@@ -183,3 +185,13 @@ def test_a_race_is_drawn_with_a_line_per_model_and_one_without_the_clicked():
     assert [list(line.get_ydata()) for line in right.lines] == [[1.0, 1.0], [0.0, 0.0], [0.0]]
     assert left.lines[1].get_label() == "DEAL, one click per category, clicked ignored"
     plt.close("all")
+
+
+@pytest.mark.parametrize("name", ["domains", "realsmall"])
+def test_the_notebooks_sweep_goes_on_with_the_published_one(name):
+    """The same budget and the same models to start from: what is in the file is not refused as made with another request."""
+    values = yaml.safe_load((PROJECT_ROOT / "notebooks" / "params" / f"06_label_efficient_benchmark_{name}.yml").read_text())
+    request = read_json(PROJECT_ROOT / values["results"])["request"]
+    budget = {key: values[key] for key in ("steps", "batch_size", "size", "hidden_dim")} | {"images": values.get("val_images", 0)}
+    assert Budget(**budget) == Budget(**{field.name: request[field.name] for field in fields(Budget)})
+    assert set(values["init"]) == set(request["init"]) and len(request["sources"]) == {"domains": 6, "realsmall": 18}[name]

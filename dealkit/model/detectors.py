@@ -79,6 +79,32 @@ class CentredAnchors(AnchorGenerator):
         return [anchors + torch.cat(shifts)] * len(image_list.image_sizes)
 
 
+class IgnoringFCOS(FCOS):
+    """FCOS whose targets may have `crowd`, (R, 4) xyxy: points in these regions, and on no object, have no part in the loss.
+
+    Choice: left out of the loss, as what is doubtful should be; painted over, it leaves images of patches that no image has.
+    """
+
+    def compute_loss(
+        self, targets: list[dict[str, Tensor]], head_outputs: dict[str, Tensor], anchors: list[Tensor], num_anchors: list[int]
+    ) -> dict[str, Tensor]:
+        left_out = []
+        for target, boxes in zip(targets, anchors, strict=True):
+            centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+            left_out.append(inside_any(centres, target["crowd"]) & ~inside_any(centres, target["boxes"]))
+        logits = head_outputs["cls_logits"].masked_fill(torch.stack(left_out)[..., None], -20.0)
+        return super().compute_loss(targets, {**head_outputs, "cls_logits": logits}, anchors, num_anchors)
+
+
+def inside_any(points: Tensor, boxes: Tensor) -> Tensor:
+    """(N,) bool: xy points (N, 2) inside any of the xyxy boxes (M, 4).
+
+    >>> inside_any(torch.tensor([[1.0, 1.0], [5.0, 1.0]]), torch.tensor([[0.0, 0.0, 2.0, 2.0]]))
+    tensor([ True, False])
+    """
+    return ((points[:, None] >= boxes[:, :2]) & (points[:, None] <= boxes[:, 2:])).all(2).any(1)
+
+
 def build_torchvision(config: DetectorConfig) -> nn.Module:
     """FCOS, RetinaNet or Faster R-CNN on the strides from `finest_stride` to 32.
 
@@ -118,7 +144,7 @@ def build_torchvision(config: DetectorConfig) -> nn.Module:
             "detections_per_img": config.max_detections,
         }
         if config.detector == "fcos":
-            net = FCOS(pyramid, classes, **options)
+            net = IgnoringFCOS(pyramid, classes, **options)
             nn.init.ones_(net.head.regression_head.bbox_reg.bias)
         else:
             head = RetinaNetHead(config.hidden_dim, 9, classes, norm_layer=partial(nn.GroupNorm, 32))
