@@ -100,18 +100,6 @@ def add_labels(target: Objects, found: Detections, *, high: float, low: float) -
     )
 
 
-def mean_teacher(target: Objects, image: Tensor, found: Detections, *, high: float, low: float) -> Objects:
-    """Labels of an unlabelled image by the teacher; a labelled image keeps its own.
-
-    Source: Soft Teacher, arXiv 2106.09018, and PseCo, arXiv 2203.16317: an averaged model labels images that it sees from
-    another view. Choice: the other view is a mirror image; boxes between the two scores are ignored, where Soft Teacher weighs
-    them by a background score.
-    """
-    if not unlabelled(target, image):
-        return target
-    return add_labels(replace(target, crowd=target.crowd[:0]), found, high=high, low=low)
-
-
 def labelled_score(targets: list[Objects], found: list[Detections]) -> float | None:
     """Median over the labels of the best score that the teacher gives a box on them; None where it has none.
 
@@ -126,6 +114,27 @@ def labelled_score(targets: list[Objects], found: list[Detections]) -> float | N
             best.append(score[score > 0])
     scores = torch.cat(best) if best else torch.zeros(0)
     return float(scores.median()) if len(scores) else None
+
+
+def mean_teacher(
+    targets: list[Objects], images: list[Tensor], found: list[Detections], *, high: float, low: float
+) -> list[Objects]:
+    """Labels of the unlabelled images of a batch by the teacher's boxes that score as those on labels do, times `high` or `low`;
+    labelled images keep their own.
+
+    Source: Soft Teacher, arXiv 2106.09018, and PseCo, arXiv 2203.16317: an averaged model labels images that it sees from
+    another view. Choice: the other view is a mirror image; boxes between the two scores are ignored, where Soft Teacher weighs
+    them by a background score; scores relative to `labelled_score`, as in `mining`, since those of a small detector are low.
+    """
+    usual = labelled_score(targets, found)
+    if usual is None:
+        return targets
+    made = []
+    for target, image, of_image in zip(targets, images, found, strict=True):
+        if unlabelled(target, image):
+            target = add_labels(replace(target, crowd=target.crowd[:0]), of_image, high=high * usual, low=low * usual)
+        made.append(target)
+    return made
 
 
 def mining(targets: list[Objects], found: list[Detections], *, high: float, low: float) -> list[Objects]:
@@ -231,7 +240,7 @@ def method_hook(config: MethodConfig) -> Hook | None:
         if config.method == "point_teacher":
             found = ask(teacher, images) if asked else [None] * len(images)
             rows = zip(targets, images, found, strict=True)
-            return [point_teacher(t, i, f, size=config.point_size, low=low) for t, i, f in rows]
+            return [point_teacher(t, i, f, size=config.point_size, low=config.teacher_least) for t, i, f in rows]
         if not asked:
             return targets
         if config.method == "label_correction":
@@ -239,7 +248,7 @@ def method_hook(config: MethodConfig) -> Hook | None:
         found = ask(teacher, images, mirrored=True)
         if config.method == "mining":
             return mining(targets, found, high=high, low=low)
-        return [mean_teacher(t, i, f, high=high, low=low) for t, i, f in zip(targets, images, found, strict=True)]
+        return mean_teacher(targets, images, found, high=high, low=low)
 
     return None if config.method == "plain" else change
 

@@ -446,7 +446,7 @@ def test_every_setting_of_the_network_reaches_it(name, change):
 
 
 @pytest.mark.parametrize(
-    "change", [{"method": "none"}, {"teacher_start": 2.0}, {"teacher_low": 0.9}, {"point_size": -1.0}], ids=str
+    "change", [{"method": "none"}, {"teacher_start": 2.0}, {"teacher_high": 0.5}, {"point_size": -1.0}], ids=str
 )
 def test_a_bad_setting_of_a_method_is_named(change):
     with pytest.raises(ValueError, match=f"MethodConfig.*{next(iter(change))}"):

@@ -81,13 +81,21 @@ def test_classes_of_the_teacher_come_with_its_boxes():
 
 
 def test_only_unlabelled_images_get_labels_of_the_teacher():
-    detections = found([0, 0, 4, 4, 0.9], [20, 20, 24, 24, 0.3])
-    labelled = objects([40, 40, 50, 50])
-    assert mean_teacher(labelled, image(), detections, high=0.5, low=0.2) is labelled
-    bare = objects()  # labelled, and there is nothing
-    assert mean_teacher(bare, image(), detections, high=0.5, low=0.2) is bare
-    out = mean_teacher(objects(crowd=[[0, 0, 64, 64]]), image(), detections, high=0.5, low=0.2)
-    assert out.boxes.tolist() == [[0, 0, 4, 4]] and out.crowd.tolist() == [[20, 20, 24, 24]]
+    """The score on the label is 0.6: labels from 0.6 on, ignored from 0.36 on."""
+    detections = found([0, 0, 4, 4, 0.9], [20, 20, 24, 24, 0.4], [30, 30, 34, 34, 0.3])
+    labelled, bare, unknown = objects([40, 40, 50, 50]), objects(), objects(crowd=[[0, 0, 64, 64]])  # bare: nothing is there
+    targets, teacher = [labelled, bare, unknown], [found([40, 40, 50, 50, 0.6]), detections, detections]
+    out = mean_teacher(targets, [image()] * 3, teacher, high=1.0, low=0.6)
+    assert out[0] is labelled and out[1] is bare
+    assert out[2].boxes.tolist() == [[0, 0, 4, 4]] and out[2].crowd.tolist() == [[20, 20, 24, 24]]
+    assert mean_teacher([unknown], [image()], [detections], high=1.0, low=0.6)[0] is unknown, "nothing to compare with"
+
+
+def test_a_part_of_an_object_is_no_object():
+    """A box within a label, one that holds a label, and one within a stronger box of the teacher."""
+    detections = found([12, 12, 16, 16, 0.9], [0, 0, 30, 30, 0.8], [40, 40, 60, 60, 0.7], [42, 42, 46, 46, 0.6])
+    out = add_labels(objects([10, 10, 20, 20]), detections, high=0.5, low=0.2)
+    assert out.boxes.tolist() == [[10, 10, 20, 20], [40, 40, 60, 60]] and len(out.crowd) == 0
 
 
 def test_mining_asks_for_scores_relative_to_those_of_labelled_objects():
@@ -152,7 +160,6 @@ def test_the_teacher_is_shown_the_mirror_image_and_answers_in_the_frame_of_the_i
     ("method", "target", "expected"),
     [
         ("label_correction", objects([10, 10, 20, 20]), [[11, 10, 21, 20]]),  # 2 px x 0.5
-        ("mean_teacher", objects(crowd=[[0, 0, 64, 64]]), [[42, 10, 52, 20]]),  # the mirrored box
         ("mining", objects([42, 10, 52, 20]), [[42, 10, 52, 20]]),
         ("point_teacher", objects([16, 14, 18, 16]), [[12, 10, 22, 20]]),
     ],
@@ -166,10 +173,20 @@ def test_a_method_asks_its_teacher_from_its_start_on(method, target, expected):
 
 
 def test_the_scores_and_sizes_of_a_method_are_those_set():
-    teacher, bare = Teacher(found([12, 10, 22, 20, 0.5])), objects(crowd=[[0, 0, 64, 64]])
-    assert len(use("mean_teacher", bare, teacher, 1.0, teacher_high=0.6).boxes) == 0
-    assert len(use("mean_teacher", bare, teacher, 1.0, teacher_high=0.6).crowd) == 1
-    assert len(use("mean_teacher", bare, teacher, 1.0, teacher_high=0.6, teacher_low=0.6).crowd) == 0
+    """The second box scores 0.7 of the one on the label; boxes are mirrored in the teacher's view."""
+    teacher = Teacher(found([12, 10, 22, 20, 0.5], [12, 40, 22, 50, 0.35]))
+
+    def labels(**settings):
+        hook = method_hook(MethodConfig(method="mean_teacher", **settings))
+        targets = [objects([42, 10, 52, 20]), objects(crowd=[[0, 0, 64, 64]])]
+        out = hook(targets, [image()] * 2, teacher, 1.0, torch.Generator())[1]
+        return out.boxes.tolist(), len(out.crowd)
+
+    assert labels() == ([[42, 10, 52, 20]], 1) and labels(teacher_low=0.8) == ([[42, 10, 52, 20]], 0)
+    assert labels(teacher_high=0.7) == ([[42, 10, 52, 20], [42, 40, 52, 50]], 0)
+    point = objects([16, 14, 18, 16])
+    assert use("point_teacher", point, teacher, 1.0).boxes.tolist() == [[12, 10, 22, 20]]
+    assert use("point_teacher", point, teacher, 1.0, teacher_least=0.6, point_size=20.0).boxes.tolist() == [[7, 5, 27, 25]]
     assert use("point_teacher", objects([31, 31, 33, 33]), teacher, 0.0, point_size=20.0).boxes.tolist() == [[22, 22, 42, 42]]
 
 
