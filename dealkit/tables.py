@@ -81,17 +81,18 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
 
 
 def ablation_table(results: Json) -> str:
-    """Markdown: a row per cell of a sweep, mean and spread over seeds, and the paired difference to the first cell with its 95 %
-    interval."""
-    ap50, ap75 = (paired_gains(results["rows"], metric) for metric in ("ap50", "ap75"))
-    lines = ["| run | AP50 | AP75 | AP50 against the first | 95 % interval | seeds |", "|---|---|---|---|---|---|"]
-    for row, other in zip(ap50, ap75, strict=True):
-        cells = [row["cell"], *(with_spread(r["mean"], r["spread"]) for r in (row, other))]
-        bounds = interval(row["gains"])
-        first = row is ap50[0]
-        cells.append("–" if first else f"{100 * row['gain']:+.1f}")
-        cells.append("–" if first or bounds is None else f"{100 * bounds[0]:+.1f} to {100 * bounds[1]:+.1f}")
-        lines.append("| " + " | ".join([*cells, str(row["seeds"])]) + " |")
+    """Markdown: a row per cell of a sweep, mean and spread over seeds, and the paired differences in AP50 to the first cell, over
+    all objects with its 95 % interval, and without the clicked ones."""
+    metrics = ("ap50", "ap75", "ap50_ignored")
+    head = ["run", "AP50", "AP75", "AP50, clicked ignored", "AP50 against the first", "95 % interval", "clicked ignored", "seeds"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for k, rows in enumerate(zip(*(paired_gains(results["rows"], metric) for metric in metrics), strict=True)):
+        cells = [rows[0]["cell"], *(with_spread(row["mean"], row["spread"]) for row in rows)]
+        bounds = interval(rows[0]["gains"])
+        cells.append(f"{100 * rows[0]['gain']:+.1f}" if k else "–")
+        cells.append(f"{100 * bounds[0]:+.1f} to {100 * bounds[1]:+.1f}" if k and bounds else "–")
+        cells.append(f"{100 * rows[2]['gain']:+.1f}" if k else "–")
+        lines.append("| " + " | ".join([*cells, str(rows[0]["seeds"])]) + " |")
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ from dealkit.tables import ablation_table, clicks_to_reach, interval, noc_table,
 
 
 def row(cell, seed, ap50, ap75=0.1):
-    return {"cell": cell, "seed": seed, "metrics": {"ap50": ap50, "ap75": ap75}}
+    return {"cell": cell, "seed": seed, "metrics": {"ap50": ap50, "ap75": ap75, "ap50_ignored": 0.2}}
 
 
 def test_gains_are_paired_by_seed():
@@ -34,10 +34,10 @@ def test_an_interval_is_students_and_needs_two():
 def test_an_ablation_table_has_a_row_per_cell():
     rows = [row("full", 0, 0.5), row("without", 0, 0.4), row("full", 1, 0.6), row("without", 1, 0.3), row("late", 0, 0.5)]
     lines = ablation_table({"rows": rows}).splitlines()
-    assert lines[2] == "| full | 55.0 ± 7.1 | 10.0 ± 0.0 | – | – | 2 |"
+    assert lines[2] == "| full | 55.0 ± 7.1 | 10.0 ± 0.0 | 20.0 ± 0.0 | – | – | – | 2 |"
     # -0.1 and -0.3: mean -20 points, standard error 10, times 12.71
-    assert lines[3] == "| without | 35.0 ± 7.1 | 10.0 ± 0.0 | -20.0 | -147.1 to +107.1 | 2 |"
-    assert lines[4] == "| late | 50.0 | 10.0 | +0.0 | – | 1 |" and len(lines) == 5
+    assert lines[3] == "| without | 35.0 ± 7.1 | 10.0 ± 0.0 | 20.0 ± 0.0 | -20.0 | -147.1 to +107.1 | +0.0 | 2 |"
+    assert lines[4] == "| late | 50.0 | 10.0 | 20.0 | +0.0 | – | +0.0 | 1 |" and len(lines) == 5
 
 
 def curve(*values):
