@@ -14,6 +14,7 @@ from dealkit.threshold import adaptive_threshold
 class Detections:
     """Boxes of one prompt in one image, strongest first; draws itself in a notebook.
 
+    >>> import torch
     >>> d = Detections(boxes=torch.tensor([[1.0, 1.0, 5.0, 5.0]]), scores=torch.tensor([0.2]))
     >>> len(d), len(d.above(0.3))
     (1, 0)
@@ -46,6 +47,7 @@ class Detections:
     def adaptive(self) -> "Detections":
         """The detections from `adaptive_threshold` of these scores and this count on, and whatever was clicked.
 
+        >>> import torch
         >>> d = Detections(boxes=torch.zeros(3, 4), scores=torch.tensor([0.8, 0.7, 0.1]), count=2.0)
         >>> len(d.adaptive())
         2
@@ -112,6 +114,7 @@ class Detections:
 def to_rows(found: Detections, image_id: int, category_id: int) -> list[dict[str, Any]]:
     """Detections as COCO results: xywh pixels rounded to 0.01, scores to 0.00001.
 
+    >>> import torch
     >>> to_rows(Detections(boxes=torch.tensor([[1.0, 1.0, 5.0, 4.0]]), scores=torch.tensor([0.5])), 7, 2)
     [{'image_id': 7, 'category_id': 2, 'bbox': [1.0, 1.0, 4.0, 3.0], 'score': 0.5}]
     """
