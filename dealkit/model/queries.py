@@ -18,6 +18,10 @@ from dealkit.prompts import PointPrompts
 LARGE = 64.0
 """Square root of the box area, pixels, from which an object belongs to the stride-16 map. Choice: four of its cells."""
 
+NEIGHBOURHOOD = 96.0
+"""Pixels in x and in y from a click to the farthest coarse tokens that describe it. Choice: with every token of the image the
+same object means different things in a crop and in a large image, and its box moves by 0.75 px."""
+
 
 def sample_map(feature: Tensor, points_xy: Tensor, stride: int) -> Tensor:
     """Bilinear values of a map at pixel positions; positions outside the map read its border.
@@ -48,7 +52,7 @@ class PointEmbedding(nn.Module):
     """PE: each prompt set becomes one vector for what it wants and one for what it does not want.
 
     A click is described by a 3 x 3 window of features on every level (spaced by the level's stride), gets an embedding of
-    its label, and attends to the coarse tokens of its image. Positive clicks are averaged, negative ones too.
+    its label, and attends to the coarse tokens of its `NEIGHBOURHOOD`. Positive clicks are averaged, negative ones too.
 
     Source: paper, PE. Choice: window, pooling by the mean, so that a set of clicks has no order and one vector can be saved.
     """
@@ -88,7 +92,8 @@ class PointEmbedding(nn.Module):
             coarse = maps[-1]
             tokens = of_image(coarse.permute(0, 2, 3, 1).flatten(1, 2), index)
             pos = cell_centres(*coarse.shape[-2:], STRIDES[-1], coarse.device).flatten(0, 1).expand(n, -1, -1)
-            e = e + self.attention(self.norm1(e), prompts.points, tokens, pos, of_image(keep, index)[:, None])
+            near = (prompts.points[:, :, None] - pos[:, None]).abs().amax(-1) <= NEIGHBOURHOOD  # (N, P, S)
+            e = e + self.attention(self.norm1(e), prompts.points, tokens, pos, near & of_image(keep, index)[:, None])
             e = e + self.ffn(self.norm2(e))
         e = e.float()
         wanted = torch.stack([prompts.labels == 1, prompts.labels == 0], dim=1).float()  # (N, 2, P)
