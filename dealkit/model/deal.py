@@ -24,9 +24,9 @@ class Features:
     maps: list[Tensor]
     """Four maps (B, ., H/s, W/s) for s in `STRIDES`."""
     values: Tensor
-    """(B, S, D) float32: their cells, finest map first, row by row, as the decoder samples them."""
+    """(B, S, D): their cells, finest map first, row by row, as the decoder samples them."""
     edges: Tensor
-    """(B, S', E) float32: cells of strides 4, 8 and 16, as the decoder reads the inside of a box; E may be 0."""
+    """(B, S', E): cells of strides 4, 8 and 16, as the decoder reads the inside of a box; E may be 0."""
     keep: list[Tensor]
     """(B, H/s, W/s) bool for s = 4, 16 and 32: False where a cell's centre lies on padding."""
 
@@ -99,9 +99,12 @@ class DEAL(nn.Module):
         maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
         maps = self.enhance(maps, keep[-1] if padded else None)
         cells = [m.permute(0, 2, 3, 1).flatten(1, 2) for m in maps]
-        values = [to_value(c) for to_value, c in zip(self.to_values, cells, strict=True)]
-        edges = [to_edge(c) for to_edge, c in zip(self.to_edges, cells, strict=False)] or [images.new_zeros(b, 0, 0)]
-        return Features(maps=maps, values=torch.cat(values, dim=1).float(), edges=torch.cat(edges, dim=1).float(), keep=keep)
+        values = torch.cat([to_value(c) for to_value, c in zip(self.to_values, cells, strict=True)], dim=1)
+        edges = [to_edge(c) for to_edge, c in zip(self.to_edges, cells, strict=False)]
+        edges = torch.cat(edges, dim=1) if edges else images.new_zeros(b, 0, 0)
+        if self.training:  # the gradients of many samples of one cell add up in float32
+            values, edges = values.float(), edges.float()
+        return Features(maps=maps, values=values, edges=edges, keep=keep)
 
     def embed(self, features: Features, prompts: PointPrompts) -> Tensor:
         """Prompt embeddings (N, 2, D) float32: of what is meant and of what is not (zero without negative clicks)."""

@@ -39,8 +39,8 @@ class DeformableAttention(nn.Module):
             self.offsets.bias.copy_((direction[:, None, None] * reach[:, None]).expand(-1, num_levels, -1, -1).flatten())
 
     def forward(self, x: Tensor, reference: Tensor, values: Tensor, activation: Tensor, index: Tensor) -> Tensor:
-        """x (N, K, D), reference (N, K, 4) cxcywh pixels, values (B, S, D) cells of all levels, activation (N, h, w) of stride 4,
-        all float32; index (N,) the image of each set."""
+        """x (N, K, D), reference (N, K, 4) cxcywh pixels, values (B, S, D) cells of all levels in any precision, activation
+        (N, h, w) of stride 4, else float32; index (N,) the image of each set."""
         n, k, _ = x.shape
         heads, levels, points = self.shape
         offsets = self.offsets(x).float().view(n, k, heads, levels, points, 2)
@@ -58,7 +58,7 @@ class DeformableAttention(nn.Module):
         share = share * weights.view(n, k, heads, levels, points, 1)
         table = values.reshape(-1, values.shape[-1] // heads)  # (B S M, D / M)
         bags = (n * k * heads, levels * points * 4)
-        total = F.embedding_bag(row.view(bags), table, per_sample_weights=share.view(bags), mode="sum")
+        total = sum_rows(row.view(bags), table, share.view(bags))
         return self.out(total.view(n, k, values.shape[-1]))
 
 
@@ -90,7 +90,7 @@ class BoxReader(nn.Module):
         level = (reference[..., 2:].amax(-1) / 24).log2().nan_to_num().clamp(0, 2).long()  # stride 4 up to 48 px, 8 up to 96 px
         cell, share = corners(where, *(t[level][:, :, None] for t in levels_of(size_wh, 3, reference.device)))
         row = index[:, None, None, None] * edges.shape[1] + cell
-        read = F.embedding_bag(row.view(-1, 4), edges.flatten(0, 1), per_sample_weights=share.view(-1, 4), mode="sum")
+        read = sum_rows(row.view(-1, 4), edges.flatten(0, 1), share.view(-1, 4))
         return self.describe(read.view(n, k, self.side**2 * edges.shape[-1]))
 
 
@@ -132,6 +132,17 @@ def corners(where: Tensor, stride: Tensor, size_wh: Tensor, start: Tensor) -> tu
     x, y = inside.long().unbind(-2)
     cell = y[..., :, None] * size_wh[..., :1, None] + x[..., None, :]
     return start + cell.flatten(-2), (share[..., 1, :, None] * share[..., 0, None, :]).flatten(-2)
+
+
+def sum_rows(rows: Tensor, table: Tensor, shares: Tensor) -> Tensor:
+    """Weighted sums of rows: (bags, J) numbers of rows, table (R, C), shares (bags, J) float32 -> (bags, C) float32.
+
+    Choice: in the precision of the table; a copy of a whole image's cells in float32 took longer than to read them.
+
+    >>> sum_rows(torch.tensor([[0, 2]]), torch.tensor([[1.0], [0.0], [4.0]]), torch.tensor([[0.5, 0.25]])).tolist()
+    [[1.5]]
+    """
+    return F.embedding_bag(rows, table, per_sample_weights=shares.to(table.dtype), mode="sum").float()
 
 
 class DecoderLayer(nn.Module):
@@ -214,7 +225,7 @@ class Decoder(nn.Module):
             content: (N, K, C) activation features where each query starts. reference: (N, K, 4) its first box.
             clicked: (N, K) bool, the query of a click itself. group: (N, K) int64, queries see those of their own group; 0 is
                 padding. embedding: (N, D) of what is meant.
-            values: (B, S, D) float32, cells of the four maps. edges: (B, S', E) float32, cells of the finest three.
+            values: (B, S, D), cells of the four maps. edges: (B, S', E), cells of the finest three; any precision.
             activation: (N, h, w) float32, 0..1. index: (N,) the image of each set.
         """
         scale, shift = self.prompt(embedding)[:, None].chunk(2, dim=-1)
