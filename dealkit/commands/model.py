@@ -52,6 +52,7 @@ def train(
     config: Path | None = None,
     resume: bool = False,
     init: Path | None = None,
+    teacher: Path | None = None,
 ) -> None:
     """Train a DEAL, or a detector without prompts, on procedural scenes and COCO folders.
 
@@ -64,9 +65,11 @@ def train(
         config: JSON of a whole run (as `config.json` of another), instead of the options above.
         resume: continue the run in `out` with its own config.
         init: checkpoint to start the weights from.
+        teacher: checkpoint of a `nano` that a `small` starts from and whose maps it imitates, instead of learning from labels.
     """
     from dealkit.report import validate_on_scenes
     from dealkit.train import fit
+    from dealkit.widen import imitate
 
     if resume:
         config = out / "config.json"
@@ -85,6 +88,8 @@ def train(
         from dealkit.methods import train_with
 
         train_with(run, out, resume=resume, init=init, validate=validate_detector)
+    elif teacher:
+        imitate(run, out, teacher, resume=resume, validate=validate_on_scenes)
     else:
         fit(run, out, resume=resume, init=init, validate=validate_on_scenes)
 
