@@ -13,12 +13,13 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from dealkit.checkpoint import load_model
 from dealkit.config import DataConfig, PromptConfig, RunConfig, TrainConfig, to_dict
 from dealkit.data.synthetic import EVAL_SEED
 from dealkit.model.deal import DEAL
 from dealkit.prompts import Json, read_json
 from dealkit.report import evaluate_across_scales, evaluate_on_scenes, row_of
-from dealkit.train import fit, load_model, provenance, write_json
+from dealkit.train import fit, provenance, write_json
 
 CHOICE_SEED = EVAL_SEED + 1
 """Family of scenes that choices are made on: neither trained on nor published as a result."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from dealkit.baselines import Detector, fit_detector, load_detector
+from dealkit.checkpoint import load_model
 from dealkit.compare import category_rows, detect_coco
 from dealkit.config import HELD_OUT, DataConfig, DetectorConfig, DetectorRun, PromptConfig, RunConfig, TrainConfig
 from dealkit.cross_tables import CLICKS, DEAL_TUNED
@@ -16,7 +17,7 @@ from dealkit.evaluate import evaluate
 from dealkit.prompts import Json, make_clicks, read_json
 from dealkit.protocols import folder_of, portable, scored, trained
 from dealkit.report import average, row_of, sha_of
-from dealkit.train import load_model, provenance, write_json
+from dealkit.train import provenance, write_json
 
 SHOTS = (1, 5, 20)
 """Labelled images of the new source."""

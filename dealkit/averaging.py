@@ -14,12 +14,13 @@ from tqdm.auto import tqdm
 
 from dealkit.ablate import CHOICE_SEED
 from dealkit.boxes import to_cxcywh
+from dealkit.checkpoint import load_model, save_model
 from dealkit.data.transforms import pad_to, to_input
 from dealkit.model.deal import DEAL
 from dealkit.predict import to_detections
 from dealkit.prompts import Json, stack_prompts
 from dealkit.report import evaluate_on_scenes, row_of, sha_of
-from dealkit.train import load_model, provenance, save_model
+from dealkit.train import provenance
 
 LARGEST_SHIFT = 0.5
 """Pixels that the box of an object may move with the image round it, see `box_shift`."""

@@ -25,13 +25,14 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
 from dealkit.boxes import to_cxcywh, to_xyxy
+from dealkit.checkpoint import fill_model, read_checkpoint
 from dealkit.config import DETECTORS, MIN_SCORE, DataConfig, DetectorConfig, DetectorRun, from_dict
 from dealkit.data.coco import Sample
 from dealkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, pad_to, to_input
 from dealkit.detections import Detections
 from dealkit.model.detectors import build_rtdetr, build_torchvision
 from dealkit.stream import open_sources
-from dealkit.train import autocast, fill_model, read_checkpoint, training_loop
+from dealkit.train import autocast, training_loop
 
 
 @dataclass(frozen=True, kw_only=True)

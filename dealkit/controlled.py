@@ -14,6 +14,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dealkit.causes import FACTORS, cases, drop, found_row
+from dealkit.checkpoint import load_model
 from dealkit.data.coco import CocoFolder
 from dealkit.data.synthetic import EVAL_SEED, write_coco
 from dealkit.errors import confusion_matrix, find_errors
@@ -22,7 +23,7 @@ from dealkit.positions import offset_clicks
 from dealkit.predict import predict_coco
 from dealkit.prompts import Json, make_clicks, read_json
 from dealkit.report import evaluate_across_scales, sha_of
-from dealkit.train import load_model, provenance, write_json
+from dealkit.train import provenance, write_json
 
 BASE: dict[str, Any] = {
     "num_objects": 24,

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dealkit.checkpoint import read_safetensors
 from dealkit.config import to_dict
 from dealkit.model.deal import DEAL
-from dealkit.train import read_safetensors
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

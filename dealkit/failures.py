@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from dealkit.calibrate import first_images
 from dealkit.causes import FACTORS, cases, drop, observed, pooled
+from dealkit.checkpoint import load_model
 from dealkit.config import DEFAULT_THRESHOLD, PROJECT_ROOT
 from dealkit.data.coco import CocoFolder
 from dealkit.data.statistics import image_folder
@@ -21,7 +22,7 @@ from dealkit.predict import predict_coco
 from dealkit.prompts import Json, make_clicks, read_json, save_clicks
 from dealkit.report import average, sha_of
 from dealkit.tables import per_cent
-from dealkit.train import load_model, provenance, write_json
+from dealkit.train import provenance, write_json
 
 
 def predictions_of(model: DEAL, file: Path, folder: Path, *, images: int | None = None, seed: int = 0) -> tuple[Path, Path, Path]:

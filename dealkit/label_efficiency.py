@@ -15,6 +15,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from dealkit.baselines import Detector, load_detector
+from dealkit.checkpoint import load_model
 from dealkit.compare import agnostic_rows, category_rows, detect_coco, one_class
 from dealkit.config import (
     DETECTORS,
@@ -39,7 +40,7 @@ from dealkit.prompts import Json, make_clicks, read_json
 from dealkit.references import match, reference_rows
 from dealkit.regimes import apply_regime, for_training
 from dealkit.report import average, row_of, sha_of
-from dealkit.train import fit, load_model, provenance, write_json
+from dealkit.train import fit, provenance, write_json
 
 Scored = tuple[Json, list[Json], Json]
 """Ground truth, predictions and click list of one source."""

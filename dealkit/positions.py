@@ -8,12 +8,13 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from dealkit.calibrate import first_images
+from dealkit.checkpoint import load_model
 from dealkit.data.coco import CocoFolder
 from dealkit.evaluate import evaluate
 from dealkit.predict import predict_coco
 from dealkit.prompts import Json, make_clicks, read_json, uniform_pair
 from dealkit.report import average, row_of, sha_of, spread
-from dealkit.train import load_model, provenance, write_json
+from dealkit.train import provenance, write_json
 
 OFFSETS = (0.0, 0.25, 0.5, 0.75, 0.95)
 """Choice: not 1, where a click lies on the border and as much outside as inside."""

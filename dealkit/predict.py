@@ -18,6 +18,7 @@ from torchvision.ops import box_iou, clip_boxes_to_image, nms
 from tqdm.auto import tqdm
 
 from dealkit.boxes import to_xyxy
+from dealkit.checkpoint import load_model
 from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, MIN_SCORE, PROJECT_ROOT
 from dealkit.data.coco import CocoFolder
 from dealkit.data.images import read_image
@@ -27,7 +28,7 @@ from dealkit.embedding import PromptEmbedding, check_model, model_hash
 from dealkit.model.deal import DEAL, Features, Output
 from dealkit.prompts import PointPrompts, check_clicks, stack_prompts, without_clicks
 from dealkit.threshold import ADAPTIVE, check_threshold
-from dealkit.train import autocast, bf16_is_faster, default_device, load_model
+from dealkit.train import autocast, bf16_is_faster, default_device
 
 DEFAULT_CHECKPOINT = PROJECT_ROOT / "data" / "checkpoints" / "nano.safetensors"
 """The checkpoint that comes with the repository."""

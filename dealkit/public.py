@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from dealkit.checkpoint import load_model
 from dealkit.config import BuildConfig
 from dealkit.data.coco import CocoFolder, coco_dict
 from dealkit.data.sources import SOURCES
@@ -19,7 +20,7 @@ from dealkit.evaluate import evaluate
 from dealkit.prompts import Json, clicks_hash, make_clicks, read_json
 from dealkit.report import average, row_of, sha_of, spread
 from dealkit.tiling import predict_coco_tiled
-from dealkit.train import load_model, provenance, write_json
+from dealkit.train import provenance, write_json
 
 SPLITS = {"dior": "test", "dota-v2.0": "val"}
 """What is tested. Choice: DOTA's test labels are not public, and its val is what papers report without the server."""

@@ -15,6 +15,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from dealkit.baselines import Detector, fit_detector, load_detector
+from dealkit.checkpoint import load_model, save_model
 from dealkit.compare import agnostic_rows, detect_coco, one_class
 from dealkit.config import DETECTORS, MODELS, DataConfig, DetectorConfig, DetectorRun, RunConfig, TrainConfig
 from dealkit.data.coco import CocoFolder
@@ -24,7 +25,7 @@ from dealkit.model.deal import DEAL
 from dealkit.predict import predict_coco
 from dealkit.prompts import Json, make_clicks, read_json
 from dealkit.report import short_path
-from dealkit.train import fit, load_model, provenance, save_model, write_json
+from dealkit.train import fit, provenance, write_json
 
 LOOK_EVERY = 5
 """Steps between looks at the clock."""

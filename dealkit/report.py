@@ -14,6 +14,7 @@ from torchvision.ops import box_iou
 from tqdm.auto import tqdm
 
 from dealkit.boxes import SIZE_BINS
+from dealkit.checkpoint import files_of, load_model, save_model
 from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.coco import CocoFolder, Sample
 from dealkit.data.photos import photo
@@ -23,7 +24,7 @@ from dealkit.evaluate import evaluate
 from dealkit.model.deal import DEAL
 from dealkit.predict import Predictor, predict_coco
 from dealkit.prompts import Json, clicks_hash, make_clicks, read_json, save_clicks
-from dealkit.train import load_model, provenance, read_log, save_model, write_json
+from dealkit.train import provenance, read_log, write_json
 
 METRICS = ("ap25", "ap50", "ap75", "ap", "ap50_vt", "ap50_t", "ap50_s", "ap50_m", "recall50")
 """What a row of results holds of `all` and, with `_ignored` behind it, of `clicked_ignored`."""
@@ -298,5 +299,8 @@ def size_of_part(log: list[dict[str, float]]) -> dict[str, float]:
 
 
 def sha_of(file: Path) -> str:
-    """First 12 hex digits of a file's sha256."""
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
+    """First 12 hex digits of the sha256 of a file, or of the parts that stand for it (`dealkit.train.files_of`)."""
+    content = hashlib.sha256()
+    for part in files_of(file) or [Path(file)]:
+        content.update(part.read_bytes())
+    return content.hexdigest()[:12]

@@ -13,19 +13,17 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from dealkit.config import PROJECT_ROOT, DetectorRun, ModelConfig, RunConfig, TrainConfig, from_dict, to_dict
+from dealkit.checkpoint import Model, load_model, save_model
+from dealkit.config import PROJECT_ROOT, DetectorRun, RunConfig, TrainConfig, to_dict
 from dealkit.data.coco import Sample
 from dealkit.data.transforms import to_input
 from dealkit.loss import Target, criterion
@@ -33,9 +31,6 @@ from dealkit.model.deal import DEAL, build_model
 from dealkit.pgcpp import next_prompts
 from dealkit.prompts import PointPrompts
 from dealkit.stream import TrainingStream, draw_prompts, noisy_boxes
-
-Model = TypeVar("Model", bound=torch.nn.Module)
-"""A model with the `config` it was built from."""
 
 
 @lru_cache
@@ -276,59 +271,6 @@ def save_state(
     torch.save(state, out / "state.pt.tmp")
     save_model(average, out / "model.safetensors")
     os.replace(out / "state.pt.tmp", out / "state.pt")
-
-
-def save_model(model: Model, path: Path, *, half: bool = False) -> None:
-    """Weights and model config as safetensors; `half` stores float16, enough for inference, in half the size."""
-    tensors = {k: (v.half() if half and v.is_floating_point() else v).contiguous().cpu() for k, v in model.state_dict().items()}
-    temporary = Path(f"{path}.tmp")
-    save_file(tensors, temporary, metadata={"config": json.dumps(to_dict(model.config))})
-    os.replace(temporary, path)
-
-
-def read_safetensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file; an error names the file and, by `kind`, what was expected."""
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: no such {kind}")
-    try:
-        with safe_open(path, "pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118 (not a dict)
-    except Exception as error:
-        raise ValueError(f"{path}: not a safetensors {kind}: {error}") from None
-
-
-def load_model(path: Path, *, expected: ModelConfig | None = None) -> DEAL:
-    """The model of a checkpoint written by `save_model`, in float32 and evaluation mode.
-
-    Raises:
-        ValueError: not safetensors, without a config, weights that do not fit it, or a config other than `expected`; names
-        the file.
-    """
-    tensors, values = read_checkpoint(path)
-    config = from_dict(ModelConfig, {**values, "pretrained": False}, f"{path}: metadata")
-    if expected is not None and config != replace(expected, pretrained=False):
-        raise ValueError(f"{path}: its model is {config}, expected {expected}")
-    return fill_model(build_model(config), tensors, path)
-
-
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and plain config of a file written by `save_model`; an error names the file."""
-    tensors, metadata = read_safetensors(path, "checkpoint")
-    if "config" not in metadata:
-        raise ValueError(f"{path}: no model config in its metadata; expected a file written by dealkit")
-    try:
-        return tensors, {**json.loads(metadata["config"])}
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"{path}: metadata: config is not a JSON object: {error}") from None
-
-
-def fill_model(model: Model, tensors: dict[str, Tensor], path: Path) -> Model:
-    """The model with the weights of a checkpoint, in float32 and evaluation mode; an error names the file."""
-    try:
-        model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
-    except RuntimeError as error:
-        raise ValueError(f"{path}: weights do not fit their config: {error}") from None
-    return model.eval()
 
 
 def read_log(out: Path) -> list[dict[str, float]]:

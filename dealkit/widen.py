@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dealkit.checkpoint import load_model
 from dealkit.config import ModelConfig, RunConfig
 from dealkit.data.coco import Sample
 from dealkit.data.transforms import to_input
 from dealkit.model.deal import DEAL, build_model
-from dealkit.train import autocast, default_device, load_model, training_loop
+from dealkit.train import autocast, default_device, training_loop
 
 RENAMED = {
     "backbone.stages.0.2.": "backbone.stages.0.1.0.",
@@ -92,6 +93,7 @@ def imitate(
     *,
     resume: bool = False,
     validate: Callable[[DEAL], dict[str, float]] | None = None,
+    stop_at: int | None = None,
 ) -> list[dict[str, float]]:
     """Train a model of `config`, widened from the teacher's checkpoint, to the teacher's maps on the images of the run, without
     their labels; returns its log. Other arguments and errors: `dealkit.train.training_loop`."""
@@ -100,4 +102,7 @@ def imitate(
     def loss_terms(model: DEAL, samples: list[Sample], _: torch.Generator, __: DEAL, ___: float) -> dict[str, Tensor]:
         return imitation(model, guide, samples, config.train.bf16)
 
-    return training_loop(config, out, lambda: widened(guide, config.model), loss_terms, resume=resume, validate=validate)
+    def make_model() -> DEAL:
+        return widened(guide, config.model)
+
+    return training_loop(config, out, make_model, loss_terms, resume=resume, validate=validate, stop_at=stop_at)

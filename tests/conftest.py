@@ -17,10 +17,10 @@ from PIL import Image
 import dealkit.predict
 import dealkit.train
 from dealkit import browse
+from dealkit.checkpoint import save_model
 from dealkit.config import PROJECT_ROOT, ModelConfig
 from dealkit.model.deal import build_model
 from dealkit.predict import Predictor
-from dealkit.train import save_model
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 CHROMIUM_FLAGS = [

@@ -7,11 +7,11 @@ import dealkit.protocols
 import dealkit.train
 from dealkit.adapt import adapt, adapting_run, score_detector, tuned_detector
 from dealkit.baselines import build_detector, load_detector
+from dealkit.checkpoint import save_model
 from dealkit.config import DataConfig, DetectorConfig, RunConfig, TrainConfig
 from dealkit.cross_tables import CLICKS, DEAL_TUNED, shot_rows, shot_table
 from dealkit.detections import Detections
 from dealkit.prompts import read_json
-from dealkit.train import save_model
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 

@@ -7,8 +7,8 @@ import torch
 
 import dealkit.averaging
 from dealkit.averaging import PLACES, average, box_shift, choose_average, plain_shapes
+from dealkit.checkpoint import load_model, save_model
 from dealkit.model.deal import build_model
-from dealkit.train import load_model, save_model
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 

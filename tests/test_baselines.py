@@ -22,6 +22,7 @@ from dealkit.baselines import (
     start_from,
     unlabelled,
 )
+from dealkit.checkpoint import load_model, save_model
 from dealkit.compare import agnostic_rows, detect_coco, evaluate_detector
 from dealkit.config import DETECTORS, DataConfig, DetectorConfig, DetectorRun, MethodConfig, TrainConfig, load_config
 from dealkit.data.coco import CocoFolder
@@ -31,7 +32,7 @@ from dealkit.evaluate import evaluate
 from dealkit.model.detectors import CentredAnchors, build_torchvision
 from dealkit.model.encoder import STRIDES
 from dealkit.prompts import read_json
-from dealkit.train import autocast, learning_rate, load_model, parameter_groups, save_model
+from dealkit.train import autocast, learning_rate, parameter_groups
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from dealkit.__main__ import main
+from dealkit.checkpoint import save_model
 from dealkit.config import PROJECT_ROOT
 from dealkit.data.coco import CocoFolder
 from dealkit.prompts import clicks_hash, load_clicks, make_clicks
-from dealkit.train import save_model
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 

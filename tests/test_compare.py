@@ -8,6 +8,7 @@ import torch
 
 import dealkit.train
 from dealkit.baselines import build_detector
+from dealkit.checkpoint import save_model
 from dealkit.compare import (
     agnostic_rows,
     benchmark_detector,
@@ -21,7 +22,6 @@ from dealkit.data.coco import CocoFolder
 from dealkit.detections import Detections
 from dealkit.prompts import read_json
 from dealkit.race import race, snapshots
-from dealkit.train import save_model
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 

@@ -6,11 +6,11 @@ import torch
 
 from dealkit import controlled as module
 from dealkit.causes import FACTORS
+from dealkit.checkpoint import save_model
 from dealkit.controlled import EXPERIMENTS, STEPS, controlled, controls_at, run_level, run_step, whole_objects
 from dealkit.data.canvas import border_places, lattice_places
 from dealkit.data.plan import TWINS, SceneControls
 from dealkit.data.synthetic import make_scene, scene_factors
-from dealkit.train import save_model
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 SMALL = {"num_objects": 9, "num_categories": 1, "object_size": 10.0, "contrast": 0.4}

@@ -7,6 +7,7 @@ import pytest
 import dealkit.protocols
 import dealkit.train
 from dealkit import cross_figures
+from dealkit.checkpoint import save_model
 from dealkit.config import DataConfig, RunConfig, TrainConfig
 from dealkit.cross import (
     adapted_matrix,
@@ -23,7 +24,6 @@ from dealkit.data.synthetic import make_scene
 from dealkit.detections import Detections
 from dealkit.predict import Predictor
 from dealkit.prompts import read_json
-from dealkit.train import save_model
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 

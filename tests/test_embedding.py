@@ -5,10 +5,10 @@ import torch
 from conftest import noise
 from safetensors.torch import save_file
 
+from dealkit.checkpoint import load_model, save_model
 from dealkit.embedding import PromptEmbedding, load_embedding, mean_embedding, model_hash
 from dealkit.predict import Predictor, detect, embed
 from dealkit.prompts import stack_prompts, without_clicks
-from dealkit.train import load_model, save_model
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dealkit.averaging import LARGEST_SHIFT, SHAPES, box_shift
+from dealkit.checkpoint import load_model, save_model
 from dealkit.config import BACKBONES, MODELS, PROJECT_ROOT, LossConfig, ModelConfig
 from dealkit.loss import Target, criterion
 from dealkit.model.deal import build_model, decode_in_groups
@@ -14,7 +15,6 @@ from dealkit.model.encoder import STRIDES, Backbone, ContextLayer, RotaryAttenti
 from dealkit.model.queries import allocate_queries, local_peaks, of_image, sample_map
 from dealkit.predict import DEFAULT_CHECKPOINT
 from dealkit.prompts import stack_prompts
-from dealkit.train import load_model, save_model
 
 ONE = (torch.tensor([[20.0, 30.0]]), torch.tensor([1]))
 THREE = (torch.tensor([[40.0, 30.0], [8.0, 50.0], [60.0, 12.0]]), torch.tensor([1, 1, 1]))

@@ -2,9 +2,9 @@
 
 import pytest
 
+from dealkit.checkpoint import save_model
 from dealkit.positions import OFFSETS, offset_clicks, offset_point, position_curves
 from dealkit.prompts import check_clicks, make_clicks, read_json
-from dealkit.train import save_model
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 

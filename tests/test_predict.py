@@ -12,6 +12,7 @@ from PIL import Image
 
 import dealkit.predict
 import dealkit.train
+from dealkit.checkpoint import save_model
 from dealkit.data.coco import CocoFolder
 from dealkit.data.transforms import to_input
 from dealkit.detections import Detections
@@ -19,7 +20,6 @@ from dealkit.model.deal import Output, build_model
 from dealkit.model.queries import Activation
 from dealkit.predict import Predictor, as_image, encode_images, for_inference, predict_coco, to_detections
 from dealkit.prompts import make_clicks, stack_prompts
-from dealkit.train import save_model
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 

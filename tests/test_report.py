@@ -21,6 +21,7 @@ from dealkit.calibrate import (
     shown_f1,
     without_duplicates,
 )
+from dealkit.checkpoint import load_model, save_model
 from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, PROJECT_ROOT
 from dealkit.data.photos import photo
 from dealkit.detections import Detections
@@ -37,7 +38,6 @@ from dealkit.readme import (
     update_tables,
 )
 from dealkit.report import average, benchmark, click_every_object, publish, recall_precision, spread
-from dealkit.train import load_model, save_model
 
 RESULTS = PROJECT_ROOT / "data" / "results"
 

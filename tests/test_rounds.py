@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
+from dealkit.checkpoint import save_model
 from dealkit.data.coco import CocoFolder
 from dealkit.data.synthetic import write_coco
 from dealkit.detections import Detections
 from dealkit.predict import Predictor
 from dealkit.prompts import check_clicks, make_clicks, read_json
 from dealkit.rounds import METRICS, click_curves, click_on, mean_curves, next_click, quality_of
-from dealkit.train import save_model
 
 OBJECTS = torch.tensor([[0.0, 0.0, 8.0, 8.0], [20.0, 20.0, 28.0, 28.0], [40.0, 0.0, 48.0, 8.0]])
 NOWHERE = torch.zeros(0, 4)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import noise
 
+from dealkit.checkpoint import save_model
 from dealkit.commands.model import predict
 from dealkit.config import PROJECT_ROOT
 from dealkit.data.coco import CocoFolder
@@ -12,7 +13,6 @@ from dealkit.data.tiles import tile_windows
 from dealkit.predict import Predictor, predict_prompts
 from dealkit.prompts import make_clicks, read_json
 from dealkit.tiling import cores, merge_boxes, predict_coco_tiled, predict_large
-from dealkit.train import save_model
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 

@@ -9,20 +9,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import dealkit.train
+from dealkit import checkpoint
+from dealkit.checkpoint import files_of, load_model, save_model
 from dealkit.config import DataConfig, LossConfig, PromptConfig, RunConfig, TrainConfig, load_config, to_dict
 from dealkit.data.synthetic import make_scene
 from dealkit.model.deal import build_model
+from dealkit.report import sha_of
 from dealkit.stream import draw_prompts
 from dealkit.train import (
     autocast,
     fit,
     learning_rate,
-    load_model,
     loss_of_batch,
     parameter_groups,
     progress,
     read_log,
-    save_model,
     update_average,
     write_json,
 )
@@ -354,6 +355,26 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "model.pt")
     with pytest.raises(ValueError, match=r"model.pt: not a safetensors checkpoint"):
         load_model(tmp_path / "model.pt")
+
+
+def test_a_large_published_model_lies_in_parts(make_tiny, tmp_path, monkeypatch):
+    path, model = tmp_path / "model.safetensors", make_tiny().half().float()  # exact in float16
+    save_model(model, path, half=True)
+    whole = sha_of(path)
+    monkeypatch.setattr(checkpoint, "LARGEST_FILE", path.stat().st_size // 2)
+    save_model(model, path, half=True)
+    names = [f"model-{i:05d}-of-00003.safetensors" for i in (1, 2, 3)]
+    assert [file.name for file in sorted(tmp_path.iterdir())] == names == [file.name for file in files_of(path)]
+    assert all(
+        torch.equal(a, b) for a, b in zip(load_model(path).state_dict().values(), model.state_dict().values(), strict=True)
+    )
+    assert sha_of(path) != whole and sha_of(path) == sha_of(path)
+    (tmp_path / names[1]).unlink()
+    with pytest.raises(ValueError, match=r"model.safetensors: only 2 of its 3 parts: model-00001"):
+        load_model(path)
+    monkeypatch.undo()
+    save_model(model, path, half=True)  # smaller again: what is left of the parts would be read no more
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"] and sha_of(path) == whole
 
 
 def test_a_checkpoint_that_was_cut_short_is_refused(make_tiny, tmp_path):

@@ -129,12 +129,13 @@ def predict(
         tile: read one image in tiles of this side in pixels, for images too large for the memory; 0: in one piece.
         overlap: pixels that tiles share.
     """
+    from dealkit.checkpoint import load_model
     from dealkit.data.coco import CocoFolder
     from dealkit.embedding import load_embedding
     from dealkit.predict import Predictor, predict_coco
     from dealkit.prompts import load_clicks
     from dealkit.tiling import predict_large
-    from dealkit.train import load_model, write_json
+    from dealkit.train import write_json
 
     if (image is None) == (coco is None):
         raise ValueError("predict: expected either IMAGE with --point X Y, or --coco, --images and --clicks")
