@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dealkit.config import PROJECT_ROOT
+from dealkit.config import MODELS, PROJECT_ROOT
 from dealkit.cross_tables import protocol_table, public_table, shot_table
 from dealkit.efficiency import efficiency_table, race_table
 from dealkit.prompts import Json, read_json
@@ -132,6 +132,36 @@ def training_sentence(training: Json) -> str:
     )
 
 
+def model_table(models: dict[str, dict[str, Json]]) -> str:
+    """Markdown: models side by side; of each its results files by what they begin with, see `MODEL_FILES`."""
+    lines = [
+        "| model | parameters | minutes trained | AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit | hit, shown "
+        "| scenes, AP50 | coins, recall | encode | click |",
+        "|" + "---|" * 13,
+    ]
+    for name, files in models.items():
+        real, training, photos, bench = (files[part] for part in MODEL_FILES)
+        scores = [real["mean"]["1/category centre"][column] for column in (*SCORES, "hit_shown")]
+        scores += [photos["scenes"]["ap50"], photos["coins"]["recall"]]
+        lines.append(
+            f"| `{name}` | {training['parameters'] / 1e6:.1f} M | {sum(part['minutes'] for part in training['parts']):.0f} | "
+            f"{' | '.join(map(per_cent, scores))} | {bench['encode_ms']:.0f} ms | {bench['click_ms']:.0f} ms |"
+        )
+    return "\n".join(lines)
+
+
+MODEL_FILES = ("realsmall", "training", "photos", "bench")
+"""What the results of a published model begin with, before `_NAME.json`."""
+
+
+def published_models(_: Json) -> str:
+    """The models of which all results are committed."""
+    folder = PROJECT_ROOT / "data" / "results"
+    files = {name: {part: folder / f"{part}_{name}.json" for part in MODEL_FILES} for name in MODELS}
+    there = {name: parts for name, parts in files.items() if all(file.is_file() for file in parts.values())}
+    return model_table({name: {part: read_json(file) for part, file in parts.items()} for name, parts in there.items()})
+
+
 def template_results(results: Json) -> str:
     """Template matching beside the committed results of DEAL."""
     deal = PROJECT_ROOT / "data" / "results" / "realsmall_nano.json"
@@ -140,6 +170,7 @@ def template_results(results: Json) -> str:
 
 TABLES = {
     "training": ("training_nano.json", training_sentence),
+    "models": ("realsmall_nano.json", published_models),
     "history": ("history_nano.json", history_table),
     "sources": ("realsmall_nano.json", source_table),
     "settings": ("realsmall_nano_settings.json", settings_table),

@@ -368,7 +368,8 @@ def history(name: str = "nano") -> None:
 
 
 def report(checkpoint: Path = NANO, tables_only: bool = False) -> None:
-    """Results on photographs and procedural scenes, the README's picture, and the tables of the README and of `data/results`.
+    """Results on photographs and procedural scenes, for `nano` the README's picture, and the tables of the README and of
+    `data/results`.
 
     Args:
         checkpoint: model weights.
@@ -379,5 +380,6 @@ def report(checkpoint: Path = NANO, tables_only: bool = False) -> None:
 
     if not tables_only:
         photo_results(checkpoint, PROJECT_ROOT / "data" / "results" / f"photos_{checkpoint.stem}.json")
-        demo(PROJECT_ROOT / "figures", checkpoint)
+        if checkpoint == NANO:
+            demo(PROJECT_ROOT / "figures", checkpoint)
     update_tables()
