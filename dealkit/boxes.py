@@ -80,6 +80,16 @@ def to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
     return box_convert(boxes_xyxy, "xyxy", "cxcywh")
 
 
+def in_regions(points: Tensor, boxes_xyxy: Tensor) -> Tensor:
+    """(...) bool: points (..., 2) inside any of the boxes (N, 4), their borders included.
+
+    >>> in_regions(torch.tensor([[1.0, 1.0], [5.0, 1.0]]), torch.tensor([[0.0, 0.0, 2.0, 2.0]]))
+    tensor([ True, False])
+    """
+    points = points[..., None, :]
+    return ((points >= boxes_xyxy[:, :2]) & (points <= boxes_xyxy[:, 2:])).all(-1).any(-1)
+
+
 def size_bin(area: Tensor) -> list[str]:
     """Name of the first bin of `SIZE_BINS` that holds each area; a border belongs to both, so to the smaller here.
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dealkit.boxes import paired_iou, to_xyxy
+from dealkit.boxes import in_regions, paired_iou, to_xyxy
 from dealkit.config import LossConfig
 from dealkit.matcher import match, relative_l1
 from dealkit.model.deal import Output
@@ -131,14 +131,6 @@ def dense_box(maps: Tensor, boxes: list[Tensor], stride: int = STRIDES[0]) -> Te
     return maps.new_zeros(n).index_add(0, sets.repeat_interleave(9), (l1 + giou) / 9)
 
 
-def in_regions(points_xy: Tensor, regions: Tensor) -> Tensor:
-    """(...,) bool: points (..., 2) inside any of the regions (R, 4) cxcywh."""
-    if not len(regions):
-        return torch.zeros(points_xy.shape[:-1], dtype=torch.bool, device=points_xy.device)
-    offset = (points_xy[..., None, :] - regions[:, :2]).abs()
-    return (offset <= regions[:, 2:] / 2).all(-1).any(-1)
-
-
 def activation_losses(output: Output, targets: list[Target], share: Tensor) -> dict[str, Tensor]:
     """`peak`, `density` and `dense_box` summed over levels and sets, set n `share[n]` times.
 
@@ -151,7 +143,7 @@ def activation_losses(output: Output, targets: list[Target], share: Tensor) -> d
     for level, stride in levels:
         h, w = level.peak_logits.shape[-2:]
         centres = cell_centres(h, w, stride, level.density.device)
-        keep = torch.stack([~in_regions(centres, target.crowd) for target in targets])
+        keep = torch.stack([~in_regions(centres, to_xyxy(target.crowd)) for target in targets])
         boxes = everything
         if output.large is not None:
             boxes = [b[(b[:, 2:].prod(1) >= LARGE**2) == (level is output.large)] for b in everything]
@@ -200,7 +192,7 @@ def criterion(output: Output, targets: list[Target], weights: LossConfig, origin
         l1, giou, iou = box_losses(boxes[sets, rows], objects[found])
         quality = torch.zeros_like(logits).index_put((sets, rows), iou.detach().clamp(min=0.01))
         # a confident query on an ignored region is not wrong
-        ignored = torch.stack([in_regions(boxes[n, :, :2].detach(), target.crowd) for n, target in enumerate(targets)])
+        ignored = torch.stack([in_regions(boxes[n, :, :2].detach(), to_xyxy(target.crowd)) for n, target in enumerate(targets)])
         weight = (output.valid & ~ignored).index_put((sets, rows), torch.tensor(True, device=share.device))
         sums["score"] = sums["score"] + (share[:, None] * varifocal(logits, quality, weight)).sum()
         times = share[sets] * torch.where(is_clicked[found], CLICKED, 1.0)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from dealkit.boxes import paired_iou, to_xyxy
+from dealkit.boxes import in_regions, paired_iou, to_xyxy
 from dealkit.config import PromptConfig
-from dealkit.loss import Target, in_regions
+from dealkit.loss import Target
 from dealkit.matcher import match
 from dealkit.model.deal import Output
 from dealkit.prompts import PointPrompts, simulate_clicks, stack_prompts
@@ -58,7 +58,7 @@ def worst_false_positive(
     >>> worst_false_positive(found, torch.tensor([0.9, 0.6]), found[:1], torch.zeros(0, 4))
     1
     """
-    wrong = (scores >= least) & ~in_regions(boxes[:, :2], target_boxes) & ~in_regions(boxes[:, :2], crowd)
+    wrong = (scores >= least) & ~in_regions(boxes[:, :2], to_xyxy(torch.cat([target_boxes, crowd])))
     if len(target_boxes):
         wrong &= box_iou(to_xyxy(boxes), to_xyxy(target_boxes)).amax(1) <= overlap
     return int((scores * wrong).argmax()) if wrong.any() else None

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou, generalized_box_iou
 
-from dealkit.boxes import SIZE_BINS, check_xyxy, paired_iou, size_bin, to_cxcywh, to_xyxy
+from dealkit.boxes import SIZE_BINS, check_xyxy, in_regions, paired_iou, size_bin, to_cxcywh, to_xyxy
 
 
 def boxes(*rows):
@@ -82,3 +82,10 @@ def test_size_bins_follow_each_other_without_a_gap():
 def test_an_area_on_a_border_is_in_the_smaller_bin():
     assert size_bin(torch.tensor([0.0, 64.0, 64.1, 256.0, 1024.0, 1025.0])) == ["vt", "vt", "t", "t", "s", "m"]
     assert size_bin(torch.zeros(0)) == []
+
+
+def test_points_inside_regions_are_found_borders_included():
+    points = torch.tensor([[[0.0, 0.0], [4.0, 5.0]], [[6.0, 5.0], [30.0, 30.0]]])
+    regions = boxes([4, 3, 6, 7], [29.5, 29.5, 30.5, 30.5])
+    assert in_regions(points, regions).tolist() == [[False, True], [True, True]]
+    assert in_regions(points, boxes()).tolist() == [[False, False], [False, False]]

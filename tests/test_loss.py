@@ -15,7 +15,6 @@ from dealkit.loss import (
     criterion,
     dense_box,
     focal_heatmap,
-    in_regions,
     peak_target,
     poisson_density,
     varifocal,
@@ -141,13 +140,6 @@ def test_the_dense_head_learns_the_box_at_nine_cells_of_an_object():
 def test_objects_over_the_border_use_its_cells():
     assert torch.isfinite(dense_box(torch.ones(1, 4, 4, 4), [boxes([0, 16, 20, 20])]))
     assert torch.isfinite(poisson_density(torch.ones(1, 4, 4), [boxes([16, 16, 2, 2])], torch.ones(1, 4, 4, dtype=torch.bool)))
-
-
-def test_points_inside_regions_are_found_borders_included():
-    points = torch.tensor([[[0.0, 0.0], [4.0, 5.0]], [[6.0, 5.0], [30.0, 30.0]]])
-    regions = boxes([5, 5, 2, 4], [30, 30, 1, 1])
-    assert in_regions(points, regions).tolist() == [[False, True], [True, True]]
-    assert in_regions(points, boxes()).tolist() == [[False, False], [False, False]]
 
 
 # Criterion

@@ -16,6 +16,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
+from dealkit.boxes import in_regions
 from dealkit.config import MIN_SCORE, DetectorConfig
 from dealkit.data.transforms import pad_to
 from dealkit.model.encoder import STRIDES, Backbone
@@ -91,18 +92,9 @@ class IgnoringFCOS(FCOS):
         left_out = []
         for target, boxes in zip(targets, anchors, strict=True):
             centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-            left_out.append(inside_any(centres, target["crowd"]) & ~inside_any(centres, target["boxes"]))
+            left_out.append(in_regions(centres, target["crowd"]) & ~in_regions(centres, target["boxes"]))
         logits = head_outputs["cls_logits"].masked_fill(torch.stack(left_out)[..., None], -20.0)
         return super().compute_loss(targets, {**head_outputs, "cls_logits": logits}, anchors, num_anchors)
-
-
-def inside_any(points: Tensor, boxes: Tensor) -> Tensor:
-    """(N,) bool: xy points (N, 2) inside any of the xyxy boxes (M, 4).
-
-    >>> inside_any(torch.tensor([[1.0, 1.0], [5.0, 1.0]]), torch.tensor([[0.0, 0.0, 2.0, 2.0]]))
-    tensor([ True, False])
-    """
-    return ((points[:, None] >= boxes[:, :2]) & (points[:, None] <= boxes[:, 2:])).all(2).any(1)
 
 
 def build_torchvision(config: DetectorConfig) -> nn.Module:
