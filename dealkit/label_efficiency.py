@@ -112,7 +112,8 @@ def sweep(
         out: folder of the runs.
         checkpoint: of the row `deal published`; None leaves that row out.
         init: checkpoints by model that its rows start from, trained on none of the labels; a model without one starts from random
-            weights. Choice: where the budget is small, a teacher that starts from nothing has nothing to teach.
+            weights. Choice: where the budget is small, a teacher that starts from nothing has nothing to teach. May be left out
+            when no row takes any, as for a new `checkpoint` in a finished table.
         results: JSON to write after every row: `request`, `rows`, `made_by`. Rows that it holds of other runs with the same
             request are kept, so a table can be made in pieces.
 
@@ -131,6 +132,8 @@ def sweep(
     summary: Json = {"request": request, "rows": []}
     if results is not None and results.is_file():
         summary = read_json(results)
+        if not init and not any(takes_start(row) for row in rows):
+            request |= {key: value for key, value in summary["request"].items() if key == "init"}
         if summary["request"] != request:
             raise ValueError(f"{results}: made with other sources or another budget; choose another file")
     names = [row.name for row in (*ROWS, *(row for row in rows if row not in ROWS))]
@@ -151,13 +154,18 @@ def sweep(
     return summary
 
 
+def takes_start(row: Row) -> bool:
+    """Whether a row may begin from weights that are given: what is trained, and the start itself."""
+    return row.trained or (row.regime == "zero" and not row.model.startswith("template"))
+
+
 def applies(row: Row, files: Sequence[Path], checkpoint: Path | None, init: Collection[str] = ()) -> bool:
     """Whether a row can be run: a published checkpoint needs a file, and a network without any label one that it starts from;
     categories that are told apart must be those of the val files, which procedural scenes, each with categories of its own,
     cannot give."""
     if row.model == "deal published":
         return checkpoint is not None
-    if row.regime == "zero" and not row.model.startswith("template"):
+    if row.regime == "zero" and takes_start(row):
         return row.model in init
     if not row.oracle:
         return True

@@ -153,6 +153,9 @@ def test_rows_start_from_the_checkpoint_of_their_model(files, tmp_path, quick):
     assert made["request"] == plain["request"] | {"init": {"fcos": sha_of(start["fcos"])}}
     with pytest.raises(ValueError, match="r.json: made with other sources or another budget"):
         sweep(files, tmp_path / "out", rows=rows, budget=TINY, results=results)
+    without = sweep(files, tmp_path / "out", rows=[Row("zero", "template box")], budget=TINY, results=results)
+    assert without["request"] == made["request"], "a row that takes no start joins a table whose others have one"
+    assert [row["row"] for row in without["rows"]] == [*(row["row"] for row in made["rows"]), "zero template box"]
 
 
 def test_templates_and_errors(files, tmp_path):
