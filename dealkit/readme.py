@@ -172,6 +172,7 @@ TABLES = {
     "training": ("training_nano.json", training_sentence),
     "models": ("realsmall_nano.json", published_models),
     "history": ("history_nano.json", history_table),
+    "history_small": ("history_small.json", history_table),
     "sources": ("realsmall_nano.json", source_table),
     "settings": ("realsmall_nano_settings.json", settings_table),
     "photos": ("photos_nano.json", photo_table),
