@@ -299,7 +299,7 @@ def size_of_part(log: list[dict[str, float]]) -> dict[str, float]:
 
 
 def sha_of(file: Path) -> str:
-    """First 12 hex digits of the sha256 of a file, or of the parts that stand for it (`dealkit.train.files_of`)."""
+    """First 12 hex digits of the sha256 of a file, or of the parts that stand for it (`dealkit.checkpoint.files_of`)."""
     content = hashlib.sha256()
     for part in files_of(file) or [Path(file)]:
         content.update(part.read_bytes())

@@ -1,11 +1,13 @@
 """Small from nano: what is taken over, what imitation measures, and that a step of it comes nearer."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from dealkit.checkpoint import load_model, save_model
+from dealkit.commands.model import train
 from dealkit.config import MODELS, DataConfig, ModelConfig, RunConfig, TrainConfig
 from dealkit.data.transforms import to_input
 from dealkit.model.deal import build_model
@@ -84,3 +86,12 @@ def test_imitation_comes_nearer_and_resumes(make_tiny, small, tmp_path):
     imitate(run, tmp_path / "parts", tmp_path / "nano.safetensors", stop_at=6)
     resumed = imitate(run, tmp_path / "parts", tmp_path / "nano.safetensors", resume=True)
     assert [line["loss"] for line in resumed] == pytest.approx([line["loss"] for line in whole])
+
+
+@pytest.mark.parametrize(
+    "options", [{"model": "fcos"}, {"model": "small", "init": Path("init.safetensors")}], ids=["fcos", "init"]
+)
+def test_a_teacher_and_other_weights_exclude_each_other(options, tmp_path):
+    with pytest.raises(ValueError, match="--teacher: expected a DEAL and no --init"):
+        train(tmp_path / "run", teacher=tmp_path / "nano.safetensors", **options)
+    assert not (tmp_path / "run").exists()

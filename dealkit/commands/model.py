@@ -83,6 +83,8 @@ def train(
         run = DetectorRun(detector=detector, data=data, train=schedule, method=method)
     else:
         run = RunConfig(model=MODELS[model], data=data, train=schedule, loss=loss, prompt=prompt)
+    if teacher and (init or isinstance(run, DetectorRun)):
+        raise ValueError("--teacher: expected a DEAL and no --init, since the weights start from the teacher")
     if isinstance(run, DetectorRun):
         from dealkit.compare import validate_detector
         from dealkit.methods import train_with
@@ -380,6 +382,6 @@ def report(checkpoint: Path = NANO, tables_only: bool = False) -> None:
 
     if not tables_only:
         photo_results(checkpoint, PROJECT_ROOT / "data" / "results" / f"photos_{checkpoint.stem}.json")
-        if checkpoint == NANO:
+        if checkpoint.resolve() == NANO:
             demo(PROJECT_ROOT / "figures", checkpoint)
     update_tables()
