@@ -111,13 +111,18 @@ def test_global_context_is_fused_with_fine_spatial_detail(tiny_config):
 
 
 def test_a_prompt_attends_to_the_features_of_its_image(tiny_model):
-    """PE: "cross-attention with the image features": tokens out of the click's window change its vector."""
+    """PE: "cross-attention with the image features": tokens out of the click's window change its vector; ours up to 96 px."""
     prompts = stack_prompts([CLICK], [0])
     features = tiny_model.encode(seeded(1, 3, 256, 256))
-    far = features.maps[-1].clone()
-    far[..., 5:, 5:] += 3  # cells from 160 px on; the window reaches from -12 to 62
-    changed = replace(features, maps=[*features.maps[:-1], far])
-    assert (tiny_model.embed(features, prompts) - tiny_model.embed(changed, prompts)).abs().max() > 1e-4
+
+    def change_of(first):
+        tokens = features.maps[-1].clone()
+        tokens[..., first:, first:] += 3
+        changed = replace(features, maps=[*features.maps[:-1], tokens])
+        return (tiny_model.embed(features, prompts) - tiny_model.embed(changed, prompts)).abs().max()
+
+    assert change_of(2) > 1e-4  # cells from 64 px on; the window reaches from -12 to 62
+    assert change_of(5) == 0  # from 160 px on
 
 
 def test_the_prompt_generates_the_kernel_that_lights_up_the_map(tiny_config):

@@ -81,7 +81,7 @@ def test_imitation_comes_nearer_and_resumes(make_tiny, small, tmp_path):
     schedule = TrainConfig(steps=12, batch_size=2, lr=2e-3, warmup=1, log_every=1, checkpoint_every=6)
     run = RunConfig(model=small, data=DataConfig(synthetic=1, size=64, workers=0), train=schedule)
     whole = imitate(run, tmp_path / "whole", tmp_path / "nano.safetensors")
-    assert whole[-1]["loss"] < 0.7 * whole[0]["loss"]
+    assert whole[-1]["loss"] < 0.9 * whole[0]["loss"]
     assert load_model(tmp_path / "whole" / "model.safetensors", expected=small)
     imitate(run, tmp_path / "parts", tmp_path / "nano.safetensors", stop_at=6)
     resumed = imitate(run, tmp_path / "parts", tmp_path / "nano.safetensors", resume=True)
