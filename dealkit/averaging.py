@@ -1,7 +1,8 @@
-"""Averages of two checkpoints of one training: `share` of the later weights, the rest of the earlier ones.
+"""Averages of checkpoints of one training: `share` of the later weights, the rest of the earlier ones.
 
 Source: weight averaging after fine-tuning, arXiv 2109.01903 (WiSE-FT): between two checkpoints of one training the loss is flat,
-and in the middle a model keeps more of what it knew on images unlike the last ones.
+and in the middle a model keeps more of what it knew on images unlike the last ones. Several runs that went on from the same weights
+stand for one by their mean: model soups, arXiv 2203.05482.
 """
 
 from collections.abc import Sequence
@@ -92,10 +93,26 @@ def average(earlier: DEAL, later: DEAL, share: float) -> DEAL:
     return mixed.to(memory_format=torch.channels_last).eval()
 
 
+def mean_of(models: Sequence[DEAL]) -> DEAL:
+    """The mean of the weights of one or more models of one config, each counted once.
+
+    Raises:
+        ValueError: no models, or of different configs.
+    """
+    if not models:
+        raise ValueError("averaging needs at least one later checkpoint, got none")
+    mixed = models[0]
+    for n, model in enumerate(models[1:], 2):
+        mixed = average(mixed, model, 1 / n)
+    return mixed
+
+
 def choose_average(
-    earlier: Path, later: Path, out: Path, *, shares: Sequence[float] = (0.0, 0.3, 0.5, 0.7, 1.0), scenes: int = 100
+    earlier: Path, later: Sequence[Path], out: Path, *, shares: Sequence[float] = (0.0, 0.3, 0.5, 0.7, 1.0), scenes: int = 100
 ) -> Json:
     """Score averages on held-out procedural scenes (of `CHOICE_SEED`, neither trained on nor published) and save the best.
+
+    The later weights are the mean of those in `later`.
 
     Choice: the best AP50 over all objects among those whose boxes move by `LARGEST_SHIFT` at most with the image round them
     (`box_shift`); of equal ones the earlier in `shares`. If all move farther, the best AP50.
@@ -103,7 +120,7 @@ def choose_average(
     Returns:
         `shares`: a row of scores and `box_shift` for each; `best`: the share that was written to `out`.
     """
-    ends, rows = [load_model(path) for path in (earlier, later)], []
+    ends, rows = (load_model(earlier), mean_of([load_model(path) for path in later])), []
     for share in tqdm(shares, desc="averages", unit="share"):
         mixed = average(*ends, share)
         shifts = [box_shift(mixed, shape) for shape in SHAPES]
@@ -112,5 +129,5 @@ def choose_average(
     steady = [row for row in rows if row["box_shift"] is not None and row["box_shift"] <= LARGEST_SHIFT]
     best = max(steady or rows, key=lambda row: row["ap50"])["share"]
     save_model(average(*ends, best), out)
-    made = {"earlier": sha_of(earlier), "later": sha_of(later), "scenes": scenes, "seed": CHOICE_SEED}
+    made = {"earlier": sha_of(earlier), "later": [sha_of(path) for path in later], "scenes": scenes, "seed": CHOICE_SEED}
     return {**made, "shares": rows, "best": best, "made_by": provenance()}

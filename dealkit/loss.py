@@ -1,7 +1,8 @@
 """The criterion: one small function per term, all in float32, boxes in cxcywh pixels.
 
 `N` prompt sets, `K` queries, `T` objects of a set, `h, w` size of a map. What is gathered by set comes as a list of N tensors; it
-is computed for all sets at once, since thousands of small operations would cost more than the network.
+is computed for all sets at once, since thousands of small operations would cost more than the network. What has to go set by set,
+assignment above all, runs on the CPU, where the targets stay: on a GPU it would take several times as long as the network.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ quarter of the clicked objects of procedural scenes were not found after 12,000 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What one prompt set should find."""
+    """What one prompt set should find; on the CPU, whatever the model runs on."""
 
     boxes: Tensor
     """(T, 4) cxcywh pixels of the network input; T may be 0."""
@@ -98,7 +99,7 @@ def poisson_density(density: Tensor, boxes: list[Tensor], keep: Tensor, stride: 
     Choice: one term that both places and counts, without a kernel width to choose.
     """
     h, w = density.shape[1:]
-    sets, centres = set_of(boxes), torch.cat(boxes)[:, :2] / stride
+    sets, centres = set_of(boxes).to(density.device), torch.cat(boxes).to(density.device)[:, :2] / stride
     row, column = centres[:, 1].long().clamp(0, h - 1), centres[:, 0].long().clamp(0, w - 1)
     keep = keep.clone()
     keep[sets, row, column] = True  # an object inside an ignored region would otherwise be rewarded without bound
@@ -123,7 +124,7 @@ def dense_box(maps: Tensor, boxes: list[Tensor], stride: int = STRIDES[0]) -> Te
     Choice: cells off the centre learn the same box, so that a click that is off the centre still starts from a good one.
     """
     n, h, w = maps.shape[:3]
-    sets, target = set_of(boxes), torch.cat(boxes)[:, None].expand(-1, 9, -1)  # (T, 9, 4)
+    sets, target = set_of(boxes).to(maps.device), torch.cat(boxes).to(maps.device)[:, None].expand(-1, 9, -1)  # (T, 9, 4)
     step = torch.tensor([[dx, dy] for dy in (-0.25, 0.0, 0.25) for dx in (-0.25, 0.0, 0.25)], device=maps.device)
     cell = ((target[..., :2] + step * target[..., 2:]) / stride).long()
     pred = maps[sets[:, None], cell[..., 1].clamp(0, h - 1), cell[..., 0].clamp(0, w - 1)]
@@ -142,12 +143,12 @@ def activation_losses(output: Output, targets: list[Target], share: Tensor) -> d
     everything = [target.boxes for target in targets]
     for level, stride in levels:
         h, w = level.peak_logits.shape[-2:]
-        centres = cell_centres(h, w, stride, level.density.device)
-        keep = torch.stack([~in_regions(centres, to_xyxy(target.crowd)) for target in targets])
+        centres = cell_centres(h, w, stride, everything[0].device)
+        keep = torch.stack([~in_regions(centres, to_xyxy(target.crowd)) for target in targets]).to(share.device)
         boxes = everything
         if output.large is not None:
             boxes = [b[(b[:, 2:].prod(1) >= LARGE**2) == (level is output.large)] for b in everything]
-        peaks = torch.stack([peak_target(b, h, w, stride) for b in boxes])
+        peaks = torch.stack([peak_target(b, h, w, stride) for b in boxes]).to(share.device)
         terms = {
             "peak": focal_heatmap(level.peak_logits, peaks, keep),
             "density": poisson_density(level.density, boxes, keep, stride),
@@ -170,11 +171,13 @@ def criterion(output: Output, targets: list[Target], weights: LossConfig, origin
         `loss_score`, `loss_bbox`, `loss_giou` (all decoder layers), `loss_peak`, `loss_density`, `loss_dense_box`, and with
         noisy boxes `loss_denoise`: float32 scalars.
     """
+    device = output.count.device
     lengths = output.count.new_tensor([len(target.boxes) for target in targets])
     share = lengths.clamp(min=1) ** -0.5
-    objects = torch.cat([target.boxes for target in targets])
+    objects = torch.cat([target.boxes for target in targets]).to(device)
     first = (lengths.cumsum(0) - lengths).long()  # number of a set's first object among all
-    is_clicked = torch.cat([torch.isin(torch.arange(len(t.boxes), device=share.device), t.clicked) for t in targets])
+    is_clicked = torch.cat([torch.isin(torch.arange(len(t.boxes)), t.clicked) for t in targets]).to(device)
+    valid = output.valid.cpu()
     sums = activation_losses(output, targets, share)
     sums |= {name: output.count.sum() * 0.0 for name in ["score", "bbox", "giou"] + ["denoise"] * (origin is not None)}
     if origin is not None:
@@ -183,17 +186,18 @@ def criterion(output: Output, targets: list[Target], weights: LossConfig, origin
             l1, giou, _ = box_losses(boxes[sets, noisy], objects[first[sets] + origin[sets, noisy]])
             sums["denoise"] = sums["denoise"] + (share[sets] * (0.5 * l1 + giou)).sum()
     for boxes, logits in [*output.aux_outputs, (output.pred_boxes, output.pred_logits)]:
+        here, scores = boxes.detach().cpu(), logits.detach().cpu()
         pairs = [
-            match(boxes[n], logits[n], output.valid[n], target.boxes, target.clicked.repeat(output.starts))
+            match(here[n], scores[n], valid[n], target.boxes, target.clicked.repeat(output.starts))
             for n, target in enumerate(targets)
         ]
-        sets, rows = set_of([row for row, _ in pairs]), torch.cat([row for row, _ in pairs])
-        found = first[sets] + torch.cat([column for _, column in pairs])
+        sets, rows = set_of([row for row, _ in pairs]).to(device), torch.cat([row for row, _ in pairs]).to(device)
+        found = first[sets] + torch.cat([column for _, column in pairs]).to(device)
         l1, giou, iou = box_losses(boxes[sets, rows], objects[found])
         quality = torch.zeros_like(logits).index_put((sets, rows), iou.detach().clamp(min=0.01))
         # a confident query on an ignored region is not wrong
-        ignored = torch.stack([in_regions(boxes[n, :, :2].detach(), to_xyxy(target.crowd)) for n, target in enumerate(targets)])
-        weight = (output.valid & ~ignored).index_put((sets, rows), torch.tensor(True, device=share.device))
+        ignored = torch.stack([in_regions(here[n, :, :2], to_xyxy(target.crowd)) for n, target in enumerate(targets)])
+        weight = (output.valid & ~ignored.to(device)).index_put((sets, rows), torch.tensor(True, device=device))
         sums["score"] = sums["score"] + (share[:, None] * varifocal(logits, quality, weight)).sum()
         times = share[sets] * torch.where(is_clicked[found], CLICKED, 1.0)
         sums["bbox"] = sums["bbox"] + (times * l1).sum()

@@ -73,7 +73,7 @@ def next_prompts(
     size_hw: tuple[int, int],
     generator: torch.Generator,
 ) -> tuple[PointPrompts, list[Target]]:
-    """Prompts of the next cycle, and the targets with the objects that are clicked now.
+    """Prompts of the next cycle, on the CPU, and the targets with the objects that are clicked now.
 
     The next positive click is, by `config.strategy`, at the centre of the object handled worst (`pgcpp`), or at the centre
     (`centre`) or anywhere in the middle half (`random`) of an object drawn at random; it replaces the earlier ones or joins
@@ -83,23 +83,24 @@ def next_prompts(
     Source: paper, PG-CPP; the negative click is beyond it (DESIGN, PG-CPP).
     """
     height, width = size_hw
+    prompts = prompts.to("cpu")
+    every, logits, is_valid = output.pred_boxes.cpu(), output.pred_logits.cpu(), output.valid.cpu()
     clicks, moved = [], []
     for n, target in enumerate(targets):
         real = prompts.labels[n] >= 0
         points, labels, clicked = prompts.points[n][real], prompts.labels[n][real], target.clicked[real]
-        valid = output.valid[n]
-        boxes, scores = output.pred_boxes[n][valid], output.pred_logits[n][valid].sigmoid()
+        valid = is_valid[n]
+        boxes, scores = every[n][valid], logits[n][valid].sigmoid()
         if len(target.boxes):
             if config.strategy == "pgcpp":
-                every, logits = output.pred_boxes[n], output.pred_logits[n]
-                pairs = match(every, logits, valid, target.boxes, target.clicked.repeat(output.starts))
-                chosen = worst_object(object_quality(every, logits.sigmoid(), target.boxes, pairs))
+                pairs = match(every[n], logits[n], valid, target.boxes, target.clicked.repeat(output.starts))
+                chosen = worst_object(object_quality(every[n], logits[n].sigmoid(), target.boxes, pairs))
             else:
                 chosen = int(torch.randint(len(target.boxes), (1,), generator=generator))
             spread = 0.5 if config.strategy == "random" else 0.0
-            point = simulate_clicks(to_xyxy(target.boxes[chosen : chosen + 1]).cpu(), spread=spread, generator=generator)
+            point = simulate_clicks(to_xyxy(target.boxes[chosen : chosen + 1]), spread=spread, generator=generator)
             keep = labels == 0 if config.keep == "replace" else torch.ones_like(labels, dtype=torch.bool)
-            points = torch.cat([points[keep], point.to(points.device)])
+            points = torch.cat([points[keep], point])
             labels = torch.cat([labels[keep], labels.new_ones(1)])
             clicked = torch.cat([clicked[keep], clicked.new_tensor([chosen])])
         if float(torch.rand(1, generator=generator)) < config.negatives:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -104,14 +105,12 @@ def loss_of_batch(
     noisy = origin = None
     if config.loss.denoise:
         noisy, origin = (t.to(device) for t in noisy_boxes(targets, generator))
-    targets = [Target(**{k: v.to(device) for k, v in vars(t).items()}) for t in targets]
-    prompts = prompts.to(device)
     with autocast(device, config.train.bf16):
         features = model.encode(images)
     terms: dict[str, Tensor] = {}
     for cycle in range(config.prompt.cycles):
         with autocast(device, config.train.bf16):
-            output = model.detect(features, prompts, at_least=counts, noisy=noisy)
+            output = model.detect(features, prompts.to(device), at_least=counts, noisy=noisy)
         for name, value in criterion(output, targets, config.loss, origin).items():
             share = 1 if name == "loss_denoise" else 1 / config.prompt.cycles
             terms[name] = terms.get(name, 0.0) + share * value
@@ -313,9 +312,12 @@ def write_json(path: Path, values: Any) -> None:
 
 def provenance() -> dict[str, str]:
     """What made a result: git commit, Python and package versions, machine type."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=PROJECT_ROOT, capture_output=True, text=True)
+    commit = ""
+    if shutil.which("git"):
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True).stdout.strip()
     return {
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit or "unknown",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",

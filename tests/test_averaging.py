@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dealkit.averaging
-from dealkit.averaging import PLACES, average, box_shift, choose_average, plain_shapes
+from dealkit.averaging import PLACES, average, box_shift, choose_average, mean_of, plain_shapes
 from dealkit.checkpoint import load_model, save_model
 from dealkit.model.deal import build_model
 
@@ -39,6 +39,16 @@ def test_models_of_two_configs_and_wrong_shares_are_refused(ends, tiny_config):
         average(*ends, 1.5)
 
 
+def test_of_several_each_counts_once(ends, tiny_config):
+    third = build_model(tiny_config)
+    for weight in third.parameters():
+        torch.nn.init.constant_(weight, 8.0)
+    assert all(torch.allclose(w, torch.tensor(4.0)) for w in mean_of([*ends, third]).parameters())  # (1 + 3 + 8) / 3
+    assert mean_of(ends[:1]) is ends[0]
+    with pytest.raises(ValueError, match="at least one later checkpoint"):
+        mean_of([])
+
+
 def test_the_best_on_held_out_scenes_is_written(ends, tmp_path, monkeypatch):
     def score(model, scenes, size, seed):
         value = next(model.parameters()).flatten()[0].item()  # 1, 2 or 3: the middle is best
@@ -49,7 +59,7 @@ def test_the_best_on_held_out_scenes_is_written(ends, tmp_path, monkeypatch):
     monkeypatch.setattr(dealkit.averaging, "evaluate_on_scenes", score)
     for name, model in zip(("a", "b"), ends, strict=True):
         save_model(model, tmp_path / name)
-    made = choose_average(tmp_path / "a", tmp_path / "b", tmp_path / "best", shares=(0.0, 0.5, 1.0), scenes=3)
+    made = choose_average(tmp_path / "a", [tmp_path / "b"], tmp_path / "best", shares=(0.0, 0.5, 1.0), scenes=3)
     assert made["best"] == 0.5 and [row["ap50"] for row in made["shares"]] == [0.5, 1.0, 0.5]
     assert all(torch.all(weight == 2) for weight in load_model(tmp_path / "best").parameters())
 
@@ -70,10 +80,10 @@ def test_of_averages_whose_boxes_move_with_the_image_none_is_chosen(ends, tmp_pa
     monkeypatch.setattr(dealkit.averaging, "box_shift", lambda model, shape: shifts[value(model)])
     for name, model in zip(("a", "b"), ends, strict=True):
         save_model(model, tmp_path / name)
-    made = choose_average(tmp_path / "a", tmp_path / "b", tmp_path / "best", shares=(0.0, 0.5, 1.0), scenes=3)
+    made = choose_average(tmp_path / "a", [tmp_path / "b"], tmp_path / "best", shares=(0.0, 0.5, 1.0), scenes=3)
     assert made["best"] == 0.5 and [r["box_shift"] for r in made["shares"]] == [0.2, 0.5, 0.6]
     shifts.update({1.0: None, 2.0: 0.7})
-    made = choose_average(tmp_path / "a", tmp_path / "b", tmp_path / "best", shares=(0.0, 0.5, 1.0), scenes=3)
+    made = choose_average(tmp_path / "a", [tmp_path / "b"], tmp_path / "best", shares=(0.0, 0.5, 1.0), scenes=3)
     assert made["best"] == 1.0 and made["shares"][0]["box_shift"] is None, "all move too far: the best AP50"
 
 

@@ -175,17 +175,17 @@ def predict(
 
 def average(
     earlier: tyro.conf.Positional[Path],
-    later: tyro.conf.Positional[Path],
+    later: tyro.conf.Positional[tuple[Path, ...]],
     out: Path,
     shares: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7, 1.0),
     scenes: int = 100,
     results: Path | None = None,
 ) -> None:
-    """Average two checkpoints of one training; the share of the later one is chosen on held-out procedural scenes.
+    """Average checkpoints of one training; the share of the later ones is chosen on held-out procedural scenes.
 
     Args:
         earlier: model weights.
-        later: model weights of the same training, later on.
+        later: model weights of the same training, later on; of several that started from the same weights the mean counts.
         out: checkpoint to write.
         shares: shares of the later weights to try.
         scenes: held-out scenes.
