@@ -1,8 +1,8 @@
 """Averages of checkpoints of one training: `share` of the later weights, the rest of the earlier ones.
 
 Source: weight averaging after fine-tuning, arXiv 2109.01903 (WiSE-FT): between two checkpoints of one training the loss is flat,
-and in the middle a model keeps more of what it knew on images unlike the last ones. Several runs that went on from the same weights
-stand for one by their mean: model soups, arXiv 2203.05482.
+and in the middle a model keeps more of what it knew on images unlike the last ones. Several runs that went on from the same
+weights stand for one by their mean: model soups, arXiv 2203.05482.
 """
 
 from collections.abc import Sequence
