@@ -132,19 +132,32 @@ def training_sentence(training: Json) -> str:
     )
 
 
+def minutes_text(parts: list[Json]) -> str:
+    """Minutes of all parts of a training, those on a GPU apart.
+
+    >>> minutes_text([{"minutes": 30.0}, {"minutes": 8.4, "device": "NVIDIA H200"}, {"minutes": 8.5, "device": "NVIDIA H200"}])
+    '30 + 17 on a GPU'
+    """
+    minutes = {True: 0.0, False: 0.0}
+    for part in parts:
+        minutes["NVIDIA" in part.get("device", "CPU")] += part["minutes"]
+    return f"{minutes[False]:.0f}" + (f" + {minutes[True]:.0f} on a GPU" if minutes[True] else "")
+
+
 def model_table(models: dict[str, dict[str, Json]]) -> str:
     """Markdown: models side by side; of each its results files by what they begin with, see `MODEL_FILES`."""
     lines = [
-        "| model | parameters | minutes trained | AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit | hit, shown "
-        "| scenes, AP50 | coins, recall | encode | click |",
-        "|" + "---|" * 13,
+        "| model | parameters | crops | minutes trained | AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit "
+        "| hit, shown | scenes, AP50 | coins, recall | encode | click |",
+        "|" + "---|" * 14,
     ]
     for name, files in models.items():
         real, training, photos, bench = (files[part] for part in MODEL_FILES)
+        crops = sum(part["steps"] * part["batch_size"] for part in training["parts"])
         scores = [real["mean"]["1/category centre"][column] for column in (*SCORES, "hit_shown")]
         scores += [photos["scenes"]["ap50"], photos["coins"]["recall"]]
         lines.append(
-            f"| `{name}` | {training['parameters'] / 1e6:.1f} M | {sum(part['minutes'] for part in training['parts']):.0f} | "
+            f"| `{name}` | {training['parameters'] / 1e6:.1f} M | {crops:,} | {minutes_text(training['parts'])} | "
             f"{' | '.join(map(per_cent, scores))} | {bench['encode_ms']:.0f} ms | {bench['click_ms']:.0f} ms |"
         )
     return "\n".join(lines)

@@ -270,7 +270,8 @@ def publish(
         config["data"]["coco"] = [short_path(entry) for entry in config["data"]["coco"]]
         configs.append(config)
         logs.append((folder / "log.jsonl").read_text())
-        parts.append(size_of_part(read_log(folder)) | {"batch_size": config["train"]["batch_size"]})
+        made = {"batch_size": config["train"]["batch_size"], "device": config.get("made_by", {}).get("device", "unknown")}
+        parts.append(size_of_part(read_log(folder)) | made)
     write_json(out.with_suffix(".config.json"), {**configs[-1], "started_from": configs[:-1]})
     out.with_suffix(".log.jsonl").write_text("".join(logs))
     if training is not None:

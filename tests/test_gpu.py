@@ -26,7 +26,7 @@ from dealkit.stream import draw_prompts
 from dealkit.train import fit, loss_of_batch
 from dealkit.widen import imitate
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 DATA = DataConfig(size=64, workers=0)
 

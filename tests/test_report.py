@@ -192,7 +192,7 @@ def test_publishing_halves_the_weights_and_keeps_configs_and_logs_without_anyone
     assert half < 0.6 * full
     assert (tmp_path / "out.log.jsonl").read_text() == 2 * log
     training = read_json(tmp_path / "training.json")
-    assert training["parts"] == 2 * [{"steps": 40, "minutes": 1.0, "batch_size": 8}]
+    assert training["parts"] == 2 * [{"steps": 40, "minutes": 1.0, "batch_size": 8, "device": "unknown"}]
     assert training["parameters"] == sum(p.numel() for p in tiny_model.parameters())
     assert "for 2 minutes on a two-core CPU (640 crops, in 2 parts)" in training_sentence(training)
     config = read_json(tmp_path / "out.config.json")
