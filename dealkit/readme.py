@@ -190,6 +190,7 @@ TABLES = {
     "settings": ("realsmall_nano_settings.json", settings_table),
     "photos": ("photos_nano.json", photo_table),
     "scales": ("photos_nano.json", scale_table),
+    "scales_ablation": ("ablation_scales.json", ablation_table),
     "speed": ("bench_nano.json", speed_table),
     "thresholds": ("thresholds_nano.json", threshold_table),
     "transfer": ("transfer_nano.json", transfer_table),

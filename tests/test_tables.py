@@ -40,6 +40,27 @@ def test_an_ablation_table_has_a_row_per_cell():
     assert lines[4] == "| late | 50.0 | 10.0 | 20.0 | +0.0 | – | +0.0 | 1 |" and len(lines) == 5
 
 
+def test_an_ablation_that_is_scored_by_size_has_a_column_per_size():
+    first, second = ({"ap50": a, "4-8": 0.2, "96-256": b, "hit": 0.9} for a, b in ((0.5, 0.4), (0.4, 0.1)))
+    rows = [{"cell": "with", "seed": 0, "metrics": first}, {"cell": "without", "seed": 0, "metrics": second}]
+    lines = ablation_table({"rows": rows}).splitlines()
+    head = [
+        "run",
+        "AP50",
+        "4-8 px",
+        "96-256 px",
+        "AP50 against the first",
+        "95 % interval",
+        "96-256 px against the first",
+        "seeds",
+    ]
+    assert lines[0] == f"| {' | '.join(head)} |"
+    assert lines[2:] == [
+        "| with | 50.0 | 20.0 | 40.0 | – | – | – | 1 |",
+        "| without | 40.0 | 20.0 | 10.0 | -10.0 | – | -30.0 | 1 |",
+    ]
+
+
 def curve(*values):
     return [{"clicks": n + 1, "ap50": v} for n, v in enumerate(values)]
 
