@@ -81,8 +81,8 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
 
 
 def ablation_table(results: Json) -> str:
-    """Markdown: a row per cell of a sweep, mean and spread over seeds, and the paired differences to the first cell: in AP50 over
-    all objects with its 95 % interval, and in AP50 without the clicked ones or, of a sweep that is scored by size, of the largest."""
+    """Markdown: a row per cell of a sweep, mean and spread over seeds, and the paired differences to the first cell in AP50: over
+    all objects with its 95 % interval, and without the clicked ones or, where sizes are scored, over the largest."""
     metrics = {"ap50": "AP50", "ap75": "AP75", "ap50_ignored": "AP50, clicked ignored"}
     last = "clicked ignored"
     if sizes := [name for name in results["rows"][0]["metrics"] if name[0].isdigit()]:
