@@ -230,7 +230,7 @@ def training_loop(
         step, seen = step + 1, seen + len(samples)
         minutes = minutes_before + (time.monotonic() - started) / 60
         bar.update(len(samples))
-        last = step == train.steps or step == stop_at
+        last = progress(step, minutes, train) >= 1 or step == stop_at
         if recent and (step % train.log_every == 0 or last):
             line = {"step": step, "minutes": round(minutes, 3), "lr": optimizer.param_groups[0]["lr"]}
             line |= {k: sum(r[k] for r in recent) / len(recent) for k in recent[0]}

@@ -176,8 +176,8 @@ def test_checkpoints_are_written_as_often_as_asked_for(run, tmp_path, monkeypatc
     assert sorted(set(saved)) == [2, 4, 5]
 
 
-def test_a_time_budget_ends_a_run(run, tmp_path):
-    history = fit(changed(run, max_minutes=1e-9), tmp_path / "run")
+def test_a_time_budget_ends_a_run_and_its_last_steps_are_logged(run, tmp_path):
+    history = fit(changed(run, max_minutes=1e-9, log_every=5), tmp_path / "run")
     assert [line["step"] for line in history] == [1]
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 1
 
