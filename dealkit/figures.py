@@ -328,7 +328,7 @@ def band_plot(ax: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str, by: s
 
 def learning_curves(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
     """AP50 over the steps of a sweep's trainings, rows as in its JSON: a line per cell, mean and spread over seeds."""
-    figure, ax = plt.subplots(figsize=(7.5, 3.2), layout="constrained")
+    figure, ax = plt.subplots(figsize=(7.0, 2.6), layout="constrained")
     points = [{"cell": row["cell"], **point} for row in rows for point in row["curve"]]
     band_plot(ax, points, "step", "ap50", "cell", title=title)
     ax.set(xlabel="step", ylabel="AP50, per cent", ylim=(0, None))
@@ -344,7 +344,7 @@ def gain_plot(gains: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
     The interval of two or three seeds is wide, as it should be; one that reaches far beyond all dots is cut at the frame.
     """
     first, *others = gains
-    figure, ax = plt.subplots(figsize=(7, 0.9 + 0.36 * max(len(others), 1)), layout="constrained")
+    figure, ax = plt.subplots(figsize=(6.5, 0.9 + 0.36 * max(len(others), 1)), layout="constrained")
     ax.axvline(0, color="grey", linewidth=1)
     dots = [100 * value for row in others for value in row["gains"]] or [0.0]
     low, high = min(0.0, *dots), max(0.0, *dots)

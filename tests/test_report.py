@@ -297,12 +297,15 @@ def test_models_stand_side_by_side_in_per_cent_and_milliseconds():
     scores = dict.fromkeys(("ap50", "ap75", "ap50_ignored", "ap75_ignored", "hit"), 0.5) | {"hit_shown": 0.25}
     nano = {
         "realsmall": {"mean": {"1/category centre": scores}},
-        "training": {"parameters": 9_012_830, "parts": [{"minutes": 30.2}, {"minutes": 29.7}]},
+        "training": {
+            "parameters": 9_012_830,
+            "parts": [{"minutes": 30.2, "steps": 100, "batch_size": 8}, {"minutes": 29.7, "steps": 150, "batch_size": 8}],
+        },
         "photos": {"scenes": {"ap50": 0.7}, "coins": {"recall": 0.875}},
         "bench": {"encode_ms": 48.3, "click_ms": 17.5},
     }
     row = model_table({"nano": nano}).splitlines()[2]
-    assert row == "| `nano` | 9.0 M | 60 | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | 25.0 | 70.0 | 87.5 | 48 ms | 18 ms |"
+    assert row == "| `nano` | 9.0 M | 2,000 | 60 | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 | 25.0 | 70.0 | 87.5 | 48 ms | 18 ms |"
 
 
 def test_a_table_without_results_stays_as_it_is(tmp_path):
