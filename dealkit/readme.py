@@ -138,10 +138,9 @@ def minutes_text(parts: list[Json]) -> str:
     >>> minutes_text([{"minutes": 30.0}, {"minutes": 8.4, "device": "NVIDIA H200"}, {"minutes": 8.5, "device": "NVIDIA H200"}])
     '30 + 17 on a GPU'
     """
-    minutes = {True: 0.0, False: 0.0}
-    for part in parts:
-        minutes["NVIDIA" in part.get("device", "CPU")] += part["minutes"]
-    return f"{minutes[False]:.0f}" + (f" + {minutes[True]:.0f} on a GPU" if minutes[True] else "")
+    on_gpu = sum(part["minutes"] for part in parts if not part.get("device", "CPU").startswith(("CPU", "unknown")))
+    others = sum(part["minutes"] for part in parts) - on_gpu
+    return f"{others:.0f}" + (f" + {on_gpu:.0f} on a GPU" if on_gpu else "")
 
 
 def model_table(models: dict[str, dict[str, Json]]) -> str:

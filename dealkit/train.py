@@ -238,7 +238,7 @@ def training_loop(
             append_log(out, history, line, board)
             bar.set_postfix(loss=f"{line['loss']:.3f}", lr=f"{line['lr']:.1e}", refresh=False)
             recent = []
-        if step % train.checkpoint_every == 0 or last:
+        if step % train.checkpoint_every == 0:
             save_state(out, model, average, optimizer, step, minutes, clicks)
         if validate and train.evaluate_every and step % train.evaluate_every == 0 and not last:
             append_log(out, history, {"step": step, "minutes": round(minutes, 3), **validate(average)}, board)
