@@ -14,15 +14,12 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from dealkit.checkpoint import load_model
-from dealkit.config import DataConfig, PromptConfig, RunConfig, TrainConfig, to_dict
-from dealkit.data.synthetic import EVAL_SEED
+from dealkit.config import DataConfig, PromptConfig, RunConfig, TrainConfig, as_json
+from dealkit.data.synthetic import CHOICE_SEED
+from dealkit.files import Json, provenance, read_json, write_json
 from dealkit.model.deal import DEAL
-from dealkit.prompts import Json, read_json
 from dealkit.report import evaluate_across_scales, evaluate_on_scenes, row_of
-from dealkit.train import fit, provenance, write_json
-
-CHOICE_SEED = EVAL_SEED + 1
-"""Family of scenes that choices are made on: neither trained on nor published as a result."""
+from dealkit.train import fit
 
 Changes = dict[str, dict[str, Any]]
 
@@ -87,11 +84,6 @@ def changed(base: RunConfig, changes: Changes, seed: int) -> RunConfig:
     parts = {part: replace(getattr(base, part), **values) for part, values in changes.items()}
     run = replace(base, **parts)
     return replace(run, train=replace(run.train, seed=seed))
-
-
-def as_json(run: RunConfig) -> Json:
-    """A config as a JSON file gives it back: tuples are lists."""
-    return json.loads(json.dumps(to_dict(run)))
 
 
 def run_cell(run: RunConfig, out: Path, scenes: int, *, scales: bool = False, init: Path | None = None) -> Json:

@@ -8,16 +8,16 @@ from tqdm.auto import tqdm
 
 from dealkit.baselines import Detector, fit_detector, load_detector
 from dealkit.checkpoint import load_model
+from dealkit.clicks import make_clicks
 from dealkit.compare import category_rows, detect_coco
-from dealkit.config import HELD_OUT, DataConfig, DetectorConfig, DetectorRun, PromptConfig, RunConfig, TrainConfig
+from dealkit.config import HELD_OUT, DataConfig, DetectorConfig, DetectorRun, PromptConfig, RunConfig, TrainConfig, portable
 from dealkit.cross_tables import CLICKS, DEAL_TUNED
 from dealkit.data.coco import CocoFolder
 from dealkit.data.subsets import some_images
 from dealkit.evaluate import evaluate
-from dealkit.prompts import Json, make_clicks, read_json
-from dealkit.protocols import folder_of, portable, scored, trained
-from dealkit.report import average, row_of, sha_of
-from dealkit.train import provenance, write_json
+from dealkit.files import Json, provenance, read_json, sha_of, write_json
+from dealkit.protocols import folder_of, scored, trained
+from dealkit.report import average, row_of
 
 SHOTS = (1, 5, 20)
 """Labelled images of the new source."""

@@ -13,15 +13,15 @@ from torch import Tensor
 from torchvision.ops import box_iou
 from tqdm.auto import tqdm
 
-from dealkit.ablate import CHOICE_SEED
 from dealkit.boxes import to_cxcywh
 from dealkit.checkpoint import load_model, save_model
+from dealkit.data.synthetic import CHOICE_SEED
 from dealkit.data.transforms import pad_to, to_input
+from dealkit.files import Json, provenance, sha_of
 from dealkit.model.deal import DEAL
 from dealkit.predict import to_detections
-from dealkit.prompts import Json, stack_prompts
-from dealkit.report import evaluate_on_scenes, row_of, sha_of
-from dealkit.train import provenance
+from dealkit.prompts import stack_prompts
+from dealkit.report import evaluate_on_scenes, row_of
 
 LARGEST_SHIFT = 0.5
 """Pixels that the box of an object may move with the image round it, see `box_shift`."""

@@ -30,9 +30,10 @@ from dealkit.config import DETECTORS, MIN_SCORE, DataConfig, DetectorConfig, Det
 from dealkit.data.coco import Sample
 from dealkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, pad_to, to_input
 from dealkit.detections import Detections
+from dealkit.device import autocast
 from dealkit.model.detectors import build_rtdetr, build_torchvision
 from dealkit.stream import open_sources
-from dealkit.train import autocast, training_loop
+from dealkit.train import training_loop
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,14 @@ from tqdm.auto import tqdm
 from dealkit.checkpoint import load_model
 from dealkit.config import RunConfig
 from dealkit.data.synthetic import make_scene
+from dealkit.device import autocast, bf16_is_faster
 from dealkit.evaluate import dense_case, evaluate
+from dealkit.files import provenance
 from dealkit.model.deal import DEAL, build_model
 from dealkit.predict import detect, encode_images, for_inference
 from dealkit.prompts import PointPrompts
 from dealkit.stream import draw_prompts
-from dealkit.train import autocast, bf16_is_faster, loss_of_batch, provenance
+from dealkit.train import loss_of_batch
 
 RTDETR_R18 = {
     "encoder_in_channels": [128, 256, 512],

@@ -9,10 +9,10 @@ import numpy as np
 
 from dealkit.browse import build, import_fiftyone
 from dealkit.browse_errors import add_predictions
+from dealkit.clicks import make_clicks, save_clicks
 from dealkit.data.statistics import read_table
 from dealkit.data.synthetic import EVAL_SEED, write_coco
-from dealkit.prompts import Json, make_clicks, save_clicks
-from dealkit.train import provenance, write_json
+from dealkit.files import Json, provenance, write_json
 
 OBJECTS_PER_SCENE = 36
 """About what a procedural scene of 256 px holds."""

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dealkit.data.index import BOX_COLUMNS, SIZE_COLUMNS, TEXT_COLUMNS, arrow, write_index
-from dealkit.train import provenance
+from dealkit.files import provenance
 
 BOXES_PER_IMAGE = 9_000_000 / 268_000
 """Source: TinySet-9M, arXiv 2604.02773: 9M+ boxes in 268K+ images."""

@@ -16,19 +16,9 @@ from tqdm import tqdm
 from dealkit.browse import HIDDEN, OBJECTS, import_fiftyone
 from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.statistics import ObjectTable
-from dealkit.errors import (
-    BACKGROUND,
-    BOTH,
-    DUPLICATE,
-    FOUND,
-    IGNORED,
-    LOCALISATION,
-    MISSED,
-    OTHER,
-    TRUE,
-)
+from dealkit.errors import BACKGROUND, BOTH, DUPLICATE, FOUND, IGNORED, LOCALISATION, MISSED, OTHER, TRUE
+from dealkit.files import Json
 from dealkit.judged import SHOWN_FACTORS, Record, click_labels, image_labels, judge, measure_factors
-from dealkit.prompts import Json
 
 CLICKS = "clicks"
 """Sample field that holds the clicks."""

@@ -12,14 +12,14 @@ from torchvision.ops import box_convert, box_iou, nms
 from tqdm.auto import tqdm
 
 from dealkit.checkpoint import load_model
+from dealkit.clicks import make_clicks
 from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.coco import CocoFolder
 from dealkit.detections import Detections
 from dealkit.evaluate import evaluate
+from dealkit.files import Json, provenance, read_json, write_json
 from dealkit.predict import predict_coco, predict_prompts
-from dealkit.prompts import Json, make_clicks, read_json
 from dealkit.threshold import adaptive_threshold
-from dealkit.train import provenance, write_json
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 17))
 OVERLAPS = (1.0, 0.8, 0.7, 0.6, 0.5)

@@ -16,8 +16,8 @@ from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.measures import edge_width, mean_colours, ring_spread
 from dealkit.data.statistics import ObjectTable, image_contrast, read_table
 from dealkit.errors import FOUND, IGNORED, TRUE, UNCOUNTED, Errors, find_errors
+from dealkit.files import Json
 from dealkit.oracle import RECALLS
-from dealkit.prompts import Json
 from dealkit.rows import Array
 
 FACTORS: dict[str, str] = {

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dealkit.config import ModelConfig, from_dict, to_dict
+from dealkit.files import WEIGHTS_PART, files_of
 from dealkit.model.deal import DEAL, build_model
 
 Model = TypeVar("Model", bound=torch.nn.Module)
@@ -19,9 +20,6 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 
 LARGEST_FILE = 20_000_000
 """Bytes of one published file, at most: weights that need more lie in several, named as Hugging Face names them."""
-
-PART = "-?????-of-?????"
-"""What their names have before the dot."""
 
 
 def save_model(model: Model, path: Path, *, half: bool = False) -> None:
@@ -40,7 +38,7 @@ def save_model(model: Model, path: Path, *, half: bool = False) -> None:
         save_file(part, temporary, metadata={"config": json.dumps(to_dict(model.config))})
         os.replace(temporary, file)
         written.append(file)
-    for old in {path, *path.parent.glob(f"{path.stem}{PART}{path.suffix}")} - set(written):  # of a model of another size
+    for old in {path, *path.parent.glob(f"{path.stem}{WEIGHTS_PART}{path.suffix}")} - set(written):  # of a model of another size
         old.unlink(missing_ok=True)
 
 
@@ -56,12 +54,6 @@ def in_parts(tensors: dict[str, Tensor], largest: int) -> list[dict[str, Tensor]
             parts.append({})
         parts[-1][name] = tensor
     return parts
-
-
-def files_of(path: Path) -> list[Path]:
-    """The file at `path`, or the parts that stand for it, in order; empty if there is neither."""
-    path = Path(path)
-    return [path] if path.is_file() else sorted(path.parent.glob(f"{path.stem}{PART}{path.suffix}"))
 
 
 def read_safetensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:

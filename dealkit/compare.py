@@ -20,9 +20,8 @@ from dealkit.data.coco import CocoFolder
 from dealkit.data.synthetic import EVAL_SEED, write_coco
 from dealkit.detections import Detections, to_rows
 from dealkit.evaluate import evaluate
-from dealkit.prompts import Json, read_json
-from dealkit.report import METRICS, average, sha_of
-from dealkit.train import provenance, write_json
+from dealkit.files import Json, provenance, read_json, sha_of, write_json
+from dealkit.report import METRICS, average
 
 MERGE = 0.6
 """IoU above which boxes of two categories are one object to the class-agnostic number, as FCOS merges boxes of one category."""

@@ -4,14 +4,13 @@ ways."""
 import dataclasses
 import json
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from tyro.conf import Suppress  # options that the command line does not show
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
-"""Folder that holds `notebooks/`, `data/` and `figures/`; every relative path of a notebook starts here."""
+from dealkit.files import Json
 
 DEFAULT_THRESHOLD = 0.25
 """Score from which detections are shown and counted. Choice: by F1 on training images, see `data/results/threshold_nano.json`."""
@@ -449,3 +448,13 @@ def load_config(path: Path, cls: type[T] | None = None) -> T:
         values.pop("made_by", None)  # `fit` notes there what made the run; it is no setting
         cls = cls or (DetectorRun if "detector" in values else RunConfig)
     return from_dict(cls or RunConfig, values, str(path))
+
+
+def as_json(run: RunConfig) -> Json:
+    """A config as a JSON file gives it back: tuples are lists."""
+    return json.loads(json.dumps(to_dict(run)))
+
+
+def portable(run: RunConfig) -> Json:
+    """The config without paths of a machine."""
+    return as_json(replace(run, data=replace(run.data, coco=())))

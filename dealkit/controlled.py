@@ -15,15 +15,15 @@ from tqdm.auto import tqdm
 
 from dealkit.causes import FACTORS, cases, drop, found_row
 from dealkit.checkpoint import load_model
+from dealkit.clicks import make_clicks
 from dealkit.data.coco import CocoFolder
 from dealkit.data.synthetic import EVAL_SEED, write_coco
 from dealkit.errors import confusion_matrix, find_errors
+from dealkit.files import Json, provenance, read_json, sha_of, write_json
 from dealkit.model.deal import DEAL
 from dealkit.positions import offset_clicks
 from dealkit.predict import predict_coco
-from dealkit.prompts import Json, make_clicks, read_json
-from dealkit.report import evaluate_across_scales, sha_of
-from dealkit.train import provenance, write_json
+from dealkit.report import evaluate_across_scales
 
 BASE: dict[str, Any] = {
     "num_objects": 24,

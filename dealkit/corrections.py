@@ -13,8 +13,7 @@ from torchvision.ops import box_convert, box_iou
 
 from dealkit.browse import OBJECTS, import_fiftyone, objects_fingerprint
 from dealkit.data.statistics import ObjectTable, read_table
-from dealkit.prompts import Json, read_json
-from dealkit.train import write_json
+from dealkit.files import Json, read_json, write_json
 
 WRONG, MISSING, FIX = "wrong", "missing", "fix"
 TAGS: dict[str, str] = {

@@ -16,19 +16,18 @@ from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
 from dealkit.adapt import adapted
-from dealkit.config import MIN_SCORE, RunConfig
+from dealkit.clicks import make_clicks
+from dealkit.config import MIN_SCORE, RunConfig, portable
 from dealkit.data.coco import CocoFolder
 from dealkit.data.subsets import in_order, some_images
 from dealkit.detections import to_rows
 from dealkit.embedding import PromptEmbedding, mean_embedding
 from dealkit.evaluate import evaluate
+from dealkit.files import Json, provenance, read_json, sha_of, write_json
 from dealkit.model.encoder import STRIDES
 from dealkit.predict import Predictor
-from dealkit.prompts import Json, make_clicks, read_json
-from dealkit.protocols import portable, scored
+from dealkit.protocols import scored
 from dealkit.public import of_categories, of_images
-from dealkit.report import sha_of
-from dealkit.train import provenance, write_json
 
 Matrix = dict[str, dict[str, float]]
 

@@ -15,8 +15,8 @@ from dealkit.cross_tables import CLICKS, shot_rows
 from dealkit.data.coco import Sample
 from dealkit.detections import Detections
 from dealkit.figures import BLUE, FALSE, FOUND, GREEN, ORANGE, band_plot, draw_verdicts, image_axes, judge
+from dealkit.files import Json
 from dealkit.predict import Predictor
-from dealkit.prompts import Json
 
 
 def matrix_figure(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import mean, stdev
 
-from dealkit.prompts import Json
+from dealkit.files import Json
 from dealkit.tables import with_spread
 
 HELD, OTHERS = "held out", "others"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from dealkit.prompts import Json
+from dealkit.files import Json
 from dealkit.tables import per_cent, with_spread
 
 COLUMNS = {

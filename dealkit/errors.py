@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from faster_coco_eval.core.mask import iou as coco_iou
 
+from dealkit.clicks import check_clicks, clicks_hash
 from dealkit.config import DEFAULT_THRESHOLD
-from dealkit.prompts import Json, check_clicks, clicks_hash, read_json
+from dealkit.files import Json, read_json
 from dealkit.rows import Array, index_ids, match_pair, read_detections, read_objects
 
 FOUND, MISSED, IGNORED = "found", "missed", "ignored"

@@ -12,8 +12,9 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
 from dealkit.boxes import SIZE_BINS
+from dealkit.clicks import check_clicks, clicks_hash, make_clicks
 from dealkit.config import DEFAULT_THRESHOLD
-from dealkit.prompts import Json, check_clicks, clicks_hash, make_clicks, read_json
+from dealkit.files import Json, read_json
 from dealkit.rows import Array, Rows, index_ids, match_pair, read_detections, read_objects
 
 IOU_THRESHOLDS: Array = np.array([0.25, *np.linspace(0.5, 0.95, 10)])

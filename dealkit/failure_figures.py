@@ -15,7 +15,7 @@ from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.images import read_image
 from dealkit.errors import FOUND, IGNORED, LOCALISATION, MISSED, OTHER, Errors
 from dealkit.figures import BLUE, GREEN, ORANGE, PINK, RED, SKY, YELLOW, draw_boxes, show_image
-from dealkit.prompts import Json
+from dealkit.files import Json
 from dealkit.rows import Array
 
 STATE_COLOURS = {

@@ -12,17 +12,17 @@ from tqdm.auto import tqdm
 from dealkit.calibrate import first_images
 from dealkit.causes import FACTORS, cases, drop, observed, pooled
 from dealkit.checkpoint import load_model
-from dealkit.config import DEFAULT_THRESHOLD, PROJECT_ROOT
+from dealkit.clicks import make_clicks, save_clicks
+from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.coco import CocoFolder
 from dealkit.data.statistics import image_folder
 from dealkit.errors import find_errors
+from dealkit.files import PROJECT_ROOT, Json, provenance, read_json, sha_of, write_json
 from dealkit.model.deal import DEAL
 from dealkit.oracle import errors_json
 from dealkit.predict import predict_coco
-from dealkit.prompts import Json, make_clicks, read_json, save_clicks
-from dealkit.report import average, sha_of
+from dealkit.report import average
 from dealkit.tables import per_cent
-from dealkit.train import provenance, write_json
 
 
 def predictions_of(model: DEAL, file: Path, folder: Path, *, images: int | None = None, seed: int = 0) -> tuple[Path, Path, Path]:

@@ -9,8 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from dealkit.config import PROJECT_ROOT
-from dealkit.prompts import Json, read_json
+from dealkit.files import PROJECT_ROOT, Json, read_json
 from dealkit.tables import SCORES
 
 

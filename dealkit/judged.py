@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from dealkit.causes import FACTORS, object_factors
+from dealkit.clicks import load_clicks
 from dealkit.data.statistics import ObjectTable
 from dealkit.errors import ERROR_TYPES, FOUND, IGNORED, TRUE, UNCOUNTED, Errors, find_errors
-from dealkit.prompts import Json, load_clicks, read_json
+from dealkit.files import Json, read_json
 
 SHOWN_FACTORS: tuple[str, ...] = tuple(name for name in FACTORS if name not in ("size", "contrast"))
 """Factors that objects get besides `size_px` and `contrast`, which they have."""

@@ -16,11 +16,11 @@ from tqdm.auto import tqdm
 
 from dealkit.baselines import Detector, load_detector
 from dealkit.checkpoint import load_model
+from dealkit.clicks import make_clicks
 from dealkit.compare import agnostic_rows, category_rows, detect_coco, one_class
 from dealkit.config import (
     DETECTORS,
     MODELS,
-    PROJECT_ROOT,
     Budget,
     DataConfig,
     DetectorConfig,
@@ -34,13 +34,13 @@ from dealkit.data.coco import CocoFolder
 from dealkit.data.domains import DOMAINS
 from dealkit.data.statistics import load_domains
 from dealkit.evaluate import evaluate
+from dealkit.files import PROJECT_ROOT, Json, provenance, read_json, sha_of, write_json
 from dealkit.methods import train_with
 from dealkit.predict import predict_coco
-from dealkit.prompts import Json, make_clicks, read_json
 from dealkit.references import match, reference_rows
 from dealkit.regimes import apply_regime, for_training
-from dealkit.report import average, row_of, sha_of
-from dealkit.train import fit, provenance, write_json
+from dealkit.report import average, row_of
+from dealkit.train import fit
 
 Scored = tuple[Json, list[Json], Json]
 """Ground truth, predictions and click list of one source."""

@@ -21,7 +21,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
-from dealkit.config import PROJECT_ROOT
+from dealkit.files import PROJECT_ROOT
 
 NOTEBOOKS = PROJECT_ROOT / "notebooks"
 RUNS = PROJECT_ROOT / "data" / "runs"

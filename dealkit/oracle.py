@@ -22,7 +22,7 @@ from dealkit.errors import (
     Errors,
     confusion_matrix,
 )
-from dealkit.prompts import Json
+from dealkit.files import Json
 from dealkit.rows import Array
 
 RECALLS: Array = np.linspace(0, 1, 101)

@@ -9,12 +9,12 @@ from tqdm.auto import tqdm
 
 from dealkit.calibrate import first_images
 from dealkit.checkpoint import load_model
+from dealkit.clicks import make_clicks, uniform_pair
 from dealkit.data.coco import CocoFolder
 from dealkit.evaluate import evaluate
+from dealkit.files import Json, provenance, read_json, sha_of, write_json
 from dealkit.predict import predict_coco
-from dealkit.prompts import Json, make_clicks, read_json, uniform_pair
-from dealkit.report import average, row_of, sha_of, spread
-from dealkit.train import provenance, write_json
+from dealkit.report import average, row_of, spread
 
 OFFSETS = (0.0, 0.25, 0.5, 0.75, 0.95)
 """Choice: not 1, where a click lies on the border and as much outside as inside."""

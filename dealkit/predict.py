@@ -19,16 +19,18 @@ from tqdm.auto import tqdm
 
 from dealkit.boxes import to_xyxy
 from dealkit.checkpoint import load_model
-from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, MIN_SCORE, PROJECT_ROOT
+from dealkit.clicks import check_clicks
+from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, MIN_SCORE
 from dealkit.data.coco import CocoFolder
 from dealkit.data.images import read_image
 from dealkit.data.transforms import pad_to, to_input
 from dealkit.detections import Detections, to_rows
+from dealkit.device import autocast, bf16_is_faster, default_device
 from dealkit.embedding import PromptEmbedding, check_model, model_hash
+from dealkit.files import PROJECT_ROOT
 from dealkit.model.deal import DEAL, Features, Output
-from dealkit.prompts import PointPrompts, check_clicks, stack_prompts, without_clicks
+from dealkit.prompts import PointPrompts, stack_prompts, without_clicks
 from dealkit.threshold import ADAPTIVE, check_threshold
-from dealkit.train import autocast, bf16_is_faster, default_device
 
 DEFAULT_CHECKPOINT = PROJECT_ROOT / "data" / "checkpoints" / "nano.safetensors"
 """The checkpoint that comes with the repository."""

@@ -12,14 +12,13 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from dealkit.ablate import as_json
-from dealkit.config import HELD_OUT, DataConfig, ModelConfig, PromptConfig, RunConfig, TrainConfig
+from dealkit.config import HELD_OUT, DataConfig, ModelConfig, PromptConfig, RunConfig, TrainConfig, as_json, portable
 from dealkit.cross_tables import HELD, OTHERS
 from dealkit.data.subsets import find_sources, some_categories
-from dealkit.prompts import Json, read_json
+from dealkit.files import Json, provenance, read_json, sha_of, write_json
 from dealkit.report import average as mean_of
-from dealkit.report import benchmark, sha_of, spread
-from dealkit.train import fit, provenance, write_json
+from dealkit.report import benchmark, spread
+from dealkit.train import fit
 
 PROTOCOLS = ("heldout", "domains", "categories", "real")
 """`heldout`: fixed sources left out. `domains`: each domain left out in turn. `categories`: every second category of each source
@@ -244,8 +243,3 @@ def _test_file(cell: Cell, group: str, file: Path, parts: Path, categories: Sequ
         return file
     kept = held if group == HELD else [name for name in categories if name not in held]
     return some_categories(file, kept, parts / group.replace(" ", "-"))
-
-
-def portable(run: RunConfig) -> Json:
-    """The config without paths of a machine."""
-    return as_json(replace(run, data=replace(run.data, coco=())))

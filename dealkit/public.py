@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 
 from dealkit.checkpoint import load_model
+from dealkit.clicks import clicks_hash, make_clicks
 from dealkit.config import BuildConfig
 from dealkit.data.coco import CocoFolder, coco_dict
 from dealkit.data.sources import SOURCES
 from dealkit.data.subsets import in_order
 from dealkit.detections import to_rows
 from dealkit.evaluate import evaluate
-from dealkit.prompts import Json, clicks_hash, make_clicks, read_json
-from dealkit.report import average, row_of, sha_of, spread
+from dealkit.files import Json, provenance, read_json, sha_of, write_json
+from dealkit.report import average, row_of, spread
 from dealkit.tiling import predict_coco_tiled
-from dealkit.train import provenance, write_json
 
 SPLITS = {"dior": "test", "dota-v2.0": "val"}
 """What is tested. Choice: DOTA's test labels are not public, and its val is what papers report without the server."""

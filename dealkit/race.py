@@ -16,16 +16,16 @@ from tqdm.auto import tqdm
 
 from dealkit.baselines import Detector, fit_detector, load_detector
 from dealkit.checkpoint import load_model, save_model
+from dealkit.clicks import make_clicks
 from dealkit.compare import agnostic_rows, detect_coco, one_class
 from dealkit.config import DETECTORS, MODELS, DataConfig, DetectorConfig, DetectorRun, RunConfig, TrainConfig
 from dealkit.data.coco import CocoFolder
 from dealkit.data.synthetic import EVAL_SEED, write_coco
 from dealkit.evaluate import evaluate
+from dealkit.files import Json, provenance, read_json, short_path, write_json
 from dealkit.model.deal import DEAL
 from dealkit.predict import predict_coco
-from dealkit.prompts import Json, make_clicks, read_json
-from dealkit.report import short_path
-from dealkit.train import fit, provenance, write_json
+from dealkit.train import fit
 
 LOOK_EVERY = 5
 """Steps between looks at the clock."""

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dealkit.config import MODELS, PROJECT_ROOT
+from dealkit.config import MODELS
 from dealkit.cross_tables import protocol_table, public_table, shot_table
 from dealkit.efficiency import efficiency_table, race_table
-from dealkit.prompts import Json, read_json
+from dealkit.files import PROJECT_ROOT, Json, read_json
 from dealkit.report import SCALE_BINS, average
 from dealkit.tables import (
     SCORES,

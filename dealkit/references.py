@@ -23,12 +23,12 @@ from torchvision.ops import clip_boxes_to_image, nms
 from tqdm.auto import tqdm
 
 from dealkit.boxes import to_xyxy
+from dealkit.clicks import check_clicks, clicks_hash, make_clicks
 from dealkit.data.coco import CocoFolder
 from dealkit.detections import Detections, to_rows
 from dealkit.evaluate import evaluate
-from dealkit.prompts import Json, check_clicks, clicks_hash, make_clicks, read_json
+from dealkit.files import Json, provenance, read_json, write_json
 from dealkit.report import average, row_of, spread
-from dealkit.train import provenance, write_json
 
 Array = np.ndarray
 Find = Callable[[Tensor, Tensor, str], Detections]

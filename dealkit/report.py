@@ -1,6 +1,5 @@
 """From a checkpoint to results in JSON and figures. Published numbers come from `data/results/*.json`, nothing is typed."""
 
-import hashlib
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -14,17 +13,18 @@ from torchvision.ops import box_iou
 from tqdm.auto import tqdm
 
 from dealkit.boxes import SIZE_BINS
-from dealkit.checkpoint import files_of, load_model, save_model
+from dealkit.checkpoint import load_model, save_model
+from dealkit.clicks import clicks_hash, make_clicks, save_clicks
 from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.coco import CocoFolder, Sample
 from dealkit.data.photos import photo
 from dealkit.data.synthetic import EVAL_SEED, write_coco
 from dealkit.detections import Detections
 from dealkit.evaluate import evaluate
+from dealkit.files import Json, provenance, read_json, sha_of, short_path, write_json
 from dealkit.model.deal import DEAL
 from dealkit.predict import Predictor, predict_coco
-from dealkit.prompts import Json, clicks_hash, make_clicks, read_json, save_clicks
-from dealkit.train import provenance, read_log, write_json
+from dealkit.train import read_log
 
 METRICS = ("ap25", "ap50", "ap75", "ap", "ap50_vt", "ap50_t", "ap50_s", "ap50_m", "recall50")
 """What a row of results holds of `all` and, with `_ignored` behind it, of `clicked_ignored`."""
@@ -279,15 +279,6 @@ def publish(
         write_json(training, {"checkpoint": out.name, "sha256": sha_of(out), "parameters": parameters, "parts": parts})
 
 
-def short_path(path: str | Path) -> str:
-    """The last three parts of a path: what a published file says of data, wherever it lies.
-
-    >>> short_path("/home/me/data/cells/train.json")
-    'data/cells/train.json'
-    """
-    return "/".join(Path(path).parts[-3:])
-
-
 def size_of_part(log: list[dict[str, float]]) -> dict[str, float]:
     """Steps and minutes that a log covers, the interval before its first line included.
 
@@ -297,11 +288,3 @@ def size_of_part(log: list[dict[str, float]]) -> dict[str, float]:
     first, second, last = log[0], log[1], log[-1]
     steps = last["step"] - first["step"] + second["step"] - first["step"]
     return {"steps": steps, "minutes": round((last["minutes"] - first["minutes"]) * steps / (last["step"] - first["step"]), 1)}
-
-
-def sha_of(file: Path) -> str:
-    """First 12 hex digits of the sha256 of a file, or of the parts that stand for it (`dealkit.checkpoint.files_of`)."""
-    content = hashlib.sha256()
-    for part in files_of(file) or [Path(file)]:
-        content.update(part.read_bytes())
-    return content.hexdigest()[:12]

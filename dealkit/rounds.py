@@ -12,16 +12,16 @@ from tqdm.auto import tqdm
 
 from dealkit.boxes import to_cxcywh
 from dealkit.calibrate import first_images
+from dealkit.clicks import make_clicks
 from dealkit.config import MIN_SCORE
 from dealkit.data.coco import CocoFolder, Sample
 from dealkit.detections import Detections, to_rows
 from dealkit.evaluate import evaluate
+from dealkit.files import Json, provenance, read_json, sha_of, write_json
 from dealkit.matcher import match
 from dealkit.pgcpp import object_quality, worst_false_positive, worst_object
 from dealkit.predict import Predictor
-from dealkit.prompts import Json, make_clicks, read_json
-from dealkit.report import average, sha_of, spread
-from dealkit.train import provenance, write_json
+from dealkit.report import average, spread
 
 KINDS = ("positive", "negative")
 """What a user adds after the first click: `positive`, the object handled worst; `negative`, the strongest false positive."""

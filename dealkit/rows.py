@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dealkit.prompts import Json
+from dealkit.files import Json
 
 Array = np.ndarray
 

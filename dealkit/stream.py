@@ -44,7 +44,7 @@ def open_sources(entries: tuple[str, ...], weights: tuple[float, ...] = ()) -> t
             )
         for file in files:
             if file.endswith(".parquet"):
-                from dealkit.data.index import TinySet  # needs pyarrow
+                from dealkit.data.index import TinySet
 
                 parts, own = TinySet(Path(file)).select(split="train").balanced()
                 sources += parts

@@ -5,7 +5,7 @@ from statistics import mean, stdev
 
 from scipy.stats import t as student
 
-from dealkit.prompts import Json
+from dealkit.files import Json
 
 SCORES = ("ap50", "ap75", "ap50_ignored", "ap75_ignored", "hit")
 """The protocol's numbers of one click per category: all objects, the clicked ones ignored, clicked objects returned."""

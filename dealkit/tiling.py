@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.ops import box_area, box_iou, clip_boxes_to_image, nms
 from tqdm.auto import tqdm
 
+from dealkit.clicks import check_clicks
 from dealkit.config import DEFAULT_NMS, MIN_SCORE, BuildConfig
 from dealkit.data.coco import CocoFolder
 from dealkit.data.tiles import tile_windows
@@ -26,7 +27,7 @@ from dealkit.embedding import PromptEmbedding, check_model
 from dealkit.model.deal import DEAL, Features, Output
 from dealkit.model.encoder import STRIDES, cell_centres
 from dealkit.predict import Predictor, as_image, batches, detect, embed, encode_images, for_inference, read_points, to_detections
-from dealkit.prompts import PointPrompts, check_clicks
+from dealkit.prompts import PointPrompts
 from dealkit.threshold import ADAPTIVE
 
 Window = tuple[int, int, int, int]

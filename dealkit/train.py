@@ -8,13 +8,8 @@ import copy
 import json
 import math
 import os
-import platform
-import shutil
-import subprocess
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +19,16 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from dealkit.checkpoint import Model, load_model, save_model
-from dealkit.config import PROJECT_ROOT, DetectorRun, RunConfig, TrainConfig, to_dict
+from dealkit.config import DetectorRun, RunConfig, TrainConfig, to_dict
 from dealkit.data.coco import Sample
 from dealkit.data.transforms import to_input
+from dealkit.device import autocast, default_device
+from dealkit.files import provenance, write_json
 from dealkit.loss import Target, criterion
 from dealkit.model.deal import DEAL, build_model
 from dealkit.pgcpp import next_prompts
 from dealkit.prompts import PointPrompts
 from dealkit.stream import TrainingStream, draw_prompts, noisy_boxes
-
-
-@lru_cache
-def bf16_is_faster(device: str) -> bool:
-    """Whether this machine has bfloat16 matrix instructions; asked of the hardware, not assumed."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported()
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def autocast(device: torch.device, wanted: bool = True) -> AbstractContextManager:
-    """bfloat16 autocast where it is wanted and faster, else a context that does nothing."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and bf16_is_faster(device.type))
-
-
-def default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def progress(step: int, minutes: float, config: TrainConfig) -> float:
@@ -299,26 +278,3 @@ def tensorboard(out: Path) -> Any:
     except ImportError:
         return None
     return SummaryWriter(out / "tensorboard")
-
-
-def write_json(path: Path, values: Any) -> None:
-    """JSON in one move: a kill leaves the old or the new file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(f"{path}.tmp")
-    temporary.write_text(json.dumps(values, indent=1) + "\n")
-    os.replace(temporary, path)
-
-
-def provenance() -> dict[str, str]:
-    """What made a result: git commit, Python and package versions, machine type."""
-    commit = ""
-    if shutil.which("git"):
-        command = ["git", "rev-parse", "--short", "HEAD"]
-        commit = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True).stdout.strip()
-    return {
-        "commit": commit or "unknown",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
-    }

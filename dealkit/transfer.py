@@ -6,15 +6,15 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from dealkit.clicks import make_clicks
 from dealkit.config import MIN_SCORE
 from dealkit.data.coco import CocoFolder
 from dealkit.detections import to_rows
 from dealkit.embedding import PromptEmbedding, mean_embedding
 from dealkit.evaluate import evaluate
+from dealkit.files import Json, provenance, read_json, write_json
 from dealkit.predict import Predictor
-from dealkit.prompts import Json, make_clicks, read_json
 from dealkit.report import average
-from dealkit.train import provenance, write_json
 
 
 def draw_images(

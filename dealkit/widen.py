@@ -16,8 +16,9 @@ from dealkit.checkpoint import load_model
 from dealkit.config import ModelConfig, RunConfig
 from dealkit.data.coco import Sample
 from dealkit.data.transforms import to_input
+from dealkit.device import autocast, default_device
 from dealkit.model.deal import DEAL, build_model
-from dealkit.train import autocast, default_device, training_loop
+from dealkit.train import training_loop
 
 RENAMED = {
     "backbone.stages.0.2.": "backbone.stages.0.1.0.",

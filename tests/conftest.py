@@ -14,11 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-import dealkit.predict
-import dealkit.train
 from dealkit import browse
 from dealkit.checkpoint import save_model
-from dealkit.config import PROJECT_ROOT, ModelConfig
+from dealkit.config import ModelConfig
+from dealkit.files import PROJECT_ROOT
 from dealkit.model.deal import build_model
 from dealkit.predict import Predictor
 
@@ -83,12 +82,17 @@ def predictor(tiny_model):
     return made
 
 
+def bfloat16(monkeypatch, *, faster):
+    """A machine whose bfloat16 is faster than its float32, or is not."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": faster}, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: faster)
+
+
 @pytest.fixture
 def float32_cpu(monkeypatch):
     """Training and prediction on the CPU in float32, whatever the machine has."""
-    for module in (dealkit.train, dealkit.predict):
-        monkeypatch.setattr(module, "bf16_is_faster", lambda device: False)
-        monkeypatch.setattr(module, "default_device", lambda: torch.device("cpu"))
+    bfloat16(monkeypatch, faster=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import dealkit.ablate
 import dealkit.train
 from dealkit.ablate import GRIDS, base_run, changed, run_cell, sweep
 from dealkit.commands.studies import ablate
-from dealkit.config import MODELS, PROJECT_ROOT, DataConfig, PromptConfig, RunConfig, TrainConfig
-from dealkit.prompts import read_json
+from dealkit.config import MODELS, DataConfig, PromptConfig, RunConfig, TrainConfig
+from dealkit.files import PROJECT_ROOT, read_json
 from dealkit.train import fit
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")

@@ -11,7 +11,7 @@ from dealkit.checkpoint import save_model
 from dealkit.config import DataConfig, DetectorConfig, RunConfig, TrainConfig
 from dealkit.cross_tables import CLICKS, DEAL_TUNED, shot_rows, shot_table
 from dealkit.detections import Detections
-from dealkit.prompts import read_json
+from dealkit.files import read_json
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 

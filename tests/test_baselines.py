@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import bfloat16
 from torchvision.models.detection import FCOS
 
 import dealkit.train
@@ -28,11 +29,12 @@ from dealkit.config import DETECTORS, DataConfig, DetectorConfig, DetectorRun, M
 from dealkit.data.coco import CocoFolder
 from dealkit.data.synthetic import make_scene, write_coco
 from dealkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, pad_to, to_input
+from dealkit.device import autocast
 from dealkit.evaluate import evaluate
+from dealkit.files import read_json
 from dealkit.model.detectors import CentredAnchors, build_torchvision
 from dealkit.model.encoder import STRIDES
-from dealkit.prompts import read_json
-from dealkit.train import autocast, learning_rate, parameter_groups
+from dealkit.train import learning_rate, parameter_groups
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
@@ -149,7 +151,7 @@ def test_losses_and_boxes_are_float32_under_autocast(name, monkeypatch):
     target = objects_of(sample, {})
     with torch.no_grad():
         plain = detector.detect([sample.image])[0]
-        monkeypatch.setattr(dealkit.train, "bf16_is_faster", lambda device: True)
+        bfloat16(monkeypatch, faster=True)
         short = detector.detect([sample.image])[0]
         with autocast(torch.device("cpu")):
             terms = detector.train().loss([sample.image], [target])

@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from dealkit import browse
-from dealkit.commands.shared import find_files
-from dealkit.config import PROJECT_ROOT
 from dealkit.data.synthetic import EVAL_SEED, scene_factors, write_coco
+from dealkit.files import PROJECT_ROOT, find_files
 
 BOLT, NUT = 5, 9
 OBJECTS = [

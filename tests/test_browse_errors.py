@@ -8,8 +8,8 @@ from PIL import Image
 
 from dealkit import browse, browse_errors, browse_map
 from dealkit.browse_errors import CLICK_COLOURS, ERROR_COLOURS, add_predictions, field_name
+from dealkit.clicks import save_clicks
 from dealkit.data.statistics import read_table
-from dealkit.prompts import save_clicks
 
 BOLT, NUT = 5, 9
 OBJECTS = [

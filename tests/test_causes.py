@@ -14,10 +14,11 @@ from dealkit.causes import (
     observed,
     pooled,
 )
+from dealkit.clicks import make_clicks
 from dealkit.data.measures import edge_width, mean_colours, ring_spread
 from dealkit.data.statistics import read_table
 from dealkit.data.synthetic import write_coco
-from dealkit.prompts import make_clicks, read_json
+from dealkit.files import read_json
 
 
 def made_objects(n: int = 400, seed: int = 0) -> tuple[dict, dict]:

@@ -9,9 +9,9 @@ from PIL import Image
 
 from dealkit.__main__ import main
 from dealkit.checkpoint import save_model
-from dealkit.config import PROJECT_ROOT
+from dealkit.clicks import clicks_hash, load_clicks, make_clicks
 from dealkit.data.coco import CocoFolder
-from dealkit.prompts import clicks_hash, load_clicks, make_clicks
+from dealkit.files import PROJECT_ROOT
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 

@@ -20,7 +20,7 @@ from dealkit.compare import (
 from dealkit.config import DataConfig, DetectorConfig, TrainConfig
 from dealkit.data.coco import CocoFolder
 from dealkit.detections import Detections
-from dealkit.prompts import read_json
+from dealkit.files import read_json
 from dealkit.race import race, snapshots
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")

@@ -22,8 +22,8 @@ from dealkit.cross import (
 from dealkit.data.coco import CocoFolder
 from dealkit.data.synthetic import make_scene
 from dealkit.detections import Detections
+from dealkit.files import read_json
 from dealkit.predict import Predictor
-from dealkit.prompts import read_json
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 

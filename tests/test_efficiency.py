@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from dealkit.config import PROJECT_ROOT, Budget
+from dealkit.config import Budget
 from dealkit.data.coco import Sample
 from dealkit.efficiency import (
     COLUMNS,
@@ -27,8 +27,8 @@ from dealkit.efficiency import (
     radar_series,
 )
 from dealkit.efficiency_figures import labelled_view, race_figure, radar, regime_panel
+from dealkit.files import PROJECT_ROOT, read_json
 from dealkit.label_efficiency import ROWS
-from dealkit.prompts import read_json
 from dealkit.regimes import REGIMES
 
 PAPER = read_json(PROJECT_ROOT / "data" / "paper.json")

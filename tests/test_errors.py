@@ -6,12 +6,13 @@ import pytest
 from test_evaluate import click, found, random_case, truth
 
 from dealkit.checkpoint import load_model
+from dealkit.clicks import make_clicks
 from dealkit.data.coco import CocoFolder
 from dealkit.errors import DETECTION_TYPES, ERROR_TYPES, OBJECT_STATES, confusion_matrix, find_errors
 from dealkit.evaluate import dense_case, evaluate
+from dealkit.files import read_json
 from dealkit.oracle import average_precision, errors_json, errors_text, oracle_gains
 from dealkit.predict import DEFAULT_CHECKPOINT, predict_coco
-from dealkit.prompts import make_clicks, read_json
 
 BOX = [100.0, 100.0, 10.0, 10.0]
 HALF = [100.0, 100.0, 10.0, 4.0]  # inside BOX: IoU 0.4

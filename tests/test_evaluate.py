@@ -9,8 +9,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from dealkit.boxes import SIZE_BINS
+from dealkit.clicks import clicks_hash, make_clicks, save_clicks
 from dealkit.evaluate import dense_case, evaluate, summary_line
-from dealkit.prompts import clicks_hash, make_clicks, save_clicks
 
 
 def truth(*boxes: list[float], image_id: int = 1, category_id: int = 1) -> dict:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dealkit import explore
-from dealkit.config import PROJECT_ROOT
 from dealkit.data.statistics import read_pixels, read_table, summary
+from dealkit.files import PROJECT_ROOT
 from dealkit.notebooks import run_notebook
 
 matplotlib.use("Agg")

@@ -7,12 +7,12 @@ import pytest
 from dealkit import failure_figures
 from dealkit.causes import FACTORS
 from dealkit.checkpoint import load_model
-from dealkit.config import PROJECT_ROOT
+from dealkit.clicks import make_clicks
 from dealkit.controlled import STEPS
 from dealkit.data.plan import TWINS
 from dealkit.errors import ERROR_TYPES, confusion_matrix, find_errors
 from dealkit.failures import cause_table, compare, failure_report, failure_text, predictions_of
-from dealkit.prompts import make_clicks, read_json
+from dealkit.files import PROJECT_ROOT, read_json
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 RESULTS = PROJECT_ROOT / "data" / "results"

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import bfloat16
 
-import dealkit.predict
 import dealkit.train
 from dealkit.baselines import fit_detector
 from dealkit.checkpoint import load_model, save_model
@@ -34,8 +34,7 @@ DATA = DataConfig(size=64, workers=0)
 @pytest.fixture(autouse=True)
 def exact(monkeypatch):
     """float32 as exact as the CPU's, and no TensorBoard."""
-    for module in (dealkit.train, dealkit.predict):
-        monkeypatch.setattr(module, "bf16_is_faster", lambda device: False)
+    bfloat16(monkeypatch, faster=False)
     monkeypatch.setattr(dealkit.train, "tensorboard", lambda out: None)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
@@ -74,7 +73,7 @@ def test_a_run_trains_resumes_and_loads_on_the_cpu(tiny_config, tmp_path, worker
 
 
 def test_a_run_in_bfloat16(tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(dealkit.train, "bf16_is_faster", lambda device: True)
+    bfloat16(monkeypatch, faster=True)
     assert finite(fit(RunConfig(model=tiny_config, data=DATA, train=schedule(), prompt=PromptConfig(cycles=2)), tmp_path / "run"))
 
 

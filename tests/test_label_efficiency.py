@@ -10,12 +10,12 @@ import dealkit.label_efficiency
 import dealkit.train
 from dealkit.baselines import Detector
 from dealkit.checkpoint import save_model
+from dealkit.clicks import make_clicks
 from dealkit.compare import one_class
 from dealkit.config import Budget, DetectorConfig, DetectorRun, RunConfig
 from dealkit.data.coco import CocoFolder
+from dealkit.files import read_json, sha_of
 from dealkit.label_efficiency import ROWS, Row, applies, make_run, pooled, run_row, sweep, val_file, write_regime
-from dealkit.prompts import make_clicks, read_json
-from dealkit.report import sha_of
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 

@@ -7,7 +7,8 @@ import torch
 
 from dealkit.averaging import LARGEST_SHIFT, SHAPES, box_shift
 from dealkit.checkpoint import load_model, save_model
-from dealkit.config import BACKBONES, MODELS, PROJECT_ROOT, LossConfig, ModelConfig
+from dealkit.config import BACKBONES, MODELS, LossConfig, ModelConfig
+from dealkit.files import PROJECT_ROOT
 from dealkit.loss import Target, criterion
 from dealkit.model.deal import build_model, decode_in_groups
 from dealkit.model.decoder import BoxReader, DecoderLayer, DeformableAttention, refine

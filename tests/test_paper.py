@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dealkit.boxes import SIZE_BINS, size_bin
+from dealkit.clicks import SETTINGS, make_clicks
 from dealkit.config import BACKBONES, MODELS, ModelConfig
 from dealkit.evaluate import IOU_THRESHOLDS, evaluate
 from dealkit.loss import poisson_density
@@ -13,7 +14,7 @@ from dealkit.model.deal import build_model
 from dealkit.model.decoder import DeformableAttention
 from dealkit.model.encoder import HybridFeatureEnhancement
 from dealkit.model.queries import DensityActivation, allocate_queries, local_peaks
-from dealkit.prompts import SETTINGS, make_clicks, stack_prompts
+from dealkit.prompts import stack_prompts
 
 CLICK = (torch.tensor([[20.0, 30.0]]), torch.tensor([1]))
 

@@ -3,8 +3,9 @@
 import pytest
 
 from dealkit.checkpoint import save_model
+from dealkit.clicks import check_clicks, make_clicks
+from dealkit.files import read_json
 from dealkit.positions import OFFSETS, offset_clicks, offset_point, position_curves
-from dealkit.prompts import check_clicks, make_clicks, read_json
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 

@@ -7,19 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import noise
+from conftest import bfloat16, noise
 from PIL import Image
 
-import dealkit.predict
-import dealkit.train
 from dealkit.checkpoint import save_model
+from dealkit.clicks import make_clicks
 from dealkit.data.coco import CocoFolder
 from dealkit.data.transforms import to_input
 from dealkit.detections import Detections
 from dealkit.model.deal import Output, build_model
 from dealkit.model.queries import Activation
 from dealkit.predict import Predictor, as_image, encode_images, for_inference, predict_coco, to_detections
-from dealkit.prompts import make_clicks, stack_prompts
+from dealkit.prompts import stack_prompts
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
@@ -157,8 +156,7 @@ def test_the_copy_for_inference_computes_the_same_without_batch_norms(tiny_confi
 
 
 def test_bfloat16_gives_nearly_the_same(tiny_model, predictor, monkeypatch):
-    for module in (dealkit.train, dealkit.predict):
-        monkeypatch.setattr(module, "bf16_is_faster", lambda device: True)
+    bfloat16(monkeypatch, faster=True)
     short = Predictor(tiny_model, threshold=0.0)
     assert {p.dtype for p in short.model.backbone.parameters()} == {torch.bfloat16}
     short.set_image(predictor.image)

@@ -5,17 +5,8 @@ import json
 import pytest
 import torch
 
-from dealkit.prompts import (
-    SETTINGS,
-    PointPrompts,
-    check_clicks,
-    clicks_hash,
-    load_clicks,
-    make_clicks,
-    save_clicks,
-    simulate_clicks,
-    stack_prompts,
-)
+from dealkit.clicks import SETTINGS, check_clicks, clicks_hash, load_clicks, make_clicks, save_clicks
+from dealkit.prompts import PointPrompts, simulate_clicks, stack_prompts
 
 
 def ann(id: int, image_id: int, category_id: int, bbox: list[float], **more: int) -> dict:

@@ -7,10 +7,10 @@ import pytest
 import dealkit.train
 from dealkit.checkpoint import save_model
 from dealkit.commands.studies import protocols
-from dealkit.config import HELD_OUT, PROJECT_ROOT, DataConfig, ModelConfig, RunConfig, TrainConfig
+from dealkit.config import HELD_OUT, DataConfig, ModelConfig, RunConfig, TrainConfig
 from dealkit.cross_tables import protocol_table, source_gaps
 from dealkit.data.statistics import load_domains
-from dealkit.prompts import read_json
+from dealkit.files import PROJECT_ROOT, read_json
 from dealkit.protocols import PROTOCOLS, base_run, cells_of, run_protocol, trained
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")

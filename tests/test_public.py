@@ -9,7 +9,7 @@ from PIL import Image
 import dealkit.public
 from dealkit.cross_tables import public_table
 from dealkit.data.coco import CocoFolder
-from dealkit.prompts import read_json
+from dealkit.files import read_json
 from dealkit.public import SEEN, SPLITS, clicks_of, evaluate_public, of_categories, of_images, to_coco
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")

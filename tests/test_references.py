@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from dealkit.clicks import make_clicks
 from dealkit.data.coco import CocoFolder
 from dealkit.detections import Detections
 from dealkit.evaluate import evaluate
-from dealkit.prompts import make_clicks
 from dealkit.references import (
     OPEN_MODELS,
     VARIANTS,

@@ -11,22 +11,14 @@ import pytest
 import torch
 
 from dealkit.bench import bench_data, milliseconds
-from dealkit.calibrate import (
-    Judged,
-    best_cuts,
-    calibrate,
-    compare_thresholds,
-    f1_curve,
-    judge,
-    shown_f1,
-    without_duplicates,
-)
+from dealkit.calibrate import Judged, best_cuts, calibrate, compare_thresholds, f1_curve, judge, shown_f1, without_duplicates
 from dealkit.checkpoint import load_model, save_model
-from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, PROJECT_ROOT
+from dealkit.clicks import clicks_hash, load_clicks
+from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD
 from dealkit.data.photos import photo
 from dealkit.detections import Detections
+from dealkit.files import PROJECT_ROOT, read_json
 from dealkit.predict import DEFAULT_CHECKPOINT, Predictor
-from dealkit.prompts import clicks_hash, load_clicks, read_json
 from dealkit.readme import (
     PAGES,
     TABLES,

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from dealkit.checkpoint import save_model
+from dealkit.clicks import check_clicks, make_clicks
 from dealkit.data.coco import CocoFolder
 from dealkit.data.synthetic import write_coco
 from dealkit.detections import Detections
+from dealkit.files import read_json
 from dealkit.predict import Predictor
-from dealkit.prompts import check_clicks, make_clicks, read_json
 from dealkit.rounds import METRICS, click_curves, click_on, mean_curves, next_click, quality_of
 
 OBJECTS = torch.tensor([[0.0, 0.0, 8.0, 8.0], [20.0, 20.0, 28.0, 28.0], [40.0, 0.0, 48.0, 8.0]])

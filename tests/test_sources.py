@@ -12,7 +12,6 @@ from PIL import Image
 from scipy.io import savemat
 
 from dealkit.__main__ import main
-from dealkit.config import PROJECT_ROOT
 from dealkit.data.readers.reading import example
 from dealkit.data.readers.tables import TT100K_COMMON, XVIEW_CATEGORIES
 from dealkit.data.readers.text_lines import DOTA_CATEGORIES
@@ -46,6 +45,7 @@ from dealkit.data.sources import (
     read_yolo,
     sources_markdown,
 )
+from dealkit.files import PROJECT_ROOT
 
 REAL = Path(os.environ.get("DEALKIT_DATA", Path(__file__).parents[2] / "shared" / "data")) / "realsmall"
 SIDE = (100, 80)

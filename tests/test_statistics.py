@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from dealkit.boxes import SIZE_BINS
-from dealkit.config import PROJECT_ROOT
 from dealkit.data.measures import SUSPICIOUS, box_sizes, local_density, near_duplicates, ring_contrast, suspicious_boxes
 from dealkit.data.statistics import UNKNOWN, image_folder, load_domains, read_pixels, read_table, summary
 from dealkit.data.synthetic import EVAL_SEED, make_scene, scene_factors, write_coco
+from dealkit.files import PROJECT_ROOT
 
 OBJECTS = [[(5, [10, 12, 6, 8], 0), (5, [50, 40, 6, 6], 0), (9, [70, 10, 15, 20], 1)], [], [(9, [5, 5, 40, 6], 0)]]
 

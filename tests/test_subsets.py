@@ -4,7 +4,7 @@ import pytest
 
 from dealkit.data.coco import CocoFolder
 from dealkit.data.subsets import FAMILIES, find_sources, some_categories, some_images, write_families
-from dealkit.prompts import read_json
+from dealkit.files import read_json
 
 
 @pytest.fixture

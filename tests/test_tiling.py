@@ -5,13 +5,13 @@ import torch
 from conftest import noise
 
 from dealkit.checkpoint import save_model
+from dealkit.clicks import make_clicks
 from dealkit.commands.model import predict
-from dealkit.config import PROJECT_ROOT
 from dealkit.data.coco import CocoFolder
 from dealkit.data.synthetic import EVAL_SEED, make_scene
 from dealkit.data.tiles import tile_windows
+from dealkit.files import PROJECT_ROOT, read_json
 from dealkit.predict import Predictor, predict_prompts
-from dealkit.prompts import make_clicks, read_json
 from dealkit.tiling import cores, merge_boxes, predict_coco_tiled, predict_large
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")

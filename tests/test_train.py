@@ -6,27 +6,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import bfloat16
 from safetensors.torch import load_file, save_file
 
 import dealkit.train
 from dealkit import checkpoint
-from dealkit.checkpoint import files_of, load_model, save_model
+from dealkit.checkpoint import load_model, save_model
 from dealkit.config import DataConfig, LossConfig, PromptConfig, RunConfig, TrainConfig, load_config, to_dict
 from dealkit.data.synthetic import make_scene
+from dealkit.device import autocast
+from dealkit.files import files_of, sha_of, write_json
 from dealkit.model.deal import build_model
-from dealkit.report import sha_of
 from dealkit.stream import draw_prompts
-from dealkit.train import (
-    autocast,
-    fit,
-    learning_rate,
-    loss_of_batch,
-    parameter_groups,
-    progress,
-    read_log,
-    update_average,
-    write_json,
-)
+from dealkit.train import fit, learning_rate, loss_of_batch, parameter_groups, progress, read_log, update_average
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
@@ -60,8 +52,8 @@ def losses(history):
 def whole(tiny_config, tmp_path_factory):
     """An uninterrupted run of ten steps: its folder and log."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dealkit.train, "bf16_is_faster", lambda device: False)
-        patch.setattr(dealkit.train, "default_device", lambda: torch.device("cpu"))
+        bfloat16(patch, faster=False)
+        patch.setattr(torch.cuda, "is_available", lambda: False)
         patch.setattr(dealkit.train, "tensorboard", lambda out: None)
         out = tmp_path_factory.mktemp("runs") / "whole"
         data, train = DataConfig(size=64, workers=0), TrainConfig(steps=10, batch_size=2, warmup=3, log_every=1, seed=1)
@@ -243,7 +235,7 @@ def test_bfloat16_changes_the_forward_pass_a_little_and_the_losses_stay_float32(
     model, (samples, prompts, targets) = make_tiny(), batch(run)
     with torch.no_grad():
         plain = loss_of_batch(model, samples, prompts, targets, run, torch.Generator().manual_seed(0))
-        monkeypatch.setattr(dealkit.train, "bf16_is_faster", lambda device: True)
+        bfloat16(monkeypatch, faster=True)
         short = loss_of_batch(model, samples, prompts, targets, run, torch.Generator().manual_seed(0))
         off = loss_of_batch(model, samples, prompts, targets, changed(run, bf16=False), torch.Generator().manual_seed(0))
     assert all(v.dtype == torch.float32 for v in short.values())
@@ -256,7 +248,7 @@ def test_autocast_is_on_only_where_wanted_and_faster(monkeypatch):
     cpu = torch.device("cpu")
     x = torch.ones(2, 2)
     for faster, wanted, expected in [(True, True, torch.bfloat16), (True, False, torch.float32), (False, True, torch.float32)]:
-        monkeypatch.setattr(dealkit.train, "bf16_is_faster", lambda device, faster=faster: faster)
+        bfloat16(monkeypatch, faster=faster)
         with autocast(cpu, wanted):
             assert (x @ x).dtype == expected
 

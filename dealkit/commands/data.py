@@ -8,7 +8,8 @@ from typing import Literal
 import tyro
 
 from dealkit.commands.shared import Flat
-from dealkit.config import PROJECT_ROOT, BuildConfig
+from dealkit.config import BuildConfig
+from dealkit.files import PROJECT_ROOT
 
 
 def data_check(file: tyro.conf.Positional[Path], images: Path) -> None:
@@ -105,7 +106,7 @@ def data_build(
     from dealkit.data.sources import SOURCES
     from dealkit.data.tinyset import build as run_build
     from dealkit.data.tinyset import report_text
-    from dealkit.prompts import read_json
+    from dealkit.files import read_json
 
     public = {name: source for name, source in SOURCES.items() if source.domain}
     readers, domains = ({name: getattr(source, part) for name, source in public.items()} for part in ("read", "domain"))
@@ -126,9 +127,8 @@ def regime(
         seed: which labels.
         training: as detectors and their methods learn from it: points as boxes of one size, unlabelled images under a crowd box.
     """
-    from dealkit.prompts import read_json
+    from dealkit.files import read_json, write_json
     from dealkit.regimes import apply_regime, for_training
-    from dealkit.train import write_json
 
     made = apply_regime(read_json(coco), name, seed=seed)
     write_json(out, for_training(made) if training else made)
@@ -152,7 +152,7 @@ def clicks(
         seed: which instances are clicked.
         kind: at the box centre, or anywhere in the middle half of the box.
     """
-    from dealkit.prompts import clicks_hash, make_clicks, save_clicks
+    from dealkit.clicks import clicks_hash, make_clicks, save_clicks
 
     made = make_clicks(coco, setting=setting, seed=seed, kind=kind)
     save_clicks(made, out)

@@ -8,12 +8,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dealkit.commands.shared import NANO, Flat, find_files
+from dealkit.commands.shared import NANO, Flat
 from dealkit.config import (
     DEFAULT_THRESHOLD,
     DETECTORS,
     MODELS,
-    PROJECT_ROOT,
     BuildConfig,
     DataConfig,
     DetectorConfig,
@@ -25,6 +24,7 @@ from dealkit.config import (
     TrainConfig,
     load_config,
 )
+from dealkit.files import PROJECT_ROOT, find_files
 
 
 def demo(out: Path = PROJECT_ROOT / "data" / "runs" / "demo", checkpoint: Path = NANO) -> None:
@@ -132,12 +132,12 @@ def predict(
         overlap: pixels that tiles share.
     """
     from dealkit.checkpoint import load_model
+    from dealkit.clicks import load_clicks
     from dealkit.data.coco import CocoFolder
     from dealkit.embedding import load_embedding
+    from dealkit.files import write_json
     from dealkit.predict import Predictor, predict_coco
-    from dealkit.prompts import load_clicks
     from dealkit.tiling import predict_large
-    from dealkit.train import write_json
 
     if (image is None) == (coco is None):
         raise ValueError("predict: expected either IMAGE with --point X Y, or --coco, --images and --clicks")
@@ -192,7 +192,7 @@ def average(
         results: JSON of the scores.
     """
     from dealkit.averaging import choose_average
-    from dealkit.train import write_json
+    from dealkit.files import write_json
 
     made = choose_average(earlier, later, out, shares=shares, scenes=scenes)
     if results is not None:
@@ -346,7 +346,7 @@ def bench_browse(objects: int = 10_000, json_file: Annotated[Path | None, tyro.c
         json_file: write the figures to this file.
     """
     from dealkit.bench_browse import bench_browse as run_bench_browse
-    from dealkit.train import write_json
+    from dealkit.files import write_json
 
     figures = run_bench_browse(objects)
     print(json.dumps(figures, indent=1))
@@ -360,9 +360,9 @@ def history(name: str = "nano") -> None:
     Args:
         name: of the checkpoint; `data/results/history_NAME.json` is written, without what is not committed.
     """
+    from dealkit.files import write_json
     from dealkit.history import checkpoint_history
     from dealkit.tables import history_table
-    from dealkit.train import write_json
 
     found = checkpoint_history(name)
     write_json(PROJECT_ROOT / "data" / "results" / f"history_{name}.json", found)

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from dealkit.commands.shared import NANO, find_files
-from dealkit.config import PROJECT_ROOT
+from dealkit.commands.shared import NANO
+from dealkit.files import PROJECT_ROOT, find_files
 
 
 def evaluate(
@@ -21,10 +21,10 @@ def evaluate(
         class_agnostic: one foreground class, as in the paper's table.
         max_dets: most detections per image and category.
     """
+    from dealkit.clicks import load_clicks
     from dealkit.evaluate import evaluate as score
     from dealkit.evaluate import summary_line
-    from dealkit.prompts import load_clicks
-    from dealkit.train import write_json
+    from dealkit.files import write_json
 
     click_list = load_clicks(clicks, coco) if clicks else None
     results = score(coco, predictions, click_list, max_dets=max_dets, class_agnostic=class_agnostic)
@@ -57,10 +57,10 @@ def errors(
         background: IoU from which a detection concerns an object.
         ignore_clicked: the clicked objects are neither found nor missed.
     """
+    from dealkit.clicks import load_clicks
     from dealkit.errors import find_errors
+    from dealkit.files import write_json
     from dealkit.oracle import errors_json, errors_text
-    from dealkit.prompts import load_clicks
-    from dealkit.train import write_json
 
     thresholds = {"max_dets": max_dets, "min_score": min_score, "foreground": foreground, "background": background}
     click_list = load_clicks(clicks, coco) if clicks else None

@@ -5,8 +5,9 @@ from typing import Literal
 
 import tyro
 
-from dealkit.commands.shared import NANO, Flat, find_files
-from dealkit.config import HELD_OUT, MODELS, PROJECT_ROOT, Budget, BuildConfig, DataConfig, DetectorConfig, TrainConfig
+from dealkit.commands.shared import NANO, Flat
+from dealkit.config import HELD_OUT, MODELS, Budget, BuildConfig, DataConfig, DetectorConfig, TrainConfig
+from dealkit.files import PROJECT_ROOT, find_files
 
 
 def ablate(

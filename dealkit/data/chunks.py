@@ -23,6 +23,7 @@ from dealkit.data.images import read_image
 from dealkit.data.index import arrow
 from dealkit.data.records import ImageRecord
 from dealkit.data.tiles import objects_in_window, tile_windows
+from dealkit.files import write_atomically
 
 Reader = Callable[..., Iterator[ImageRecord]]
 """`reader(folder, on_problem=function)` gives the records of a source and hands its problems to the function."""
@@ -43,14 +44,6 @@ class SourceFolder:
     reader: Reader
     work: Path
     """Where its records and chunks are written."""
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make a file under another name, then move it to `path`: a kill leaves the old file, the new one, or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    write(temporary)
-    os.replace(temporary, path)
 
 
 def read_records(source: SourceFolder) -> str | None:

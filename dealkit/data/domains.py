@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dealkit.data.chunks import write_atomically
 from dealkit.data.synthetic import EVAL_SEED, write_coco
-from dealkit.prompts import read_json
+from dealkit.files import read_json, write_atomically
 
 DOMAIN_SEED = EVAL_SEED + 1_000_000
 """The first of twelve families of scenes: two for each domain, `domain_seed`. No published checkpoint is trained on any."""

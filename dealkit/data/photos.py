@@ -9,8 +9,8 @@ from pathlib import Path
 
 import skimage
 
-from dealkit.config import PROJECT_ROOT
 from dealkit.data.coco import CocoFolder, Sample
+from dealkit.files import PROJECT_ROOT
 
 PHOTOS: dict[str, str] = {
     "coins": "24 Greek coins, 35 to 65 px, on an uneven background",

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dealkit.config import PROJECT_ROOT
 from dealkit.data.readers.coco_json import read_aitod, read_aitodv2, read_coco, read_seadronessee, read_sodad, read_tinyperson
 from dealkit.data.readers.tables import read_bdd100k, read_citypersons, read_sodaa, read_tt100k, read_xview
 from dealkit.data.readers.text_lines import read_dota, read_uavdt, read_vedai, read_visdrone, read_widerface
 from dealkit.data.readers.voc_xml import read_dior, read_dronevehicle, read_sirst, read_sirstv2, read_voc
 from dealkit.data.readers.yolo_txt import read_levirship, read_yolo
 from dealkit.data.records import ImageRecord
+from dealkit.files import PROJECT_ROOT
 
 REMOTE, UAV, DAILY, DRIVING = "remote sensing", "unmanned aerial vehicle", "daily-life scenarios", "autonomous driving"
 DOMAINS = (REMOTE, UAV, DAILY, DRIVING, "microscopic observation", "agriculture monitor", "industrial inspection", "infrared")

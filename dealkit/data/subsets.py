@@ -18,7 +18,7 @@ from dealkit.config import BuildConfig
 from dealkit.data.coco import Sample, coco_dict
 from dealkit.data.synthetic import EVAL_SEED, make_scene, scene_factors
 from dealkit.data.tiles import objects_in_window
-from dealkit.prompts import read_json
+from dealkit.files import read_json
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "tiny": {"object_size": 7.0, "num_objects": 24},

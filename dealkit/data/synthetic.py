@@ -43,6 +43,8 @@ TRAIN_SEED = 0
 """Seed of scenes for training. Scenes of one seed never appear under another."""
 EVAL_SEED = 1_000_003
 """Seed of scenes for validation and reports. Scenes of one seed never appear under another."""
+CHOICE_SEED = EVAL_SEED + 1
+"""Family of scenes that choices are made on: neither trained on nor published as a result."""
 
 
 def _fill(

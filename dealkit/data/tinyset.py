@@ -27,11 +27,12 @@ from tqdm import tqdm
 from dealkit import __version__
 from dealkit.config import BuildConfig
 from dealkit.data.categories import supercategory
-from dealkit.data.chunks import EXAMPLES, Reader, SourceFolder, cut_chunk, read_records, summarise_notes, write_atomically
+from dealkit.data.chunks import EXAMPLES, Reader, SourceFolder, cut_chunk, read_records, summarise_notes
 from dealkit.data.duplicates import components, find_copies, near_pairs, same_objects
 from dealkit.data.folders import find_sources
 from dealkit.data.index import BOX_COLUMNS, SPLITS, TEXT_COLUMNS, arrow, write_index
 from dealkit.data.parallel import Engine, map_tasks
+from dealkit.files import write_atomically
 
 NO_DOMAIN = "not stated"
 

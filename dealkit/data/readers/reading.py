@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-import dealkit.data.images  # noqa: F401  (raises Pillow's limit of pixels)
 from dealkit.data.coco import BOX_TOLERANCE, Problem
 from dealkit.data.records import ImageRecord
 
