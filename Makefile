@@ -35,7 +35,7 @@ demo: $(CORE)
 	$(call step,demo: click one object and get all of its kind,"$(PYTHON)" -m dealkit demo)
 
 test: $(ALL)
-	$(call step,FiftyOne's database: set it up where its own download is blocked,"$(PYTHON)" -m dealkit.mongod)
+	$(call step,FiftyOne's database: set it up where its own download is blocked,"$(PYTHON)" -m dealkit.browse.mongod)
 	$(call step,lint,"$(PYTHON)" -m ruff check . && "$(PYTHON)" -m ruff format --check .)
 	$(call step,unit tests and docstring examples,"$(PYTHON)" -m pytest tests dealkit)
 	$(call step,notebooks,"$(PYTHON)" -m pytest --nbval-lax --nbval-current-env notebooks)
@@ -46,7 +46,7 @@ lint: $(ALL)
 	$(call step,lint,"$(PYTHON)" -m ruff check . && "$(PYTHON)" -m ruff format --check .)
 
 notebooks: $(ALL)
-	$(call step,run every notebook from top to bottom and keep its outputs,"$(PYTHON)" -m dealkit.notebooks)
+	$(call step,run every notebook from top to bottom and keep its outputs,"$(PYTHON)" -m dealkit.cli.notebooks)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

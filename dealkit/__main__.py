@@ -6,7 +6,7 @@ import time
 
 import tyro
 
-from dealkit.commands import data, model, scores, studies
+from dealkit.cli import data, model, scores, studies
 
 COMMANDS = (
     *(model.demo, model.train, data.clicks, data.regime, model.predict, scores.evaluate, scores.errors, scores.benchmark),
@@ -18,7 +18,6 @@ COMMANDS = (
         studies.public,
         model.average,
         model.publish,
-        model.history,
         model.report,
         model.run,
         model.browse,
@@ -34,7 +33,7 @@ GROUPS = {
         "get": data.data_get,
         "build": data.data_build,
     },
-    "bench": {"index": model.bench_index, "browse": model.bench_browse},
+    "bench": {"index": model.bench_index},
 }
 """Commands of two words; `bench` alone is a command, too."""
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from tyro.conf import Suppress  # options that the command line does not show
 
-from dealkit.files import Json
+from dealkit.files import PROJECT_ROOT, Json
 
 DEFAULT_THRESHOLD = 0.25
 """Score from which detections are shown and counted. Choice: by F1 on training images, see `data/results/threshold_nano.json`."""
@@ -93,7 +93,7 @@ MODELS: dict[str, ModelConfig] = {
     "small": ModelConfig(backbone="resnet18"),
 }
 """The two published configurations: `nano` for a laptop, `small` on a torchvision ResNet-18. Choice: what reads the maps is the
-same in both, so that `small` can start from `nano`, see `dealkit.widen`, and a click costs no more."""
+same in both, so that `small` can start from `nano`, see `dealkit.train.imitate`, and a click costs no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ class BuildConfig:
     min_visible: float = 0.5
     """Least visible share of an object in a tile; what shows less is an ignored object there, neither found nor missed."""
     near: int = 20
-    """Most bits of 256 in which the perceptual hashes of near-duplicates differ. Choice: see `dealkit.data.duplicates`."""
+    """Most bits of 256 in which the perceptual hashes of near-duplicates differ. Choice: see `tinyset.duplicates`."""
     val: float = 0.1
     """Share of the groups that become val where a source has no split of its own for it."""
     test: float = 0.1
@@ -278,7 +278,7 @@ DETECTORS = ("fcos", "retinanet", "faster_rcnn", "rtdetr")
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig:
-    """A detector without prompts, see `dealkit.baselines`."""
+    """A detector without prompts, see `dealkit.baselines.detector`."""
 
     detector: Annotated[str, Suppress] = "fcos"
     """One of `fcos`, `retinanet`, `faster_rcnn` (torchvision), `rtdetr` (RT-DETRv2 of Hugging Face transformers)."""
@@ -323,7 +323,7 @@ METHODS = ("plain", "label_correction", "mean_teacher", "mining", "point_teacher
 
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig:
-    """How a detector learns from incomplete labels, see `dealkit.methods`."""
+    """How a detector learns from incomplete labels, see `dealkit.baselines.methods`."""
 
     method: str = "plain"
     """One of `plain`, `label_correction`, `mean_teacher`, `mining`, `point_teacher`."""
@@ -458,3 +458,6 @@ def as_json(run: RunConfig) -> Json:
 def portable(run: RunConfig) -> Json:
     """The config without paths of a machine."""
     return as_json(replace(run, data=replace(run.data, coco=())))
+
+
+NANO = PROJECT_ROOT / "data" / "checkpoints" / "nano.safetensors"

@@ -25,14 +25,14 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from dealkit.data.coco import Sample
-from dealkit.detections import Detections
-from dealkit.tables import interval
+from dealkit.predict.detections import Detections
+from dealkit.report.tables import interval
 
 BLUE, ORANGE, GREEN, SKY, YELLOW, RED, PINK = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#F0E442", "#D55E00", "#CC79A7"
 CATEGORY_COLOURS = (SKY, ORANGE, GREEN, PINK, YELLOW, RED, BLUE)
 FOUND, FALSE, MISSED, UNCLEAR = "found", "false", "missed", "unclear"
 STYLES: dict[str, tuple[str, str]] = {FOUND: (SKY, "-"), FALSE: (RED, "--"), MISSED: (YELLOW, ":"), UNCLEAR: ("#BBBBBB", "-")}
-"""Colour and line of each verdict of `judge`."""
+"""Colour and line of each verdict of `verdicts_of`."""
 
 
 def use_notebook_style() -> None:
@@ -118,7 +118,7 @@ def legend_below(ax: Axes, columns: int = 4) -> None:
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns, frameon=False, handlelength=2.2, columnspacing=1.2)
 
 
-def judge(found: Detections, sample: Sample, iou: float = 0.5) -> tuple[list[str], list[str]]:
+def verdicts_of(found: Detections, sample: Sample, iou: float = 0.5) -> tuple[list[str], list[str]]:
     """What a picture calls each detection and each object: strongest detection first, every object found once.
 
     Args:
@@ -132,7 +132,7 @@ def judge(found: Detections, sample: Sample, iou: float = 0.5) -> tuple[list[str
     >>> box = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
     >>> sample = Sample(image=torch.zeros(3, 8, 8, dtype=torch.uint8), boxes=box, labels=torch.zeros(1).long(), image_id=1,
     ...     crowd=torch.tensor([False]), annotation_ids=torch.tensor([1]), source="made")
-    >>> judge(Detections(boxes=torch.cat([box, box + 4]), scores=torch.tensor([0.9, 0.8])), sample)
+    >>> verdicts_of(Detections(boxes=torch.cat([box, box + 4]), scores=torch.tensor([0.9, 0.8])), sample)
     (['found', 'false'], ['found'])
     """
     overlap = box_iou(found.boxes, sample.boxes)  # (N, T)
@@ -149,7 +149,7 @@ def judge(found: Detections, sample: Sample, iou: float = 0.5) -> tuple[list[str
 
 def draw_verdicts(ax: Axes, found: Detections, sample: Sample, title: str = "", *, width: float = 1.4) -> None:
     """Image with detections that are right and wrong, objects that are missed, the clicks, and how many there are of each."""
-    of_detection, of_object = judge(found, sample)
+    of_detection, of_object = verdicts_of(found, sample)
     show_image(ax, sample.image, title)
     for verdict, boxes, verdicts in (
         (UNCLEAR, found.boxes, of_detection),

@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from dealkit import browse
-from dealkit.checkpoint import save_model
+from dealkit.browse import dataset as browse
 from dealkit.config import ModelConfig
 from dealkit.files import PROJECT_ROOT
+from dealkit.model.checkpoint import save_model
 from dealkit.model.deal import build_model
-from dealkit.predict import Predictor
+from dealkit.predict.predictor import Predictor
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 CHROMIUM_FLAGS = [

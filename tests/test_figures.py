@@ -7,8 +7,8 @@ import torch
 
 from dealkit import figures
 from dealkit.data.coco import Sample
-from dealkit.detections import Detections
-from dealkit.tables import paired_gains
+from dealkit.predict.detections import Detections
+from dealkit.report.tables import paired_gains
 
 matplotlib.use("Agg")
 
@@ -41,26 +41,26 @@ def found_of(boxes: list[list[float]]) -> Detections:
 def test_a_second_box_on_a_found_object_is_false():
     sample = sample_of([[0, 0, 10, 10]])
     # IoU 1 and 8 x 10 / 100 = 0.8: both overlap enough, the object is taken by the stronger
-    assert figures.judge(found_of([[0, 0, 10, 10], [0, 0, 8, 10]]), sample) == (["found", "false"], ["found"])
+    assert figures.verdicts_of(found_of([[0, 0, 10, 10], [0, 0, 8, 10]]), sample) == (["found", "false"], ["found"])
 
 
 def test_the_stronger_box_takes_the_object_it_overlaps_most():
     sample = sample_of([[0, 0, 10, 10], [2, 0, 12, 10]])
     # box (2, 0, 12, 10): IoU 8 / 12 = 0.67 with the first object, 1 with the second
-    of_boxes, of_objects = figures.judge(found_of([[2, 0, 12, 10]]), sample)
+    of_boxes, of_objects = figures.verdicts_of(found_of([[2, 0, 12, 10]]), sample)
     assert of_boxes == ["found"] and of_objects == ["missed", "found"]
 
 
 def test_an_overlap_just_under_the_bound_misses():
     sample = sample_of([[0, 0, 10, 10]])
     # 10 x 4.9 = 49 of 100: IoU 0.49; 10 x 5 = 50 of 100: IoU 0.5
-    assert figures.judge(found_of([[0, 0, 10, 4.9]]), sample) == (["false"], ["missed"])
-    assert figures.judge(found_of([[0, 0, 10, 5]]), sample) == (["found"], ["found"])
+    assert figures.verdicts_of(found_of([[0, 0, 10, 4.9]]), sample) == (["false"], ["missed"])
+    assert figures.verdicts_of(found_of([[0, 0, 10, 5]]), sample) == (["found"], ["found"])
 
 
 def test_crowd_is_neither_found_nor_missed():
     sample = sample_of([[0, 0, 10, 10], [20, 0, 30, 10]], crowd=[True, False])
-    boxes, objects = figures.judge(found_of([[0, 0, 10, 10], [0, 0, 10, 9]]), sample)
+    boxes, objects = figures.verdicts_of(found_of([[0, 0, 10, 10], [0, 0, 10, 9]]), sample)
     assert boxes == ["unclear", "unclear"] and objects == ["unclear", "missed"]
 
 

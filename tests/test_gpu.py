@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import bfloat16
 
-import dealkit.train
-from dealkit.baselines import fit_detector
-from dealkit.checkpoint import load_model, save_model
+import dealkit.train.loop
+from dealkit.baselines.detector import fit_detector
+from dealkit.baselines.methods import train_with
 from dealkit.config import (
     DataConfig,
     DetectorConfig,
@@ -19,12 +19,12 @@ from dealkit.config import (
     RunConfig,
     TrainConfig,
 )
-from dealkit.data.synthetic import make_scene
-from dealkit.methods import train_with
-from dealkit.predict import Predictor
-from dealkit.stream import draw_prompts
-from dealkit.train import fit, loss_of_batch
-from dealkit.widen import imitate
+from dealkit.data.scenes.scene import make_scene
+from dealkit.model.checkpoint import load_model, save_model
+from dealkit.predict.predictor import Predictor
+from dealkit.train.deal import fit, loss_of_batch
+from dealkit.train.imitate import imitate
+from dealkit.train.stream import draw_prompts
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
@@ -35,7 +35,7 @@ DATA = DataConfig(size=64, workers=0)
 def exact(monkeypatch):
     """float32 as exact as the CPU's, and no TensorBoard."""
     bfloat16(monkeypatch, faster=False)
-    monkeypatch.setattr(dealkit.train, "tensorboard", lambda out: None)
+    monkeypatch.setattr(dealkit.train.loop, "tensorboard", lambda out: None)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 

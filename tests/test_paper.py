@@ -8,11 +8,11 @@ import torch
 from dealkit.boxes import SIZE_BINS, size_bin
 from dealkit.clicks import SETTINGS, make_clicks
 from dealkit.config import BACKBONES, MODELS, ModelConfig
-from dealkit.evaluate import IOU_THRESHOLDS, evaluate
-from dealkit.loss import poisson_density
+from dealkit.evaluate.coco import IOU_THRESHOLDS, evaluate
 from dealkit.model.deal import build_model
 from dealkit.model.decoder import DeformableAttention
 from dealkit.model.encoder import HybridFeatureEnhancement
+from dealkit.model.loss import poisson_density
 from dealkit.model.queries import DensityActivation, allocate_queries, local_peaks
 from dealkit.prompts import stack_prompts
 

@@ -11,22 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
-
-from dealkit.config import BuildConfig
-from dealkit.data.coco import Sample, coco_dict
-from dealkit.data.synthetic import EVAL_SEED, make_scene, scene_factors
-from dealkit.data.tiles import objects_in_window
-from dealkit.files import read_json
-
-FAMILIES: dict[str, dict[str, Any]] = {
-    "tiny": {"object_size": 7.0, "num_objects": 24},
-    "large": {"object_size": 40.0, "num_objects": 5, "variety": 1.0},
-    "faint": {"grey": True, "contrast": 0.1, "object_size": 14.0, "num_objects": 12},
-    "cluttered": {"clutter": 1.0, "object_size": 14.0, "num_objects": 12},
-}
-"""Controls of the scene of each procedural family, `num_objects` per image: what one data set has and another has not."""
+from dealkit.files import Json, read_json
 
 
 def find_sources(root: str | Path) -> list[str]:
@@ -108,59 +93,13 @@ def _write_part(file: Path, out: Path, data: Mapping[str, Any]) -> Path:
     return part
 
 
-def write_families(
-    root: str | Path,
-    *,
-    train: int,
-    val: int,
-    size: int = 128,
-    families: Mapping[str, Mapping[str, Any]] = FAMILIES,
-) -> list[str]:
-    """Procedural families as sources under `root`; returns their names.
+def first_images(truth: Json, images: int | None) -> Json:
+    """A COCO file's first images (None: all) and their annotations.
 
-    The images of a family are tiles of one large scene: ground and kinds of object are the same in all, as in a data set of one
-    place. Scenes are of evaluation seeds that nothing is trained on.
-
-    Args:
-        train, val: images of each split. size: side of an image, pixels.
-        families: controls of `make_scene` by name; `num_objects` is per image.
-
-    Raises:
-        ValueError: a family of too few objects; names it.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     names = write_families(folder, train=2, val=1, size=64, families={"few": {"num_objects": 2}})
-    ...     find_sources(folder), len(read_json(Path(folder, "few", "train.json"))["images"])
-    (['few'], 2)
+    >>> truth = {"images": [{"id": 4}, {"id": 2}], "annotations": [{"image_id": 2}], "categories": []}
+    >>> first_images(truth, 1)
+    {'images': [{'id': 4}], 'annotations': [], 'categories': []}
     """
-    count = train + val
-    in_val = [(tile + 1) * val // count > tile * val // count for tile in range(count)]  # spread evenly over the scene
-    for number, (name, controls) in enumerate(families.items()):
-        every = {"num_categories": 2, **controls, "num_objects": controls["num_objects"] * count}
-        every |= {"size_hw": (size, size * count), "seed": EVAL_SEED + 10 + number}
-        scenes = ((i, make_scene(i, **every)) for i in range(100))
-        index, scene = next((pair for pair in scenes if _is_everywhere(pair[1], count)), (None, None))
-        if scene is None:
-            raise ValueError(f"family {name}: no scene of 100 has both kinds in half of its {count} images; give it more objects")
-        kinds = [c["name"] for c in scene_factors(index, **every)["categories"]]
-        folder = Path(root) / name
-        (folder / "images").mkdir(parents=True, exist_ok=True)
-        for split, chosen in (("train", False), ("val", True)):
-            rows = []
-            for tile in (tile for tile in range(count) if in_val[tile] == chosen):
-                window = (tile * size, 0, (tile + 1) * size, size)
-                shown, boxes, visible = objects_in_window(scene.boxes.numpy(), window)
-                whole = visible >= BuildConfig.min_visible
-                labels, boxes = scene.labels[torch.from_numpy(shown[whole])], torch.from_numpy(boxes[whole])
-                pixels = scene.image[:, :, window[0] : window[2]].permute(1, 2, 0).numpy()
-                Image.fromarray(pixels).save(folder / "images" / f"{tile:03d}.png")
-                rows.append((f"{tile:03d}.png", (size, size), boxes, labels))
-            (folder / f"{split}.json").write_text(json.dumps(coco_dict(rows, kinds)), encoding="utf-8")
-    return list(families)
-
-
-def _is_everywhere(scene: Sample, count: int) -> bool:
-    """Whether every kind has objects in half of the scene's `count` tiles; many layouts leave most of a long scene empty."""
-    tile = (scene.boxes[:, 0] * count / scene.image.shape[2]).long()
-    return all(2 * len(tile[scene.labels == kind].unique()) >= count for kind in (0, 1))
+    rows = truth["images"][:images]
+    chosen = {row["id"] for row in rows}
+    return {**truth, "images": rows, "annotations": [row for row in truth["annotations"] if row["image_id"] in chosen]}

@@ -1,0 +1,162 @@
+"""Detectors without prompts and DEAL on equal terms: one evaluator, the same images, the same minutes.
+
+Two numbers for a detector. *Class-agnostic*: all annotations are one category, the headline. *Per category*: with an oracle of
+which categories an image has, as DEAL gets it by being clicked; detections of others are dropped, and a detector of one class
+offers each of its boxes for every category that is there.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.ops import box_convert, nms
+from tqdm.auto import tqdm
+
+from dealkit.baselines.detector import Detector, load_detector
+from dealkit.data.coco import CocoFolder
+from dealkit.data.scenes.scene import EVAL_SEED, write_coco
+from dealkit.evaluate.benchmark import METRICS, mean_row
+from dealkit.evaluate.coco import evaluate
+from dealkit.files import Json, provenance, read_json, sha_of, write_json
+from dealkit.predict.detections import Detections, to_rows
+
+MERGE = 0.6
+"""IoU above which boxes of two categories are one object to the class-agnostic number, as FCOS merges boxes of one category."""
+
+
+def detect_coco(detector: Detector, data: CocoFolder, *, batch: int = 4) -> list[Detections]:
+    """What the detector finds in every image of the data set, in order; progress from five seconds on.
+
+    Choice: images of one size go together, so that none is padded more than it must.
+    """
+    detector = detector.eval()
+    order = sorted(range(len(data)), key=lambda i: data.sizes_hw[i])
+    found: dict[int, Detections] = {}
+    with tqdm(total=len(data), unit="img", desc=data.source, mininterval=2, delay=5) as bar:
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            found |= zip(chosen, detector.detect([data[i].image for i in chosen]), strict=True)
+            bar.update(len(chosen))
+    return [found[i] for i in range(len(data))]
+
+
+def agnostic_rows(found: Sequence[Detections], data: CocoFolder) -> list[Json]:
+    """COCO results with all boxes of one category; where two of different classes cover each other, the stronger stays."""
+    rows = []
+    for image_id, of_image in zip(data.image_ids, found, strict=True):
+        if of_image.classes is not None and len(of_image.classes.unique()) > 1:
+            of_image = of_image._take(nms(of_image.boxes, of_image.scores, MERGE))
+        rows += to_rows(of_image, image_id, data.categories[0][0])
+    return rows
+
+
+def one_class(rows: Iterable[Json], overlap: float = MERGE) -> list[Json]:
+    """Predictions of several categories as those of one: of boxes of an image that overlap by more, the strongest stays.
+
+    >>> a = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.4}
+    >>> [row["score"] for row in one_class([a, a | {"category_id": 2, "score": 0.6}, a | {"image_id": 2}])]
+    [0.6, 0.4]
+    """
+    by_image: dict[int, list[Json]] = {}
+    for row in rows:
+        by_image.setdefault(row["image_id"], []).append(row)
+    kept = []
+    for of_image in by_image.values():
+        boxes = box_convert(torch.tensor([r["bbox"] for r in of_image], dtype=torch.float32), "xywh", "xyxy")
+        scores = torch.tensor([r["score"] for r in of_image], dtype=torch.float32)
+        kept += [of_image[i] for i in nms(boxes, scores, overlap).tolist()]
+    return kept
+
+
+def category_rows(found: Sequence[Detections], data: CocoFolder, names: Sequence[str]) -> list[Json]:
+    """COCO results per category, only of categories that the image has.
+
+    Args:
+        found: one for each image of `data`. names: the detector's categories; none: every box is offered for each category.
+
+    Raises:
+        ValueError: the data set has a category that the detector was not trained on; names both.
+    """
+    ids = dict(data.categories)
+    unknown = [name for name in ids.values() if names and name not in names]
+    if unknown:
+        raise ValueError(f"{data.source}: category {unknown[0]!r} is not one of the detector's: {', '.join(names)}")
+    rows = []
+    for index, of_image in enumerate(found):
+        for label in data.labels[data.rows(index)].unique().tolist():
+            category_id, name = data.categories[label]
+            chosen = of_image._take(of_image.classes == list(names).index(name)) if names else of_image
+            rows += to_rows(chosen, data.image_ids[index], category_id)
+    return rows
+
+
+def evaluate_detector(detector: Detector, file: Path, images: Path | None = None) -> Json:
+    """Scores on a COCO file: `class_agnostic` and `per_category`, each with `ap25 ap50 ap75 ap`, size bins and `recall50`;
+    shares, 0 to 1.
+
+    Args:
+        images: folder of the images; default: `images` beside the file.
+
+    Raises:
+        ValueError: a bad file, or a category that the detector was not trained on.
+    """
+    data, truth = CocoFolder(file, images or Path(file).parent / "images"), read_json(file)
+    started = time.monotonic()
+    found = detect_coco(detector, data)
+    seconds = time.monotonic() - started
+    results: Json = {"images": len(data), "objects": int((~data.crowd).sum()), "predict_s": round(seconds, 1)}
+    for name, rows in (
+        ("class_agnostic", agnostic_rows(found, data)),
+        ("per_category", category_rows(found, data, detector.config.categories)),
+    ):
+        scores = evaluate(truth, rows, class_agnostic=name == "class_agnostic")["all"]
+        results[name] = {metric: scores[metric] for metric in METRICS}
+    return results
+
+
+def evaluate_detector_on_scenes(
+    detector: Detector, count: int = 500, size: int = 256, seed: int = EVAL_SEED, **controls: Any
+) -> Json:
+    """Class-agnostic scores on procedural scenes of a seed never trained on; `controls` are fields of `SceneControls`."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_coco(Path(folder), count, size=size, seed=seed, **controls)
+        data = CocoFolder(file, file.parent, source="scenes")
+        scores = evaluate(file, agnostic_rows(detect_coco(detector, data), data), class_agnostic=True)["all"]
+    return {"images": count, "size": size, "seed": seed, "class_agnostic": {metric: scores[metric] for metric in METRICS}}
+
+
+def validate_detector(detector: Detector) -> dict[str, float]:
+    """Scores of a detector in training, on the 60 scenes that a DEAL in training is scored on."""
+    row = evaluate_detector_on_scenes(detector, 60)["class_agnostic"]
+    return {f"val_{name}": row[name] for name in ("ap50", "ap75") if row[name] is not None}
+
+
+def benchmark_detector(checkpoint: Path, files: Sequence[Path], out: Path, *, scenes: int = 0) -> Json:
+    """Evaluate a checkpoint on COCO sources and on procedural scenes; writes and returns the results.
+
+    `mean` is the mean over sources. Sources that `out` already holds for the same checkpoint are not run again.
+
+    Args:
+        files: annotation files; images lie in `images` beside each, the folder's name is the source's.
+        out: JSON to write.
+        scenes: how many procedural scenes; 0: none.
+    """
+    detector = load_detector(checkpoint)
+    request = {"checkpoint": Path(checkpoint).name, "sha256": sha_of(checkpoint), "detector": detector.config.detector}
+    results: Json = {"request": request, "sources": {}}
+    if out.is_file() and read_json(out).get("request") == request:
+        results = read_json(out)
+    for file in tqdm(files, desc="sources", unit="source"):
+        if file.parent.name not in results["sources"]:
+            results["sources"][file.parent.name] = evaluate_detector(detector, file)
+            write_json(out, results)
+    if scenes and results.get("scenes", {}).get("images") != scenes:
+        results["scenes"] = evaluate_detector_on_scenes(detector, scenes)
+    if results["sources"]:
+        kinds = ("class_agnostic", "per_category")
+        results["mean"] = {kind: mean_row([row[kind] for row in results["sources"].values()]) for kind in kinds}
+    write_json(out, {**results, "made_by": provenance()})
+    return results

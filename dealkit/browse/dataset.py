@@ -1,0 +1,322 @@
+"""A data set in FiftyOne: every object with its size, density and contrast, saved views, and the App to look at them.
+
+Only this module and its companions `browse_errors`, `browse_map` and `corrections` use fiftyone, and import it only when a
+function is called: everything else works without it. FiftyOne is for looking; no figure that is reported comes from it.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from dealkit.boxes import SIZE_BINS
+from dealkit.browse.mongod import ensure_mongod
+from dealkit.data.objects import CROWDED, LOW_CONTRAST, ObjectTable, image_contrast, read_table
+
+OBJECTS = "objects"
+"""Sample field that holds the boxes."""
+
+VIEWS: dict[str, str] = {
+    "very tiny": f"objects under {SIZE_BINS['vt'][1] ** 0.5:g} px",
+    "crowded": f"objects with {CROWDED} or more others within 32 px",
+    "low contrast": f"objects whose contrast to what is around them is under {LOW_CONTRAST}",
+    "suspicious boxes": "boxes that should be looked at; the field `suspicious` says why",
+}
+"""Saved view -> what it keeps. Images without such an object are left out."""
+
+COLOURS: dict[str, str] = dict(zip(SIZE_BINS, ("#F0E442", "#56B4E9", "#E69F00", "#CC79A7"), strict=True))
+"""Colour of a box in the App by its size bin; of Okabe and Ito, which readers with any colour vision tell apart."""
+
+MAX_OBJECTS = 30_000
+"""Most objects of one image: a record of FiftyOne's database may not exceed 16 MB."""
+
+HIDDEN = ["annotations", "image_id", "filepath", "fingerprint", "objects_fingerprint", "id", "created_at", "last_modified_at"]
+"""Sample fields in a closed group of the App's sidebar."""
+
+_VERSION = 2  # part of every fingerprint: a new number has all samples written again
+_MADE_BY = "dealkit"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """A data set that was brought up to date, and what had to be done for it."""
+
+    dataset: Any
+    """`fiftyone.Dataset`."""
+    added: int
+    """Images that were new."""
+    updated: int
+    """Images whose file or boxes had changed."""
+    removed: int
+    """Images that are in no file any more."""
+    unchanged: int
+    """Images that were left as they are."""
+    objects: int
+    """Boxes in the data set."""
+    seconds: float
+    """Time it took."""
+
+    def __str__(self) -> str:
+        images = self.added + self.updated + self.unchanged
+        counts = f"{self.added} added, {self.updated} updated, {self.removed} removed, {self.unchanged} unchanged"
+        return f"{self.dataset.name}: {images} images, {self.objects} objects ({counts}) in {self.seconds:.1f} s"
+
+
+def build_dataset(
+    files: Sequence[str | Path], *, name: str | None = None, domains: Mapping[str, str] | None = None, batch: int = 200
+) -> Build:
+    """Bring a persistent FiftyOne data set in line with COCO files; images that have not changed are not even opened.
+
+    Samples have `source`, `domain`, `split`, `image_id`, `annotations` (the file) and `objects`, whose detections have, besides
+    label and box: `annotation_id`, `size_px`, `size_bin`, `density`, `contrast`, `suspicious` (see `ObjectTable`), `domain`,
+    `source` and `iscrowd`. The views of `VIEWS` are saved with it. Tags and fields of your own stay, except on boxes of images
+    that have changed. A build that was stopped goes on where it was.
+
+    Choice: boxes are written as plain records, not as `fiftyone.Detection` objects, which takes an eighth of the time.
+
+    Args:
+        files: COCO JSON; images lie in `images` beside each, or beside it.
+        name: of the data set; default: of the folder that holds all files.
+        domains: source -> domain, for files that do not say it.
+        batch: images written at once; memory does not grow with their number.
+
+    Raises:
+        ValueError: fiftyone is missing, a file has a problem, an image is in two files, an image has more than `MAX_OBJECTS`
+            boxes, or the name is taken by a data set that was not built here; says which.
+    """
+    started = time.monotonic()
+    table = read_table(files, domains)
+    paths = table.images["path"].tolist()
+    _check_paths(table)
+    fo = import_fiftyone()
+    dataset = _dataset(fo, name or default_name(files))
+    known = dict(zip(dataset.values("filepath"), zip(*dataset.values(["id", "fingerprint"]), strict=True), strict=True))
+    prints = [_fingerprint(table, i) for i in range(len(paths))]
+    gone = [sample_id for path, (sample_id, _) in known.items() if path not in set(paths)]
+    dataset.delete_samples(gone)
+    new = [i for i, path in enumerate(paths) if path not in known]
+    changed = [i for i, path in enumerate(paths) if path in known and known[path][1] != prints[i]]
+    with tqdm(total=len(new) + len(changed), desc="browse", unit="image", delay=3, leave=False) as bar:
+        for rows in _batches(new, batch):
+            ids = _add(fo, dataset, table, rows)
+            _write(dataset, ids, table, rows, [prints[i] for i in rows])
+            bar.update(len(rows))
+        for rows in _batches(changed, batch):
+            ids = [known[paths[i]][0] for i in rows]
+            _update(dataset, ids, table, rows)
+            _write(dataset, ids, table, rows, [prints[i] for i in rows])
+            bar.update(len(rows))
+    save_views(dataset)
+    return Build(
+        dataset=dataset,
+        added=len(new),
+        updated=len(changed),
+        removed=len(gone),
+        unchanged=len(paths) - len(new) - len(changed),
+        objects=len(table.objects["image"]),
+        seconds=time.monotonic() - started,
+    )
+
+
+def save_views(dataset: Any) -> None:
+    """Save the views of `VIEWS` with a data set, in place of those of the same name."""
+    from fiftyone import ViewField as F
+
+    rules = {
+        "very tiny": F("size_bin") == "vt",
+        "crowded": F("density") >= CROWDED,
+        "low contrast": F("contrast") < LOW_CONTRAST,
+        "suspicious boxes": F("suspicious").exists(),
+    }
+    for view, description in VIEWS.items():
+        dataset.save_view(view, dataset.filter_labels(OBJECTS, rules[view]), description=description, overwrite=True)
+
+
+def open_app(dataset: Any, *, port: int = 5151, view: str | None = None, remote: bool = False) -> Any:
+    """Open FiftyOne's App on a data set; returns its session. In a notebook it shows under the cell.
+
+    On another machine's notebook server the App needs a way to your browser: forward the port by ssh, or set
+    `FIFTYONE_APP_PROXY_URL`.
+
+    Args:
+        port: of the App's server, on this machine only.
+        view: name of a saved view to start with.
+        remote: serve it without opening a browser.
+
+    Raises:
+        ValueError: the data set has no saved view of that name; names those it has.
+    """
+    fo = import_fiftyone()
+    if view is not None and not dataset.has_saved_view(view):
+        raise ValueError(f"view: expected one of {', '.join(dataset.list_saved_views())}; got {view!r}")
+    shown = dataset.load_saved_view(view) if view else None
+    return fo.launch_app(dataset, view=shown, port=port, remote=remote)
+
+
+def import_fiftyone() -> Any:
+    """The module fiftyone, with a database server that works and without usage statistics sent to anyone.
+
+    Raises:
+        ValueError: it is not installed, or has no database; says what to do.
+    """
+    os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "true")
+    try:
+        ensure_mongod()
+        import fiftyone
+    except ImportError:
+        raise ValueError("FiftyOne is not installed: `pip install -e .[fiftyone]`") from None
+    except RuntimeError as error:
+        raise ValueError(f"FiftyOne has no database: {error}") from None
+    return fiftyone
+
+
+def default_name(files: Iterable[str | Path]) -> str:
+    """Name of the folder that holds all `files`.
+
+    >>> default_name(["data/tinyset/train.json", "data/tinyset/val.json"])
+    'tinyset'
+    """
+    return Path(os.path.commonpath([Path(file).resolve().parent for file in files])).name or "dealkit"
+
+
+def _check_paths(table: ObjectTable) -> None:
+    paths, counts = np.unique(table.images["path"].astype(str), return_counts=True)
+    if (counts > 1).any():
+        path = paths[counts > 1][0]
+        files = sorted(set(table.images["file"][table.images["path"] == path]))
+        raise ValueError(f"{files[-1]}: images: file_name: {path} is already an image of {files[0]}")
+    of_image = np.bincount(table.objects["image"], minlength=len(paths))
+    if len(of_image) and of_image.max() > MAX_OBJECTS:
+        path = table.images["path"][of_image.argmax()]
+        raise ValueError(f"{path}: {of_image.max()} objects, expected at most {MAX_OBJECTS}: cut the image into tiles")
+
+
+def _dataset(fo: Any, name: str) -> Any:
+    """The data set of that name, with all fields declared, so that writing need not look for new ones."""
+    if fo.dataset_exists(name):
+        dataset = fo.load_dataset(name)
+        if dataset.info.get("made_by") != _MADE_BY:
+            raise ValueError(f"FiftyOne has a data set {name!r} that was not built here: choose another name")
+        if not dataset.has_field("objects_fingerprint"):  # built by an earlier version
+            dataset.add_sample_field("objects_fingerprint", fo.StringField)
+        return dataset
+    dataset = fo.Dataset(name, persistent=True)
+    text, whole, real = fo.StringField, fo.IntField, fo.FloatField
+    texts = ("source", "domain", "split", "annotations", "fingerprint", "objects_fingerprint")
+    for field, kind in (dict.fromkeys(texts, text) | {"image_id": whole}).items():
+        dataset.add_sample_field(field, kind)
+    dataset.add_sample_field(OBJECTS, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    attributes = {"size_px": real, "size_bin": text, "density": whole, "contrast": real, "suspicious": text, "domain": text}
+    attributes |= {"source": text, "annotation_id": whole, "iscrowd": whole}
+    dataset.add_dynamic_sample_fields({f"{OBJECTS}.detections.{field}": kind() for field, kind in attributes.items()})
+    dataset.info["made_by"] = _MADE_BY
+    colours = [{"value": size_bin, "color": colour} for size_bin, colour in COLOURS.items()]
+    boxes = {"path": OBJECTS, "colorByAttribute": "size_bin", "valueColors": colours}
+    dataset.app_config.color_scheme = fo.ColorScheme(color_by="value", fields=[boxes])
+    dataset.app_config.sidebar_groups = [
+        fo.SidebarGroupDocument(name="labels", paths=[OBJECTS]),
+        fo.SidebarGroupDocument(name="data", paths=["domain", "source", "split"]),
+        fo.SidebarGroupDocument(name="tags", paths=["tags", "_label_tags"]),
+        fo.SidebarGroupDocument(name="files", paths=HIDDEN, expanded=False),
+        fo.SidebarGroupDocument(name="metadata", expanded=False),
+    ]
+    dataset.save()
+    return dataset
+
+
+def _add(fo: Any, dataset: Any, table: ObjectTable, rows: list[int]) -> list[str]:
+    """Add samples without boxes; their ids. No sample object is kept: FiftyOne would load each again after every write."""
+    columns = table.images
+    samples = [
+        fo.Sample(
+            filepath=columns["path"][i],
+            metadata=fo.ImageMetadata(width=int(columns["width"][i]), height=int(columns["height"][i])),
+            **_sample_fields(table, i),
+        )
+        for i in rows
+    ]
+    return dataset.add_samples(samples, dynamic=False, expand_schema=False, validate=False, progress=False)
+
+
+def _update(dataset: Any, ids: list[str], table: ObjectTable, rows: list[int]) -> None:
+    view = dataset.select(ids, ordered=True)
+    fields = [_sample_fields(table, i) for i in rows]
+    for field in fields[0]:
+        view.set_values(field, [of_sample[field] for of_sample in fields])
+    view.set_values("metadata.width", [int(table.images["width"][i]) for i in rows])
+    view.set_values("metadata.height", [int(table.images["height"][i]) for i in rows])
+
+
+def _sample_fields(table: ObjectTable, i: int) -> dict[str, Any]:
+    columns = table.images
+    fields = {field: str(columns[field][i]) or None for field in ("source", "domain", "split")}
+    return fields | {"annotations": str(columns["file"][i]), "image_id": int(columns["image_id"][i])}
+
+
+def _write(dataset: Any, ids: list[str], table: ObjectTable, rows: list[int], prints: list[str]) -> None:
+    """Write the boxes of samples, then the fingerprints that say they are there."""
+    view = dataset.select(ids, ordered=True)
+    view.set_values(OBJECTS, [_detections(table, i) for i in rows], validate=False, expand_schema=False)
+    view.set_values("objects_fingerprint", [objects_fingerprint(table, i) for i in rows], expand_schema=False)
+    view.set_values("fingerprint", prints, expand_schema=False)
+
+
+def _detections(table: ObjectTable, i: int) -> dict[str, Any]:
+    """`fiftyone.Detections` of one image as its database keeps them."""
+    from bson import ObjectId
+
+    rows = table.rows(i)
+    columns = {name: values[rows] for name, values in table.objects.items()}
+    contrast = image_contrast(table, i)[0]
+    size_wh = np.array([table.images["width"][i], table.images["height"][i]], dtype=np.float64)
+    low, high = columns["box"][:, :2] / size_wh, columns["box"][:, 2:] / size_wh
+    places = np.concatenate([low, high - low], axis=1).tolist()  # xywh, shares of the image
+    source, domain = str(table.images["source"][i]), str(table.images["domain"][i])
+    detections = [
+        {"_id": ObjectId(), "_cls": "Detection", "attributes": {}, "tags": [], "label": label, "bounding_box": place}
+        | {"annotation_id": annotation_id, "size_px": size, "size_bin": size_bin, "density": density, "contrast": value}
+        | {"suspicious": suspicious or None, "iscrowd": int(crowd), "source": source, "domain": domain}
+        for place, label, annotation_id, size, size_bin, density, value, suspicious, crowd in zip(
+            places,
+            columns["category"].tolist(),
+            columns["annotation_id"].tolist(),
+            columns["size"].astype(float).round(2).tolist(),
+            columns["size_bin"].tolist(),
+            columns["density"].tolist(),
+            contrast.astype(float).round(4).tolist(),
+            columns["suspicious"].tolist(),
+            columns["crowd"].tolist(),
+            strict=True,
+        )
+    ]
+    return {"_cls": "Detections", "detections": detections}
+
+
+def objects_fingerprint(table: ObjectTable, i: int) -> str:
+    """Changes with the boxes, labels or ids of the objects of an image."""
+    rows = table.rows(i)
+    content = [table.objects[name][rows].tolist() for name in ("annotation_id", "box", "category")]
+    return hashlib.blake2b(repr(content).encode(), digest_size=12).hexdigest()
+
+
+def _fingerprint(table: ObjectTable, i: int) -> str:
+    """Changes with the image file and with everything that is written of an image."""
+    rows, stat = table.rows(i), os.stat(table.images["path"][i])
+    digest = hashlib.blake2b(digest_size=12)
+    about = [os.path.abspath(c[i]) if name == "file" else str(c[i]) for name, c in table.images.items()]
+    digest.update(repr((_VERSION, stat.st_size, stat.st_mtime_ns, about)).encode())
+    for values in table.objects.values():
+        if values is not table.objects["image"]:
+            part = values[rows]
+            digest.update(repr(part.tolist()).encode() if part.dtype == object else np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()
+
+
+def _batches(rows: list[int], size: int) -> Iterable[list[int]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))

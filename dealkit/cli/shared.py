@@ -1,0 +1,5 @@
+"""What several commands take."""
+
+import tyro
+
+Flat = tyro.conf.OmitArgPrefixes

@@ -1,0 +1,217 @@
+"""Scores of a checkpoint: on COCO sources under the click protocol, on procedural scenes, across sizes, on photographs."""
+
+import tempfile
+import time
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from torchvision.ops import box_iou
+from tqdm.auto import tqdm
+
+from dealkit.boxes import SIZE_BINS
+from dealkit.clicks import clicks_hash, make_clicks, save_clicks
+from dealkit.config import DEFAULT_THRESHOLD
+from dealkit.data.coco import CocoFolder, Sample
+from dealkit.data.photos import photo
+from dealkit.data.scenes.scene import EVAL_SEED, write_coco
+from dealkit.evaluate.coco import evaluate
+from dealkit.files import Json, provenance, read_json, sha_of, write_json
+from dealkit.model.checkpoint import load_model
+from dealkit.model.deal import DEAL
+from dealkit.predict.detections import Detections
+from dealkit.predict.predictor import Predictor, predict_coco
+
+METRICS = ("ap25", "ap50", "ap75", "ap", "ap50_vt", "ap50_t", "ap50_s", "ap50_m", "recall50")
+"""What a row of results holds of `all` and, with `_ignored` behind it, of `clicked_ignored`."""
+
+
+def row_of(results: Json) -> dict[str, float | None]:
+    """The flat numbers of one evaluation that are averaged over seeds and sources; shares, 0 to 1."""
+    row = {name: results["all"][name] for name in METRICS}
+    row |= {f"{name}_ignored": (results["clicked_ignored"] or {}).get(name) for name in METRICS}
+    return row | {"hit": results["hit"], "hit_shown": results["hit_shown"], "count_mae": results["count"]["mae"]}
+
+
+def mean_row(rows: list[dict[str, float | None]]) -> dict[str, float | None]:
+    """Column means; a row that has nothing to score in a column (None) is left out of its mean.
+
+    >>> mean_row([{"ap50": 0.5, "hit": None}, {"ap50": 1.0, "hit": None}])
+    {'ap50': 0.75, 'hit': None}
+    """
+    columns = {name: [row[name] for row in rows if row[name] is not None] for name in rows[0]}
+    return {name: mean(values) if values else None for name, values in columns.items()}
+
+
+def spread_row(rows: list[dict[str, float | None]]) -> dict[str, float | None]:
+    """Column standard deviations over seeds; None for fewer than two.
+
+    >>> spread_row([{"ap50": 0.5}, {"ap50": 0.7}])["ap50"] - 0.02**0.5 < 1e-9
+    True
+    """
+    columns = {name: [row[name] for row in rows if row[name] is not None] for name in rows[0]}
+    return {name: stdev(values) if len(values) > 1 else None for name, values in columns.items()}
+
+
+def benchmark(
+    checkpoint: Path,
+    files: list[Path],
+    out: Path,
+    *,
+    settings: list[str] = ["1/category"],  # noqa: B006
+    kinds: list[str] = ["centre"],  # noqa: B006
+    seeds: int = 5,
+    clicks_folder: Path | None = None,
+) -> Json:
+    """Evaluate a checkpoint on COCO sources under every setting and kind of click; writes and returns the results.
+
+    Each image is encoded once for all click lists. A source's number is the mean over its categories; `mean` is the mean
+    over sources for each seed, then over seeds; `spread` its standard deviation over seeds.
+
+    Args:
+        files: annotation files; images lie in `images` beside each, the folder's name is the source's.
+        out: JSON to write. Sources that it already holds for the same checkpoint and clicks are not run again.
+        clicks_folder: where to write the click lists, as `<source>-<setting>-<kind>-<seed>.json`.
+    """
+    sha = sha_of(checkpoint)
+    request = {"checkpoint": Path(checkpoint).name, "sha256": sha, "settings": settings, "kinds": kinds, "seeds": seeds}
+    request["score_threshold"] = DEFAULT_THRESHOLD  # of `hit_shown` and `count_mae`
+    results: Json = {"request": request, "sources": {}}
+    if out.is_file() and read_json(out).get("request") == request:
+        results = read_json(out)
+    model = load_model(checkpoint)
+    wanted = [(s, k, i) for s in settings for k in kinds for i in range(seeds)]
+    for file in tqdm(files, desc="sources", unit="source"):
+        source = file.parent.name
+        if source in results["sources"]:
+            continue
+        data, truth = CocoFolder(file, file.parent / "images"), read_json(file)
+        lists = [make_clicks(truth, setting=s, seed=i, kind=k) for s, k, i in wanted]
+        started = time.monotonic()
+        predictions = predict_coco(model, data, lists)
+        seconds = time.monotonic() - started
+        runs: dict[str, list[Json]] = {}
+        for (setting, kind, seed), clicks, found in zip(wanted, lists, predictions, strict=True):
+            row = {"seed": seed, "clicks": clicks_hash(clicks), **row_of(evaluate(truth, found, clicks))}
+            runs.setdefault(f"{setting} {kind}", []).append(row)
+            if clicks_folder is not None:
+                save_clicks(clicks, clicks_folder / f"{source}-{setting.replace('/', '-per-')}-{kind}-{seed}.json")
+        results["sources"][source] = {
+            "images": len(data),
+            "objects": len(data.boxes),
+            "predict_s": round(seconds, 1),
+            "runs": runs,
+        }
+        write_json(out, results)
+    results["mean"], results["spread"] = {}, {}
+    for name in next(iter(results["sources"].values()))["runs"]:
+        of_seeds = [
+            mean_row(
+                [
+                    {k: v for k, v in s["runs"][name][i].items() if k not in ("seed", "clicks")}
+                    for s in results["sources"].values()
+                ]
+            )
+            for i in range(seeds)
+        ]
+        results["mean"][name], results["spread"][name] = mean_row(of_seeds), spread_row(of_seeds)
+    write_json(out, {**results, "made_by": provenance()})
+    return results
+
+
+def evaluate_on_scenes(
+    model: DEAL,
+    count: int = 500,
+    size: int = 256,
+    seed: int = EVAL_SEED,
+    *,
+    size_bins: Mapping[str, tuple[float, float]] = SIZE_BINS,
+    **controls: Any,
+) -> Json:
+    """Results on procedural scenes of a seed never trained on, 1/category, centre clicks; every (scene, category) is a category
+    of its own. `controls` are fields of `SceneControls`."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_coco(Path(folder), count, size=size, seed=seed, **controls)
+        clicks = make_clicks(file, setting="1/category", seed=0)
+        found = predict_coco(model, CocoFolder(file, file.parent, source="scenes"), [clicks])[0]
+        return evaluate(file, found, clicks, size_bins=size_bins)
+
+
+SCALE_ENDS = (4, 8, 16, 32, 64, 96, 256)
+
+
+SCALE_BINS = {f"{low}-{high}": (float(low**2), float(high**2)) for low, high in pairwise(SCALE_ENDS)}
+
+
+def evaluate_across_scales(model: DEAL, count: int = 200, seed: int = EVAL_SEED) -> Json:
+    """Results on 512 px scenes in which every category has a size of its own, from 4 to 256 px: AP50 by size."""
+    results = evaluate_on_scenes(model, count, 512, seed, size_bins=SCALE_BINS, sizes=(4.0, 256.0))
+    return {"scenes": count, "seed": seed, "ap50": results["all"]["ap50"], "hit": results["hit"]} | {
+        name: results["all"][f"ap50_{name}"] for name in SCALE_BINS
+    }
+
+
+def validate_on_scenes(model: DEAL) -> dict[str, float]:
+    """Scores of a model in training, on 60 scenes it is never trained on."""
+    row = row_of(evaluate_on_scenes(model, 60))
+    return {f"val_{name}": row[name] for name in ("ap50", "ap75", "ap50_ignored", "hit") if row[name] is not None}
+
+
+def recall_precision(found: Detections, boxes: torch.Tensor, iou: float = 0.5) -> tuple[float, float]:
+    """Recall and precision at one IoU: strongest detections first, each box found once.
+
+    >>> found = Detections(boxes=torch.tensor([[0.0, 0.0, 4.0, 4.0], [9.0, 9.0, 12.0, 12.0]]), scores=torch.tensor([0.9, 0.8]))
+    >>> recall_precision(found, torch.tensor([[0.0, 0.0, 4.0, 4.0]]))
+    (1.0, 0.5)
+    """
+    free = torch.ones(len(boxes), dtype=torch.bool)
+    overlap = box_iou(found.boxes, boxes) if len(found) and len(boxes) else torch.zeros(len(found), len(boxes))
+    hits = 0
+    for row in overlap:
+        best = int((row * free).argmax()) if len(boxes) else 0
+        if len(boxes) and free[best] and row[best] >= iou:
+            free[best], hits = False, hits + 1
+    return hits / max(len(boxes), 1), hits / max(len(found), 1)
+
+
+def click_every_object(predictor: Predictor, sample: Sample) -> Json:
+    """One click on each object of a photograph in turn: recall and precision of every click at the default threshold."""
+    predictor.set_image(sample.image)
+    boxes = sample.boxes[~sample.crowd]
+    rows = []
+    for box in boxes:
+        x, y = ((box[:2] + box[2:]) / 2).tolist()
+        recall, precision = recall_precision(predictor.click(x, y), boxes)
+        rows.append({"point": [x, y], "recall": recall, "precision": precision})
+    return {
+        "objects": len(boxes),
+        "threshold": predictor.threshold,
+        "recall": mean(r["recall"] for r in rows),
+        "precision": mean(r["precision"] for r in rows),
+        "clicks": rows,
+    }
+
+
+LOWER_THRESHOLDS = (0.2, 0.15, 0.1, 0.05)
+"""At which the coins are looked at besides the default: whether what is missing was not found, or only scored low."""
+
+
+def photo_results(checkpoint: Path, out: Path) -> Json:
+    """Results of clicking every coin, of 500 procedural scenes and of scenes across scales; written to `out`."""
+    predictor, coins = Predictor(checkpoint), photo("coins")
+    scenes = evaluate_on_scenes(predictor.model)
+    lower = [click_every_object(Predictor(checkpoint, threshold=t), coins) for t in LOWER_THRESHOLDS]
+    results = {
+        "checkpoint": Path(checkpoint).name,
+        "sha256": sha_of(checkpoint),
+        "coins": click_every_object(predictor, coins),
+        "coins_lower": [{key: value for key, value in row.items() if key != "clicks"} for row in lower],
+        "scenes": {"protocol": scenes["protocol"], "counts": scenes["counts"], **row_of(scenes)},
+        "scales": evaluate_across_scales(predictor.model),
+        "made_by": provenance(),
+    }
+    write_json(out, results)
+    return results

@@ -1,0 +1,289 @@
+"""What kind of mistake every detection and every object is, what each kind costs in AP50, and which categories are confused.
+
+Shapes: `G` objects and `D` detections, in the order of their files; `K` categories, in the order of their ids. Boxes are xywh
+pixels of the original image, as in COCO files. The kinds are those of TIDE (arXiv 2008.08115); the matching is COCO's and the
+one of `dealkit.evaluate.coco`, so what is `found` here is what AP counts there.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from faster_coco_eval.core.mask import iou as coco_iou
+
+from dealkit.clicks import check_clicks, clicks_hash
+from dealkit.config import DEFAULT_THRESHOLD
+from dealkit.evaluate.matching import Array, index_ids, match_pair, read_detections, read_objects
+from dealkit.files import Json, read_json
+
+FOUND, MISSED, IGNORED = "found", "missed", "ignored"
+TRUE, LOCALISATION, OTHER = "true", "localisation", "other category"
+BOTH, DUPLICATE, BACKGROUND = "both", "duplicate", "background"
+UNCOUNTED = "not counted"
+
+OBJECT_STATES: dict[str, str] = {
+    FOUND: "a detection of its own category has matched it",
+    LOCALISATION: "not found; a detection of its own category lies on it, too loosely to match",
+    OTHER: "not found; a detection of another category's prompt lies on it",
+    MISSED: "no detection concerns it",
+    IGNORED: "crowd or marked to be ignored: neither found nor missed",
+}
+"""What can have become of an object, and when."""
+
+DETECTION_TYPES: dict[str, str] = {
+    TRUE: "it has found an object",
+    LOCALISATION: "it lies on an object of its category with IoU from the background's threshold to the foreground's",
+    OTHER: "it lies on an object of another category",
+    DUPLICATE: "it lies on an object of its category that a stronger one has found",
+    BOTH: "it lies loosely on an object of another category only",
+    BACKGROUND: "it lies on nothing",
+    IGNORED: "it lies on an ignored object",
+    UNCOUNTED: "under the lowest score or beyond the most detections of a pair",
+}
+"""What a detection can be, and when; where several fit, the first of this order."""
+
+ERROR_TYPES: tuple[str, ...] = (OTHER, LOCALISATION, BOTH, DUPLICATE, BACKGROUND, MISSED)
+"""The six kinds of mistake in TIDE's order: Cls, Loc, Both, Dupe, Bkg, Miss."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Errors:
+    """The kind of every object and detection, as columns; a row of `objects` is named by its place, -1 is none."""
+
+    objects: dict[str, Array]
+    """(G,) each: `annotation_id`, `image_id`, `category_id`; `state` (key of `OBJECT_STATES`); `detection` (row of the
+    detection that has found it, or that concerns it most strongly), `iou` and `score` of that one (0 where there is none);
+    `taken_by` (id of the category, other than its own, of the strongest detection on it at the foreground's IoU) and
+    `taken_score`; `clicked`, `prompted` (bool)."""
+    detections: dict[str, Array]
+    """(D,) each: `image_id`, `category_id`, `score`; `type` (key of `DETECTION_TYPES`); `object` (row of `objects` that it
+    concerns) and `iou` with it."""
+    categories: list[Json]
+    """`{"id", "name"}` of the K categories."""
+    request: Json
+    """The arguments it was made with: max_dets, min_score, foreground, background, ignore_clicked, clicks (hash)."""
+
+    def counts(self, min_score: float = 0.0) -> dict[str, int]:
+        """Mistakes of each kind among detections of at least `min_score`; `missed` are the objects without any concern."""
+        kinds = self.detections["type"][self.detections["score"] >= min_score]
+        counts = {kind: int((kinds == kind).sum()) for kind in ERROR_TYPES if kind != MISSED}
+        return counts | {MISSED: int((self.objects["state"] == MISSED).sum())}
+
+
+def find_errors(
+    coco: Json | str | Path,
+    predictions: list[Json] | str | Path,
+    clicks: Json | str | Path | None = None,
+    *,
+    max_dets: int = 1500,
+    min_score: float = 0.0,
+    foreground: float = 0.5,
+    background: float = 0.1,
+    ignore_clicked: bool = False,
+) -> Errors:
+    """Give every object a state and every detection a type.
+
+    A detection that AP counts as false gets the first type that fits of: localisation, other category, duplicate,
+    background, both. An object that is not found has the state of the strongest mistake that lies on it, one of its own
+    category first. A true detection stays true although it also lies on an object of another category.
+
+    Args:
+        coco: ground truth, or the path of its file.
+        predictions: COCO results, as `python -m dealkit predict` writes, or the path of their file.
+        clicks: click list, or the path of its file: which objects are clicked, which prompted. Without it: none, all.
+        max_dets: the best detections of a pair that count.
+        min_score: detections under this score do not count: what a user would see with this threshold.
+        foreground: IoU from which a detection matches an object (TIDE's t_f).
+        background: IoU from which a detection concerns an object at all (TIDE's t_b).
+        ignore_clicked: clicked objects are neither found nor missed, as in `clicked_ignored` of `evaluate`; a detection of
+            another category's prompt on one of them is false all the same.
+
+    Raises:
+        ValueError: thresholds not 0 < background < foreground <= 1, max_dets under 1, `ignore_clicked` without clicks, or a row
+            with a missing, unknown or non-finite field; names file, row and field.
+
+    Source: TIDE, arXiv 2008.08115, section 2. Choice: `missed` is as there an object that no localisation or category mistake
+    could become; so the states of objects add up.
+
+    >>> truth = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "cell"}],
+    ...          "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10]}]}
+    >>> found = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 4], "score": 0.9}]  # IoU 0.4
+    >>> errors = find_errors(truth, found)
+    >>> errors.objects["state"].tolist(), errors.detections["type"].tolist()
+    (['localisation'], ['localisation'])
+    """
+    if max_dets < 1:
+        raise ValueError(f"max_dets: expected at least 1, got {max_dets}")
+    if not 0 < background < foreground <= 1:
+        raise ValueError(f"thresholds: expected 0 < background < foreground <= 1, got {background} and {foreground}")
+    if ignore_clicked and clicks is None:
+        raise ValueError("ignore_clicked: expected a click list, too")
+    in_truth, in_predictions = (f"{s}: " if isinstance(s, str | Path) else "" for s in (coco, predictions))
+    name = str(clicks) if isinstance(clicks, str | Path) else "clicks"
+    coco, predictions = read_json(coco), read_json(predictions)
+    images, categories = (index_ids(coco, key, in_truth) for key in ("images", "categories"))
+    columns = max(len(categories), 1)
+    objects, ignored = read_objects(coco["annotations"], images, categories, columns, in_truth)
+    every = read_detections(predictions, images, categories, columns, in_predictions)
+    rank = np.arange(len(every.pair)) - np.searchsorted(every.pair, every.pair)
+    found = every.take(np.flatnonzero((rank < max_dets) & (every.value >= min_score)))
+
+    annotations = [coco["annotations"][i] for i in objects.source.tolist()]
+    clicked, prompted = np.zeros(len(annotations), bool), np.ones(len(annotations), bool)
+    if clicks is not None:
+        clicks = check_clicks(read_json(clicks), coco, name=name)
+        chosen = {i for prompt in clicks["prompts"] for i in prompt["annotation_ids"]}
+        pairs = {(prompt["image_id"], prompt["category_id"]) for prompt in clicks["prompts"]}
+        clicked = np.array([row["id"] in chosen for row in annotations], dtype=bool)
+        prompted = np.array([(row["image_id"], row["category_id"]) in pairs for row in annotations], dtype=bool)
+    crowd = ignored
+    if ignore_clicked:
+        ignored = ignored | clicked
+
+    kinds = np.full(len(found.pair), BACKGROUND, dtype=object)
+    of_object, overlap = np.full(len(kinds), -1), np.zeros(len(kinds))
+    taken, taken_score = np.full(len(annotations), -1), np.zeros(len(annotations))
+    for image in np.unique(found.pair // columns).tolist():
+        here, there = (slice(*np.searchsorted(r.pair, [image * columns, (image + 1) * columns])) for r in (objects, found))
+        own = found.pair[there, None] == objects.pair[None, here]  # (D, G) of the image
+        boxes = found.boxes[there], objects.boxes[here]
+        iou = np.where(own, _overlaps(*boxes, ignored[here]), _overlaps(*boxes, crowd[here]))
+        kind, which = _judge(iou, own, ignored[here], crowd[here], found.pair[there], foreground, background)
+        kinds[there] = kind
+        concerned = which >= 0
+        of_object[there] = np.where(concerned, here.start + which, -1)
+        overlap[there][concerned] = iou[np.flatnonzero(concerned), which[concerned]]
+        on = np.where(~own & ~crowd[here] & (iou >= foreground), found.value[there, None], -1.0)
+        best = on.argmax(0)
+        score = on[best, np.arange(on.shape[1])]
+        taken[here], taken_score[here] = np.where(score >= 0, found.pair[there][best] % columns, -1), np.maximum(score, 0)
+
+    state, detection = _states(kinds, of_object, found.value, ignored)
+    at, back = np.argsort(objects.source), np.argsort(every.source)
+    has = detection >= 0
+    ids = np.array(list(categories))
+    row_of_found = found.source[detection[has]]
+    columns_of_objects = {
+        "annotation_id": np.array([row["id"] for row in annotations]),
+        "image_id": np.array([row["image_id"] for row in annotations]),
+        "category_id": np.array([row["category_id"] for row in annotations]),
+        "state": state,
+        "detection": _put(len(state), has, row_of_found, -1),
+        "iou": _put(len(state), has, overlap[detection[has]], 0.0),
+        "score": _put(len(state), has, found.value[detection[has]], 0.0),
+        "taken_by": np.array([None if k < 0 else ids[k].item() for k in taken.tolist()], dtype=object),
+        "taken_score": taken_score,
+        "clicked": clicked,
+        "prompted": prompted,
+    }
+    counted = np.isin(every.source, found.source)
+    columns_of_detections = {
+        "image_id": np.array([predictions[i]["image_id"] for i in every.source.tolist()]),
+        "category_id": np.array([predictions[i]["category_id"] for i in every.source.tolist()]),
+        "score": every.value,
+        "type": _put(len(counted), counted, kinds, UNCOUNTED),
+        "object": _put(len(counted), counted, np.where(of_object >= 0, np.append(objects.source, -1)[of_object], -1), -1),
+        "iou": _put(len(counted), counted, overlap, 0.0),
+    }
+    names = {row["id"]: str(row.get("name", row["id"])) for row in coco["categories"]}
+    return Errors(
+        objects={key: column[at] for key, column in columns_of_objects.items()},
+        detections={key: column[back] for key, column in columns_of_detections.items()},
+        categories=[{"id": i, "name": names[i]} for i in categories],
+        request={
+            "max_dets": max_dets,
+            "min_score": min_score,
+            "foreground": foreground,
+            "background": background,
+            "ignore_clicked": ignore_clicked,
+            "clicks": clicks_hash(clicks) if clicks is not None else None,
+        },
+    )
+
+
+def _put(length: int, at: Array, values: Array, empty: Any) -> Array:
+    """(length,) array of `empty` with `values` at the places `at` (bool)."""
+    made = np.full(length, empty, dtype=object if isinstance(empty, str) else type(empty))
+    made[at] = values
+    return made
+
+
+def _overlaps(detections: Array, objects: Array, ignored: Array) -> Array:
+    """(D, G) IoU of xywh boxes as COCO computes it: over the detection's area alone for ignored objects."""
+    if not len(objects):
+        return np.zeros((len(detections), 0))
+    return np.asarray(coco_iou(np.ascontiguousarray(detections), np.ascontiguousarray(objects), ignored.astype(np.uint8)))
+
+
+def _judge(
+    iou: Array, own: Array, ignored: Array, crowd: Array, pair: Array, foreground: float, background: float
+) -> tuple[Array, Array]:
+    """Type of each detection of an image, and the column of the object that it concerns, or -1.
+
+    Args:
+        iou: (D, G). own: (D, G), whether the object is of the detection's category.
+        ignored: (G,), by detections of its category. crowd: (G,), by those of other categories.
+        pair: (D,), ascending; best score first within each.
+    """
+    kind, which = np.full(len(iou), BACKGROUND, dtype=object), np.full(len(iou), -1)
+    if not iou.shape[1]:
+        return kind, which
+    status = np.zeros(len(iou), dtype=np.int8)
+    for start in np.flatnonzero(np.diff(pair, prepend=-1)).tolist():
+        rows = slice(start, int(np.searchsorted(pair, pair[start], side="right")))
+        mine = np.flatnonzero(own[start])
+        status[rows], _, column = match_pair(iou[rows][:, mine], ignored[mine], foreground)
+        which[rows] = np.where(column >= 0, np.append(mine, -1)[column], -1)
+    same, other = np.where(own & ~ignored, iou, 0.0), np.where(own | crowd, 0.0, iou)
+    rules = (
+        (LOCALISATION, (same.max(1) >= background) & (same.max(1) < foreground), same),
+        (OTHER, other.max(1) >= foreground, other),
+        (DUPLICATE, same.max(1) >= foreground, same),
+        (BOTH, other.max(1) >= background, other),
+    )
+    left = status == 0
+    for name, fits, of in rules:
+        chosen = left & fits
+        kind[chosen], which[chosen] = name, of[chosen].argmax(1)
+        left &= ~fits
+    kind[status == 1] = TRUE
+    on_ignored = status < 0
+    kind[on_ignored] = IGNORED
+    which[on_ignored] = np.where(own & ignored, iou, -1.0)[on_ignored].argmax(1)
+    return kind, which
+
+
+def _states(kinds: Array, of_object: Array, score: Array, ignored: Array) -> tuple[Array, Array]:
+    """State of each of the G objects, and the row of the detection that it rests on, or -1."""
+    state = np.where(ignored, IGNORED, MISSED).astype(object)
+    detection = np.full(len(state), -1)
+    rising = np.argsort(score, kind="stable")
+    for kind, name in ((OTHER, OTHER), (LOCALISATION, LOCALISATION), (TRUE, FOUND)):  # the later overrule the earlier
+        rows = rising[(kinds[rising] == kind) & ~np.append(ignored, False)[of_object[rising]]]
+        state[of_object[rows]], detection[of_object[rows]] = name, rows
+    return state, detection
+
+
+def confusion_matrix(errors: Errors, min_score: float = DEFAULT_THRESHOLD) -> Array:
+    """(K, K + 1) int64: detections of the prompt for a category (row) by the category of the object they lie on (column).
+
+    Only detections of at least `min_score`; to lie on an object is an IoU of at least the foreground's, and the last column
+    counts those on none. Duplicates count with the category that they lie on; detections on ignored objects do not count.
+
+    >>> box = {"image_id": 1, "bbox": [0, 0, 10, 10]}
+    >>> truth = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "cell"}, {"id": 2, "name": "dust"}],
+    ...          "annotations": [box | {"id": 1, "category_id": 1}]}
+    >>> confusion_matrix(find_errors(truth, [box | {"category_id": c, "score": 0.9} for c in (1, 2)])).tolist()
+    [[1, 0, 0], [1, 0, 0]]
+    """
+    index = {row["id"]: k for k, row in enumerate(errors.categories)}
+    matrix = np.zeros((len(index), len(index) + 1), dtype=np.int64)
+    kind = errors.detections["type"]
+    shown = (errors.detections["score"] >= min_score) & (kind != IGNORED) & (kind != UNCOUNTED)
+    rows = np.array([index[i] for i in errors.detections["category_id"][shown].tolist()], dtype=np.int64)
+    of_objects = np.array([index[i] for i in errors.objects["category_id"].tolist()] + [len(index)], dtype=np.int64)
+    lies = np.isin(kind[shown], [TRUE, DUPLICATE, OTHER])
+    columns = np.where(lies, of_objects[errors.detections["object"][shown]], len(index))
+    np.add.at(matrix, (rows, columns), 1)
+    return matrix

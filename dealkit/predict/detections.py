@@ -1,0 +1,125 @@
+"""What one prompt finds in one image: boxes and scores, that draw themselves and turn into COCO results."""
+
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dealkit.predict.threshold import adaptive_threshold
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Detections:
+    """Boxes of one prompt in one image, strongest first; draws itself in a notebook.
+
+    >>> import torch
+    >>> d = Detections(boxes=torch.tensor([[1.0, 1.0, 5.0, 5.0]]), scores=torch.tensor([0.2]))
+    >>> len(d), len(d.above(0.3))
+    (1, 0)
+    """
+
+    boxes: Tensor
+    """(N, 4) float32 xyxy pixels of the original image."""
+    scores: Tensor
+    """(N,) float32, 0 to 1."""
+    image: Tensor | None = None
+    """(3, H, W) uint8 image they were found in."""
+    points: Tensor | None = None
+    """(P, 2) clicks."""
+    labels: Tensor | None = None
+    """(P,) 1 object, 0 not this."""
+    count: float | None = None
+    """Objects that the density map estimates."""
+    clicked: Tensor | None = None
+    """(N,) bool: what was found at the clicks on objects; None if nothing was clicked."""
+    classes: Tensor | None = None
+    """(N,) int64: category index of every box, from a detector without prompts; None: all are of one kind."""
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def above(self, threshold: float) -> "Detections":
+        """The detections whose score is at least `threshold`."""
+        return self._take(self.scores >= threshold)
+
+    def adaptive(self) -> "Detections":
+        """The detections from `adaptive_threshold` of these scores and this count on, and whatever was clicked.
+
+        >>> import torch
+        >>> d = Detections(boxes=torch.zeros(3, 4), scores=torch.tensor([0.8, 0.7, 0.1]), count=2.0)
+        >>> len(d.adaptive())
+        2
+        """
+        if self.count is None:
+            raise ValueError("count: expected the number that the density sums to, got None")
+        keep = self.scores >= adaptive_threshold(self.scores, self.count)
+        return self._take(keep if self.clicked is None else keep | self.clicked)
+
+    def _take(self, keep: Tensor) -> "Detections":
+        rows = {name: getattr(self, name) for name in ("boxes", "scores", "clicked", "classes")}
+        return replace(self, **{name: None if values is None else values[keep] for name, values in rows.items()})
+
+    def to_dict(self) -> dict[str, list]:
+        """`{"boxes": [[x1, y1, x2, y2], ...], "scores": [...]}`, for JSON."""
+        return {
+            "boxes": [[round(v, 2) for v in b] for b in self.boxes.tolist()],
+            "scores": [round(s, 4) for s in self.scores.tolist()],
+        }
+
+    def plot(self, ax: Any = None, *, title: str | None = None) -> Any:
+        """Draw image, boxes (stronger is brighter) and clicks (plus: object, cross: not this); returns the matplotlib axes."""
+        import matplotlib.pyplot as plt
+
+        height, width = (self.image.shape[1:]) if self.image is not None else (256, 256)
+        if ax is None:
+            scale = 7 / max(height, width)
+            _, ax = plt.subplots(figsize=(max(width * scale, 2), max(height * scale, 2) + 0.3), dpi=100, layout="constrained")
+        if self.image is not None:
+            ax.imshow(self.image.permute(1, 2, 0).numpy(), extent=(0, width, height, 0))
+        colours = plt.get_cmap("plasma")(0.45 + 0.5 * self.scores.numpy())
+        for (x1, y1, x2, y2), colour in zip(self.boxes.tolist(), colours, strict=True):
+            ax.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.4))
+        if self.points is not None:
+            positive = self.labels == 1
+            for chosen, marker in ((positive, "P"), (~positive, "X")):
+                ax.scatter(
+                    *self.points[chosen].T.numpy(), marker=marker, s=90, c="white", edgecolors="black", linewidths=1.2, zorder=3
+                )
+        ax.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+        ax.set_title(
+            title or f"{len(self)} found with one click"
+            if self.points is not None and len(self.points) == 1
+            else title or f"{len(self)} found"
+        )
+        return ax
+
+    def save_figure(self, path: Path, *, title: str | None = None) -> None:
+        """Write the drawing to an image file."""
+        import matplotlib.pyplot as plt
+
+        figure = self.plot(title=title).figure
+        figure.savefig(path)
+        plt.close(figure)
+
+    def _repr_png_(self) -> bytes | None:
+        if self.image is None:
+            return None
+        buffer = io.BytesIO()
+        self.save_figure(buffer)
+        return buffer.getvalue()
+
+
+def to_rows(found: Detections, image_id: int, category_id: int) -> list[dict[str, Any]]:
+    """Detections as COCO results: xywh pixels rounded to 0.01, scores to 0.00001.
+
+    >>> import torch
+    >>> to_rows(Detections(boxes=torch.tensor([[1.0, 1.0, 5.0, 4.0]]), scores=torch.tensor([0.5])), 7, 2)
+    [{'image_id': 7, 'category_id': 2, 'bbox': [1.0, 1.0, 4.0, 3.0], 'score': 0.5}]
+    """
+    rows = []
+    for (x1, y1, x2, y2), score in zip(found.boxes.tolist(), found.scores.tolist(), strict=True):
+        box = [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]
+        rows.append({"image_id": image_id, "category_id": category_id, "bbox": box, "score": round(score, 5)})
+    return rows

@@ -1,0 +1,115 @@
+"""A prompt that outlives its image: clicked once, saved, averaged, and asked of any other image."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dealkit.config import to_dict
+from dealkit.model.checkpoint import read_safetensors
+from dealkit.model.deal import DEAL
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PromptEmbedding:
+    """What was clicked, as the model sees it: all that it needs to find the same kind in another image.
+
+    Raises:
+        ValueError: vectors of another shape or type or not finite, or a number of clicks below 1.
+
+    >>> e = PromptEmbedding(vectors=torch.ones(2, 4) * torch.tensor([[1.0], [0.0]]), clicks=1, model="0123456789ab")
+    >>> e.has_negative
+    False
+    """
+
+    vectors: Tensor
+    """(2, D) float32: of what is meant, and of what is not (zero without negative clicks)."""
+    clicks: int
+    """How many clicks it was made from."""
+    model: str
+    """`model_hash` of the model that made it: no other can read it."""
+
+    def __post_init__(self) -> None:
+        v = self.vectors
+        if v.ndim != 2 or len(v) != 2 or v.dtype != torch.float32 or not torch.isfinite(v).all():
+            raise ValueError(f"vectors: expected finite (2, D) float32, got {tuple(v.shape)} {v.dtype}")
+        if self.clicks < 1:
+            raise ValueError(f"clicks: expected at least 1, got {self.clicks}")
+
+    @property
+    def has_negative(self) -> bool:
+        """Whether a click said what is not meant."""
+        return bool(self.vectors[1].any())
+
+    def save(self, path: str | Path) -> None:
+        """Write it as safetensors, in one move."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(f"{path}.tmp")
+        about = {"clicks": str(self.clicks), "model": self.model}
+        save_file({"vectors": self.vectors.contiguous().cpu()}, temporary, metadata=about)
+        os.replace(temporary, path)
+
+
+def load_embedding(path: str | Path) -> PromptEmbedding:
+    """The embedding in a file of `PromptEmbedding.save`.
+
+    Raises:
+        ValueError: no such file, not safetensors, or a field that is missing or wrong; names the file and the field.
+    """
+    tensors, about = read_safetensors(Path(path), "prompt embedding")
+    missing = [name for name in ("vectors",) if name not in tensors] + [n for n in ("clicks", "model") if n not in about]
+    if missing:
+        raise ValueError(f"{path}: no {missing[0]}; expected a file written by PromptEmbedding.save")
+    if not about["clicks"].isdecimal():
+        raise ValueError(f"{path}: clicks: expected a whole number, got {about['clicks']!r}")
+    try:
+        return PromptEmbedding(vectors=tensors["vectors"], clicks=int(about["clicks"]), model=about["model"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def mean_embedding(embeddings: Sequence[PromptEmbedding]) -> PromptEmbedding:
+    """One prompt from several images: the mean of what they mean, and of what they do not mean where they say so.
+
+    Choice: every image weighs the same, however many clicks it got, since clicks in one image show much the same.
+
+    Raises:
+        ValueError: no embedding, or embeddings of different models.
+
+    >>> one, two = (PromptEmbedding(vectors=torch.tensor([[v], [n]]), clicks=1, model="m") for v, n in ((1.0, 0.0), (3.0, 5.0)))
+    >>> mean_embedding([one, two]).vectors.tolist()  # (1 + 3) / 2; only the second says what is not meant
+    [[2.0], [5.0]]
+    """
+    if not embeddings:
+        raise ValueError("embeddings: expected at least one, got none")
+    models = {e.model for e in embeddings}
+    if len(models) > 1:
+        raise ValueError(f"embeddings: expected all of one model, got {', '.join(sorted(models))}")
+    stacked = torch.stack([e.vectors for e in embeddings])
+    against = stacked[[e.has_negative for e in embeddings], 1]
+    unmeant = against.mean(0) if len(against) else torch.zeros_like(stacked[0, 1])
+    vectors = torch.stack([stacked[:, 0].mean(0), unmeant])
+    return PromptEmbedding(vectors=vectors, clicks=sum(e.clicks for e in embeddings), model=models.pop())
+
+
+def model_hash(model: DEAL) -> str:
+    """First 12 hex digits of the sha256 of a model's config and weights: the same for a model however it was loaded."""
+    config = {**to_dict(model.config), "pretrained": False}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name, weights in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weights.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def check_model(embedding: PromptEmbedding, model: str) -> None:
+    """Raise ValueError unless the model of hash `model` made the embedding."""
+    if embedding.model != model:
+        raise ValueError(f"prompt embedding: made by model {embedding.model}, this is {model}; embed the clicks again")

@@ -1,0 +1,57 @@
+"""What a click on each object of a data set means to the model: one embedding an object."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from dealkit.boxes import to_cxcywh
+from dealkit.data.images import read_image
+from dealkit.data.objects import ObjectTable
+from dealkit.predict.predictor import Predictor, embed, encode_images
+from dealkit.prompts import stack_prompts
+
+
+def embed_objects(
+    predictor: Predictor, table: ObjectTable, *, images: int, objects: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """What a click on the centre of an object means to the model, for a sample that gives every source the same say.
+
+    Args:
+        images: of each source, at most. objects: of each image, at most.
+        seed: which are drawn.
+
+    Returns:
+        rows (K,) of `table.objects`, ascending, and their prompt vectors (K, D).
+    """
+    rng = np.random.default_rng(seed)
+    clear = ~table.objects["crowd"]
+    filled = np.unique(table.objects["image"][clear])
+    chosen: list[int] = []
+    for source in sorted(set(table.images["source"])):
+        here = filled[table.images["source"][filled] == source]
+        chosen += rng.choice(here, min(images, len(here)), replace=False).tolist()
+    rows = []
+    for i in sorted(chosen):
+        of_image = np.arange(*table.rows(i).indices(len(clear)))[clear[table.rows(i)]]
+        rows.append(np.sort(rng.choice(of_image, min(objects, len(of_image)), replace=False)))
+    drawn = np.concatenate(rows)
+    return drawn, embed_rows(predictor, table, drawn)
+
+
+def embed_rows(predictor: Predictor, table: ObjectTable, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """What a click on the centre of each of these objects means to the model: prompt vectors (K, D).
+
+    Args:
+        rows: (K,) of `table.objects`, ascending; every image is encoded once.
+    """
+    images, starts = np.unique(table.objects["image"][rows], return_index=True)
+    vectors = []
+    for i, of_image in zip(
+        tqdm(images, desc="embed", unit="image", delay=3, leave=False), np.split(rows, starts[1:]), strict=True
+    ):
+        points = to_cxcywh(torch.from_numpy(table.objects["box"][of_image]))[:, :2]
+        prompts = stack_prompts([(point[None], torch.ones(1, dtype=torch.int64)) for point in points], [0] * len(points))
+        features = encode_images(predictor.model, [read_image(table.images["path"][i])])
+        vectors.append(embed(predictor.model, features, prompts.to(predictor.device))[:, 0].cpu().numpy())
+    return np.concatenate(vectors)

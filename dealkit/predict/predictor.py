@@ -1,0 +1,329 @@
+"""Click and get all of its kind: `Predictor` for people, `predict_coco` for whole data sets.
+
+Points and boxes are pixels of the original image. The network reads it at its own resolution, so nothing is rescaled.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.ops import box_iou, clip_boxes_to_image, nms
+from tqdm.auto import tqdm
+
+from dealkit.boxes import to_xyxy
+from dealkit.clicks import check_clicks
+from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, MIN_SCORE
+from dealkit.data.coco import CocoFolder
+from dealkit.data.images import read_image
+from dealkit.data.transforms import pad_to, to_input
+from dealkit.device import autocast, bf16_is_faster, default_device
+from dealkit.files import PROJECT_ROOT
+from dealkit.model.checkpoint import load_model
+from dealkit.model.deal import DEAL, Features, Output
+from dealkit.predict.detections import Detections, to_rows
+from dealkit.predict.embedding import PromptEmbedding, check_model, model_hash
+from dealkit.predict.threshold import ADAPTIVE, check_threshold
+from dealkit.prompts import PointPrompts, stack_prompts, without_clicks
+
+DEFAULT_CHECKPOINT = PROJECT_ROOT / "data" / "checkpoints" / "nano.safetensors"
+"""The checkpoint that comes with the repository."""
+
+
+class Predictor:
+    """One image at a time: encode once with `set_image`, then click as often as wanted.
+
+    >>> from dealkit.config import ModelConfig
+    >>> predictor = Predictor(DEAL(ModelConfig(hidden_dim=32, fine_dim=16)))
+    >>> predictor.set_image(torch.zeros(3, 50, 70, dtype=torch.uint8))
+    >>> isinstance(predictor.click(20, 30), Detections)
+    True
+    """
+
+    def __init__(
+        self,
+        model: DEAL | str | Path = DEFAULT_CHECKPOINT,
+        *,
+        threshold: float | Literal["adaptive"] = DEFAULT_THRESHOLD,
+        device: torch.device | str | None = None,
+    ):
+        """`model`: a DEAL or the path of a checkpoint. `threshold`: lowest score returned, or "adaptive": a cut for each image
+        and prompt (`adaptive_threshold`) that keeps what was clicked."""
+        self.threshold = check_threshold(threshold)
+        self.device = torch.device(device) if device else default_device()
+        loaded = model if isinstance(model, DEAL) else load_model(Path(model))
+        self.model_hash = model_hash(loaded)
+        self.model = for_inference(loaded.to(self.device))
+        self.image: Tensor | None = None
+        self.features: Features | None = None
+
+    def set_image(self, image: str | Path | Tensor | np.ndarray | Image.Image) -> None:
+        """Encode an image: a path, a (3, H, W) uint8 tensor, an (H, W), (H, W, 3) uint8 array, or a PIL image."""
+        self.image = as_image(image)
+        self.features = encode_images(self.model, [self.image])
+
+    def click(self, x: float, y: float) -> Detections:
+        """Everything that is of the kind of the object at pixel (x, y)."""
+        return self.predict([[x, y]])
+
+    def predict(self, points: Sequence[Sequence[float]] | Tensor, labels: Sequence[int] | Tensor | None = None) -> Detections:
+        """Everything of the kind shown by `points` (P, 2); `labels` (P,): 1 object (default), 0 not this."""
+        return self.predict_categories([(points, labels)])[0]
+
+    def predict_categories(self, prompts: Sequence[tuple[Any, Any]]) -> list[Detections]:
+        """Several categories in one call: one `(points, labels or None)` per category, one `Detections` each, in order.
+
+        Raises:
+            ValueError: no image is set, a point lies outside it, or a category has no positive point.
+        """
+        features = self._encoded()
+        height, width = self.image.shape[1:]
+        sets = read_points(prompts, (height, width))
+        stacked = stack_prompts(sets, [0] * len(sets)).to(self.device)
+        output = detect(self.model, features, stacked)
+        found = []
+        for n, (points, labels) in enumerate(sets):
+            detections = to_detections(output, n, (height, width), self.threshold, clicks=stacked.points.shape[1])
+            found.append(replace(detections, image=self.image, points=points, labels=labels))
+        return found
+
+    def embed(
+        self,
+        image: str | Path | Tensor | np.ndarray | Image.Image | None,
+        points: Sequence[Sequence[float]] | Tensor,
+        labels: Sequence[int] | Tensor | None = None,
+    ) -> PromptEmbedding:
+        """What the clicks in `image` (None: the image that is set) mean, to ask of other images with `predict_embedding`.
+
+        The image that is set stays set. Points and labels as in `predict`.
+
+        >>> from dealkit.config import ModelConfig
+        >>> predictor = Predictor(DEAL(ModelConfig(hidden_dim=32, fine_dim=16)))
+        >>> prompt = predictor.embed(torch.zeros(3, 50, 70, dtype=torch.uint8), [[20, 30]])
+        >>> predictor.set_image(torch.zeros(3, 40, 40, dtype=torch.uint8))
+        >>> isinstance(predictor.predict_embedding(prompt), Detections)
+        True
+
+        Raises:
+            ValueError: no image, a point outside it, or no positive point.
+        """
+        if image is None:
+            features, pixels = self._encoded(), self.image
+        else:
+            pixels = as_image(image)
+            features = encode_images(self.model, [pixels])
+        sets = read_points([(points, labels)], tuple(pixels.shape[1:]))
+        vectors = embed(self.model, features, stack_prompts(sets, [0]).to(self.device))[0].cpu()
+        return PromptEmbedding(vectors=vectors, clicks=len(sets[0][0]), model=self.model_hash)
+
+    def predict_embedding(self, embedding: PromptEmbedding) -> Detections:
+        """Everything in the image that is set of the kind that was clicked elsewhere.
+
+        Raises:
+            ValueError: no image is set, or another model made the embedding.
+        """
+        features = self._encoded()
+        check_model(embedding, self.model_hash)
+        output = detect(self.model, features, without_clicks([0]).to(self.device), embedding.vectors[None].to(self.device))
+        return replace(to_detections(output, 0, tuple(self.image.shape[1:]), self.threshold), image=self.image)
+
+    def _encoded(self) -> Features:
+        if self.features is None:
+            raise ValueError("no image: call set_image first")
+        return self.features
+
+
+def read_points(prompts: Sequence[tuple[Any, Any]], size_hw: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+    """Points (P, 2) float32 and labels (P,) int64 of every `(points, labels or None)`; without labels all are objects.
+
+    Raises:
+        ValueError: points of another shape or outside the image; names the prompt set.
+
+    >>> read_points([([[1, 2]], None)], (10, 10))
+    [(tensor([[1., 2.]]), tensor([1]))]
+    """
+    height, width = size_hw
+    sets = []
+    for n, (points, labels) in enumerate(prompts):
+        p = torch.as_tensor(np.asarray(points), dtype=torch.float32)
+        if p.numel() and (p.ndim != 2 or p.shape[1] != 2):
+            raise ValueError(f"prompt set {n}: expected points [[x, y], ...], got shape {tuple(p.shape)}")
+        p = p.reshape(-1, 2)
+        outside = ((p < 0) | (p > torch.tensor([width, height]))).any(1) | ~torch.isfinite(p).all(1)
+        if outside.any():
+            where = f"expected x in 0..{width}, y in 0..{height}"
+            raise ValueError(f"prompt set {n}: point {p[outside][0].tolist()} is outside the image; {where}")
+        given = [1] * len(p) if labels is None else labels
+        sets.append((p, torch.as_tensor(given, dtype=torch.int64)))
+    return sets
+
+
+def as_image(image: str | Path | Tensor | np.ndarray | Image.Image) -> Tensor:
+    """Any usual form of an image as (3, H, W) uint8 RGB.
+
+    Raises:
+        ValueError: another type or shape; says what came.
+
+    >>> as_image(np.zeros((4, 6), dtype=np.uint8)).shape
+    torch.Size([3, 4, 6])
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1)
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(np.ascontiguousarray(image))
+        image = image.permute(2, 0, 1) if image.ndim == 3 else image
+    if isinstance(image, Tensor):
+        if image.ndim == 2:
+            image = image.expand(3, -1, -1)
+        if image.ndim == 3 and image.shape[0] in (3, 4) and image.dtype == torch.uint8 and image.numel():
+            return image[:3]
+        raise ValueError(f"image: expected uint8 (3, H, W) tensor or (H, W, 3) array, got {tuple(image.shape)} {image.dtype}")
+    raise ValueError(f"image: expected a path, tensor, array or PIL image, got {type(image).__name__}")
+
+
+def for_inference(model: DEAL) -> DEAL:
+    """A copy that computes the same faster: batch norms folded into their convolutions, and weights in bfloat16 where
+    `autocast` would cast them at every call. Not for training or saving."""
+    fast = copy.deepcopy(model).eval().requires_grad_(False)
+    for block in fast.modules():
+        children = dict(block.named_children())
+        if isinstance(block, torch.nn.Sequential):
+            pairs = list(zip(children, list(children)[1:], strict=False))
+        else:  # a residual block names its convolutions and norms in pairs
+            pairs = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)]
+        for conv, norm in pairs:
+            if isinstance(children.get(conv), torch.nn.Conv2d) and isinstance(children.get(norm), torch.nn.BatchNorm2d):
+                setattr(block, conv, fuse_conv_bn_eval(children[conv], children[norm]))
+                setattr(block, norm, torch.nn.Identity())
+    if bf16_is_faster(next(fast.parameters()).device.type):
+        for part in (part for name, part in fast.named_children() if name != "decoder"):
+            for layer in part.modules():
+                if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+                    layer.to(torch.bfloat16)
+    return fast.to(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def encode_images(model: DEAL, images: Sequence[Tensor]) -> Features:
+    """Features of (3, H, W) uint8 images of any sizes, padded to a common multiple of 32, in bfloat16 where that is faster."""
+    device = next(model.parameters()).device
+    batch, sizes = pad_to([to_input(image.to(device)) for image in images])
+    with autocast(device):
+        return model.encode(batch, sizes)
+
+
+@torch.inference_mode()
+def embed(model: DEAL, features: Features, prompts: PointPrompts) -> Tensor:
+    """`model.embed` in bfloat16 where that is faster: (N, 2, D) float32."""
+    with autocast(prompts.points.device):
+        return model.embed(features, prompts)
+
+
+@torch.inference_mode()
+def detect(model: DEAL, features: Features, prompts: PointPrompts, embedding: Tensor | None = None) -> Output:
+    """`model.detect` in bfloat16 where that is faster; with embeddings (N, 2, D) `prompts` are `without_clicks`."""
+    with autocast(prompts.points.device):
+        return model.detect(features, prompts, embedding=embedding)
+
+
+def to_detections(
+    output: Output,
+    n: int,
+    size_hw: tuple[int, int],
+    threshold: float | str,
+    *,
+    clicks: int = 0,
+    limit: int = 1500,
+    overlap: float = DEFAULT_NMS,
+) -> Detections:
+    """Prompt set `n` of an output as detections: xyxy clipped to the image, without duplicates, strongest first, at most
+    `limit`, from a score of `threshold` on, or above the cut of the prompt itself if it is "adaptive".
+
+    `clicks` is the number of points, P, of the prompts. What was clicked is the detection at the strongest of a click's own
+    queries, or the stronger duplicate that stands for it.
+    """
+    scores = output.pred_logits[n].sigmoid()
+    enough = scores >= (MIN_SCORE if threshold == ADAPTIVE else threshold)
+    own = torch.zeros_like(enough)
+    if clicks:
+        of_click = scores[: clicks * output.starts].unflatten(0, (output.starts, clicks)).argmax(0)
+        own[of_click * clicks + torch.arange(clicks, device=own.device)] = True
+        enough |= own & (threshold == ADAPTIVE)
+    usable = (output.valid[n] & enough).nonzero()[:, 0]
+    boxes, scores = clip_boxes_to_image(to_xyxy(output.pred_boxes[n][usable]), size_hw), scores[usable]
+    area = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    boxes, scores, own = boxes[area], scores[area], own[usable[area]]
+    keep = nms(boxes, scores, overlap)[:limit]
+    clicked = None
+    if clicks:
+        clicked = torch.zeros(len(keep), dtype=torch.bool)
+        if len(keep) and own.any():
+            clicked[box_iou(boxes[own], boxes[keep]).argmax(1).cpu()] = True
+    count = float(output.count[n])
+    found = Detections(boxes=boxes[keep].cpu(), scores=scores[keep].cpu(), count=count, clicked=clicked)
+    return found.adaptive() if threshold == ADAPTIVE else found
+
+
+def predict_coco(
+    model: DEAL, data: CocoFolder, click_lists: Sequence[dict[str, Any]], **options: Any
+) -> list[list[dict[str, Any]]]:
+    """Standard COCO results for each click list: every category of every image from its own prompt; options of
+    `predict_prompts`.
+
+    Returns:
+        one list of `{"image_id", "category_id", "bbox" (xywh pixels), "score"}` per click list.
+    """
+    results: list[list[dict[str, Any]]] = [[] for _ in click_lists]
+    for k, prompt, found in predict_prompts(model, data, click_lists, **options):
+        results[k] += to_rows(found, prompt["image_id"], prompt["category_id"])
+    return results
+
+
+def predict_prompts(
+    model: DEAL,
+    data: CocoFolder,
+    click_lists: Sequence[dict[str, Any]],
+    *,
+    min_score: float = MIN_SCORE,
+    max_dets: int = 1500,
+    overlap: float = DEFAULT_NMS,
+) -> Iterator[tuple[int, dict[str, Any], Detections]]:
+    """Which click list, prompt and detections, image by image; each image is encoded once for all lists.
+
+    Scores under `min_score` are left out. `overlap` is the IoU above which the weaker of two detections of one prompt is
+    dropped; 1 keeps all.
+    """
+    model = for_inference(model)
+    by_image: dict[int, list[tuple[int, dict]]] = {}
+    for k, clicks in enumerate(click_lists):
+        for prompt in check_clicks(clicks)["prompts"]:
+            by_image.setdefault(prompt["image_id"], []).append((k, prompt))
+    for index in tqdm(
+        [i for i, name in enumerate(data.image_ids) if name in by_image], unit="img", desc=data.source, mininterval=2
+    ):
+        prompts = by_image[data.image_ids[index]]
+        sample = data[index]
+        features = encode_images(model, [sample.image])
+        for group in batches(prompts):
+            sets = [(torch.tensor(p["points"], dtype=torch.float32), torch.tensor(p["labels"])) for _, p in group]
+            stacked = stack_prompts(sets, [0] * len(sets)).to(features.maps[0].device)
+            output = detect(model, features, stacked)
+            size_hw, clicks = tuple(sample.image.shape[1:]), stacked.points.shape[1]
+            for n, (k, prompt) in enumerate(group):
+                found = to_detections(output, n, size_hw, min_score, clicks=clicks, limit=max_dets, overlap=overlap)
+                yield k, prompt, found
+
+
+def batches(prompts: list[tuple[int, dict]], largest: int = 8) -> Iterator[list[tuple[int, dict]]]:
+    """Groups of prompts with similar numbers of points, so that padding costs little."""
+    ordered = sorted(prompts, key=lambda p: len(p[1]["points"]))
+    for start in range(0, len(ordered), largest):
+        yield ordered[start : start + largest]

@@ -1,0 +1,303 @@
+"""Images too large for one pass: overlapping tiles, one click for all of them, every object once.
+
+A tile sees less around an object than the whole image does, so what is alike is told apart less well in small tiles: take them as
+large as the memory allows, and no smaller than the crops of training, 256 px.
+
+The click is embedded in the tile that shows it best, and the embedding is asked of every tile. One tile is in memory at a time,
+so the memory needed does not grow with the image but for the image itself, a byte per pixel and channel. `N` prompt sets, `P`
+points, `D` width. Boxes and points are pixels of the whole image.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_area, box_iou, clip_boxes_to_image, nms
+from tqdm.auto import tqdm
+
+from dealkit.clicks import check_clicks
+from dealkit.config import DEFAULT_NMS, MIN_SCORE, BuildConfig
+from dealkit.data.coco import CocoFolder
+from dealkit.data.tiles import tile_windows
+from dealkit.model.deal import DEAL, Features, Output
+from dealkit.model.encoder import STRIDES, cell_centres
+from dealkit.predict.detections import Detections
+from dealkit.predict.embedding import PromptEmbedding, check_model
+from dealkit.predict.predictor import (
+    Predictor,
+    as_image,
+    batches,
+    detect,
+    embed,
+    encode_images,
+    for_inference,
+    read_points,
+    to_detections,
+)
+from dealkit.predict.threshold import ADAPTIVE
+from dealkit.prompts import PointPrompts
+
+Window = tuple[int, int, int, int]
+
+CUT = 2.0
+"""Pixels from a tile's inner edge within which a box counts as cut by it. Choice: boxes are right within a pixel or two."""
+
+COVERED = 0.5
+"""Share of a cut box that a whole box of another tile must cover to stand for it."""
+
+
+def predict_large(
+    predictor: Predictor,
+    image: Any,
+    prompts: Sequence[tuple[Any, Any]] = (),
+    *,
+    embedding: PromptEmbedding | None = None,
+    tile: int = BuildConfig.tile,
+    overlap: int = BuildConfig.overlap,
+) -> list[Detections]:
+    """`Predictor.predict_categories` for an image of any size; the image that is set in the predictor stays set.
+
+    Args:
+        image: any form that `Predictor.set_image` takes.
+        prompts: one `(points, labels or None)` per category.
+        embedding: instead of prompts: a kind that was clicked in another image.
+        tile: side of a tile, pixels; an image that fits is one tile, and the result is that of `Predictor`.
+        overlap: pixels that tiles share: an object up to this size is whole in one of them; a larger one may be found in parts.
+
+    Raises:
+        ValueError: as `Predictor.predict_categories`; an overlap that is not smaller than the tile; prompts and an embedding.
+
+    >>> from dealkit.config import ModelConfig
+    >>> predictor = Predictor(DEAL(ModelConfig(hidden_dim=32, fine_dim=16)))
+    >>> image = torch.zeros(3, 80, 100, dtype=torch.uint8)
+    >>> isinstance(predict_large(predictor, image, [([[20, 30]], None)], tile=64, overlap=16)[0], Detections)
+    True
+    """
+    pixels = as_image(image)
+    if embedding is not None and prompts:
+        raise ValueError("predict_large: expected prompts or an embedding, got both")
+    vectors = None
+    if embedding is not None:
+        check_model(embedding, predictor.model_hash)
+        vectors, sets = embedding.vectors[None], [(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64))]
+    else:
+        sets = read_points(prompts, tuple(pixels.shape[1:]))
+    found = predict_tiles(
+        predictor.model, pixels, sets, tile=tile, overlap=overlap, threshold=predictor.threshold, embedding=vectors
+    )
+    if embedding is not None:
+        return [replace(found[0], image=pixels, clicked=None)]
+    return [replace(f, image=pixels, points=p, labels=lb) for f, (p, lb) in zip(found, sets, strict=True)]
+
+
+def predict_coco_tiled(
+    model: DEAL,
+    data: CocoFolder,
+    click_lists: Sequence[dict[str, Any]],
+    *,
+    tile: int = BuildConfig.tile,
+    overlap: int = BuildConfig.overlap,
+    done: frozenset[int] | set[int] = frozenset(),
+    max_dets: int = 1500,
+) -> Iterator[tuple[int, list[tuple[int, dict[str, Any], Detections]]]]:
+    """Image by image its id and, for every prompt of every click list, (which list, prompt, detections).
+
+    As `predict_prompts`, for images of any size. Images in `done`, and those that no list prompts, are passed over.
+    """
+    model = for_inference(model)
+    by_image: dict[int, list[tuple[int, dict[str, Any]]]] = {}
+    for k, clicks in enumerate(click_lists):
+        for prompt in check_clicks(clicks)["prompts"]:
+            by_image.setdefault(prompt["image_id"], []).append((k, prompt))
+    todo = [i for i, image_id in enumerate(data.image_ids) if image_id in by_image and image_id not in done]
+    for index in tqdm(todo, unit="img", desc=data.source, mininterval=2):
+        prompts = by_image[data.image_ids[index]]
+        sets = [(torch.tensor(p["points"], dtype=torch.float32), torch.tensor(p["labels"])) for _, p in prompts]
+        found = predict_tiles(model, data[index].image, sets, tile=tile, overlap=overlap, threshold=MIN_SCORE, limit=max_dets)
+        yield data.image_ids[index], [(k, p, f) for (k, p), f in zip(prompts, found, strict=True)]
+
+
+@torch.inference_mode()
+def predict_tiles(
+    model: DEAL,
+    image: Tensor,
+    sets: Sequence[tuple[Tensor, Tensor]],
+    *,
+    tile: int = BuildConfig.tile,
+    overlap: int = BuildConfig.overlap,
+    threshold: float | str = MIN_SCORE,
+    limit: int = 1500,
+    embedding: Tensor | None = None,
+) -> list[Detections]:
+    """Detections of N prompt sets in one image, tile by tile.
+
+    Args:
+        model: of `for_inference`. image: (3, H, W) uint8.
+        sets: per set points (p, 2) float32 xy pixels and labels (p,) int64; a set without points needs an embedding.
+        threshold: lowest score, or "adaptive": the cut of each set over the whole image.
+        limit: most detections of a set. embedding: (N, 2, D) of other images, instead of that of the points.
+
+    Returns:
+        per set its detections; `count` sums the density over the image, every place once.
+    """
+    height, width = image.shape[1:]
+    windows = tile_windows(width, height, tile, overlap)
+    device = next(model.parameters()).device
+    points, labels = _padded(sets, device)
+    kept: dict[Window, Features] = {}
+    if embedding is None:
+        embedding, kept = _embed_sets(model, image, windows, points, labels)
+    low = MIN_SCORE if threshold == ADAPTIVE else threshold
+    parts: list[list[tuple[Detections, Tensor, float]]] = [[] for _ in sets]
+    for window, core in zip(windows, cores(windows), strict=True):
+        features = kept.pop(window, None) or _encode(model, image, window)
+        size_hw = window[3] - window[1], window[2] - window[0]
+        inner = [window[0] > 0, window[1] > 0, window[2] < width, window[3] < height]
+        for group in batches([(n, {"points": p}) for n, (p, _) in enumerate(sets)]):
+            rows = [n for n, _ in group]
+            output = detect(model, features, _in_window(points[rows], labels[rows], window), embedding[rows].to(device))
+            counts = _count_in(output, core, window)
+            for i, n in enumerate(rows):
+                found = to_detections(output, i, size_hw, low, clicks=points.shape[1], limit=limit)
+                parts[n].append((found, torch.tensor(inner), float(counts[i])))
+    return [_merge(of_set, windows, (height, width), threshold, limit) for of_set in parts]
+
+
+def cores(windows: Sequence[Window]) -> list[tuple[float, float, float, float]]:
+    """What each of an image's tiles answers for alone: xyxy with borders in the middle of the overlaps, without end outside.
+
+    >>> cores([(0, 0, 100, 80), (60, 0, 160, 80)])
+    [(-inf, -inf, 80.0, inf), (80.0, -inf, inf, inf)]
+    """
+    ends = []
+    for axis in (0, 1):
+        spans = sorted({(w[axis], w[axis + 2]) for w in windows})
+        middles = [(b[0] + a[1]) / 2 for a, b in zip(spans, spans[1:], strict=False)]
+        bounds = [-math.inf, *middles, math.inf]
+        ends.append({span: (bounds[i], bounds[i + 1]) for i, span in enumerate(spans)})
+    x, y = ([ends[axis][w[axis], w[axis + 2]] for w in windows] for axis in (0, 1))
+    return [(a[0], b[0], a[1], b[1]) for a, b in zip(x, y, strict=True)]
+
+
+def merge_boxes(boxes: Tensor, scores: Tensor, tiles: Tensor, cut: Tensor, overlap: float = DEFAULT_NMS) -> Tensor:
+    """Rows that stay of what several tiles found, strongest first.
+
+    A box that an inner edge of its tile cuts is what a tile sees of an object beyond its edge. Of two boxes with an IoU above
+    `overlap` the one that is not cut stays, of equals the stronger. A cut box goes if a box of another tile that is not cut, or
+    larger, covers half of it. A single tile, without duplicates, keeps all its boxes.
+
+    Args:
+        boxes: (N, 4) xyxy. scores: (N,). tiles: (N,) int64, where each was found. cut: (N,) bool.
+
+    >>> boxes = torch.tensor([[90.0, 0, 100, 10], [90.0, 0, 110, 10], [92.0, 0, 110, 10]])  # half of an object, and it, twice
+    >>> merge_boxes(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 2]), torch.tensor([True, False, False])).tolist()
+    [1]
+    """
+    keep = nms(boxes, scores + (~cut).float(), overlap)  # scores are at most 1: what is not cut comes first
+    keep = keep[scores[keep].argsort(descending=True, stable=True)]
+    part = keep[cut[keep]]
+    if not len(part):
+        return keep
+    low = torch.maximum(boxes[part, None, :2], boxes[None, keep, :2])
+    high = torch.minimum(boxes[part, None, 2:], boxes[None, keep, 2:])
+    area = box_area(boxes)
+    covered = (high - low).clamp(min=0).prod(-1) / area[part, None].clamp(min=1e-6)
+    better = (tiles[part, None] != tiles[None, keep]) & (~cut[None, keep] | (area[None, keep] > area[part, None]))
+    gone = part[((covered >= COVERED) & better).any(1)]
+    return keep[~torch.isin(keep, gone)]
+
+
+def _padded(sets: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Points (N, P, 2) and labels (N, P), -1 for padding."""
+    longest = max((len(p) for p, _ in sets), default=0)
+    points, labels = torch.zeros(len(sets), longest, 2), torch.full((len(sets), longest), -1, dtype=torch.int64)
+    for n, (p, lb) in enumerate(sets):
+        points[n, : len(p)], labels[n, : len(lb)] = p, lb
+    return points.to(device), labels.to(device)
+
+
+def _encode(model: DEAL, image: Tensor, window: Window) -> Features:
+    x1, y1, x2, y2 = window
+    return encode_images(model, [image[:, y1:y2, x1:x2]])
+
+
+def _in_window(points: Tensor, labels: Tensor, window: Window, only: Tensor | None = None) -> PointPrompts:
+    """Prompts in pixels of a tile; points outside it, or not in `only` (N, P), are padding."""
+    low, high = points.new_tensor(window[:2]), points.new_tensor(window[2:])
+    inside = ((points >= low) & (points <= high)).all(-1) if only is None else only
+    moved = torch.where(inside[..., None], points - low, 0.0)
+    index = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+    return PointPrompts(points=moved, labels=torch.where(inside, labels, -1), image_index=index, embedded=True)
+
+
+def _embed_sets(
+    model: DEAL, image: Tensor, windows: Sequence[Window], points: Tensor, labels: Tensor
+) -> tuple[Tensor, dict[Window, Features]]:
+    """Embeddings (N, 2, D), each click seen in the tile where it is farthest from an edge within the image, and the features of
+    the only tile if there is one.
+
+    Clicks of one set in several tiles are averaged, as the model averages those of one image.
+    """
+    if not ((labels == 1).any(1)).all():
+        row = int((~(labels == 1).any(1)).nonzero()[0])
+        raise ValueError(f"prompt set {row}: no positive point")
+    box = points.new_tensor(windows)  # (T, 4)
+    margin = torch.cat([points[:, :, None] - box[:, :2], box[:, 2:] - points[:, :, None]], dim=-1)  # (N, P, T, 4)
+    height, width = image.shape[1:]
+    outer = torch.stack([box[:, 0] == 0, box[:, 1] == 0, box[:, 2] == width, box[:, 3] == height], dim=1)
+    best = margin.masked_fill(outer & (margin >= 0), math.inf).amin(-1).argmax(-1)  # (N, P)
+    total, weights, kept = 0.0, 0.0, {}
+    for t in sorted(set(best[labels >= 0].tolist())):
+        features = _encode(model, image, windows[t])
+        mine = (best == t) & (labels >= 0)
+        rows = mine.any(1).nonzero()[:, 0]
+        vectors = embed(model, features, _in_window(points[rows], labels[rows], windows[t], mine[rows]))
+        seen = torch.stack([mine & (labels == 1), mine & (labels == 0)], dim=1).sum(-1).float()[..., None]  # (N, 2, 1)
+        spread = vectors.new_zeros(len(points), *vectors.shape[1:]).index_copy(0, rows, vectors)
+        total, weights = total + spread * seen, weights + seen
+        if len(windows) == 1:
+            kept[windows[t]] = features
+    return total / weights.clamp(min=1), kept
+
+
+def _count_in(output: Output, core: tuple[float, float, float, float], window: Window) -> Tensor:
+    """(N,) objects that the density sums to within a core."""
+    total = torch.zeros_like(output.count)
+    for level, stride in ((output.activation, STRIDES[0]), (output.large, STRIDES[2])):
+        if level is None:
+            continue
+        centres = cell_centres(*level.density.shape[-2:], stride, level.density.device)
+        centres = centres + centres.new_tensor(window[:2])
+        low, high = (centres.new_tensor(part) for part in (core[:2], core[2:]))
+        inside = ((centres >= low) & (centres < high)).all(-1)
+        total += (level.density * inside).flatten(1).sum(1)
+    return total
+
+
+def _merge(
+    parts: Sequence[tuple[Detections, Tensor, float]],
+    windows: Sequence[Window],
+    size_hw: tuple[int, int],
+    threshold: float | str,
+    limit: int,
+) -> Detections:
+    """One set's detections of all tiles, with their inner edges (left, top, right, bottom) and counts, as one image's."""
+    boxes, cut = [], []
+    for (found, inner, _), window in zip(parts, windows, strict=True):
+        size = found.boxes.new_tensor([window[2] - window[0], window[3] - window[1]])
+        at_edge = torch.cat([found.boxes[:, :2] <= CUT, found.boxes[:, 2:] >= size - CUT], dim=1)
+        cut.append((at_edge & inner).any(1))
+        boxes.append(found.boxes + found.boxes.new_tensor([*window[:2], *window[:2]]))
+    every, scores = torch.cat(boxes), torch.cat([f.scores for f, *_ in parts])
+    clicked = torch.cat([f.clicked if f.clicked is not None else torch.zeros(len(f), dtype=torch.bool) for f, *_ in parts])
+    tiles = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(b) for b in boxes]))
+    keep = merge_boxes(every, scores, tiles, torch.cat(cut))[:limit]
+    own = torch.zeros(len(keep), dtype=torch.bool)
+    if len(keep) and clicked.any():
+        own[box_iou(every[clicked], every[keep]).argmax(1)] = True
+    count = sum(c for *_, c in parts)
+    merged = Detections(boxes=clip_boxes_to_image(every[keep], size_hw), scores=scores[keep], count=count, clicked=own)
+    return merged.adaptive() if threshold == ADAPTIVE else merged

@@ -1,0 +1,82 @@
+"""Training a DEAL: the loss of a batch over the cycles of PG-CPP, and `fit`.
+
+`B` images, `N` prompt sets.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dealkit.config import RunConfig
+from dealkit.data.coco import Sample
+from dealkit.data.transforms import to_input
+from dealkit.device import autocast
+from dealkit.model.checkpoint import load_model
+from dealkit.model.deal import DEAL, build_model
+from dealkit.model.loss import Target, criterion
+from dealkit.prompts import PointPrompts
+from dealkit.train.loop import training_loop
+from dealkit.train.pgcpp import next_prompts
+from dealkit.train.stream import draw_prompts, noisy_boxes
+
+
+def loss_of_batch(
+    model: DEAL,
+    samples: list[Sample],
+    prompts: PointPrompts,
+    targets: list[Target],
+    config: RunConfig,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Loss terms of one batch; crops of equal size. Forward in autocast, losses in float32, means over the cycles of PG-CPP.
+
+    `generator` draws the noise of the boxes to correct (first cycle only) and the clicks of later cycles.
+    """
+    device = next(model.parameters()).device
+    images = torch.stack([s.image for s in samples]).to(device)
+    images = torch.stack([to_input(image) for image in images])
+    counts = torch.tensor([float(len(t.boxes)) for t in targets], device=device)
+    noisy = origin = None
+    if config.loss.denoise:
+        noisy, origin = (t.to(device) for t in noisy_boxes(targets, generator))
+    with autocast(device, config.train.bf16):
+        features = model.encode(images)
+    terms: dict[str, Tensor] = {}
+    for cycle in range(config.prompt.cycles):
+        with autocast(device, config.train.bf16):
+            output = model.detect(features, prompts.to(device), at_least=counts, noisy=noisy)
+        for name, value in criterion(output, targets, config.loss, origin).items():
+            share = 1 if name == "loss_denoise" else 1 / config.prompt.cycles
+            terms[name] = terms.get(name, 0.0) + share * value
+        if cycle + 1 < config.prompt.cycles:
+            prompts, targets = next_prompts(output, prompts, targets, config.prompt, images.shape[2:], generator)
+            noisy = origin = None
+    return terms
+
+
+def fit(
+    config: RunConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    init: Path | None = None,
+    validate: Callable[[DEAL], dict[str, float]] | None = None,
+    stop_at: int | None = None,
+) -> list[dict[str, float]]:
+    """Train a DEAL; returns its log, one dict per line of `log.jsonl`. Other arguments and errors: `training_loop`.
+
+    Args:
+        config: the run.
+        init: a checkpoint to start the weights from.
+    """
+
+    def make_model() -> DEAL:
+        return load_model(init, expected=config.model) if init else build_model(config.model)
+
+    def loss_terms(model: DEAL, samples: list[Sample], generator: torch.Generator, _: DEAL, __: float) -> dict[str, Tensor]:
+        prompts, targets = draw_prompts(samples, config.data, generator)
+        return loss_of_batch(model, samples, prompts, targets, config, generator) if len(prompts) else {}
+
+    return training_loop(config, out, make_model, loss_terms, resume=resume, validate=validate, stop_at=stop_at)

@@ -1,0 +1,215 @@
+"""Training: one loop on one screen, averaged weights, atomic checkpoints, exact resume.
+
+`B` images, `N` prompt sets. A run is its `RunConfig`; its folder holds `config.json`, `log.jsonl`, `state.pt` (to resume) and
+`model.safetensors` (averaged weights with the model's config, to use).
+"""
+
+import copy
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from dealkit.config import DetectorRun, RunConfig, TrainConfig, to_dict
+from dealkit.data.coco import Sample
+from dealkit.device import default_device
+from dealkit.files import provenance, write_json
+from dealkit.model.checkpoint import Model, save_model
+from dealkit.train.stream import TrainingStream
+
+
+def progress(step: int, minutes: float, config: TrainConfig) -> float:
+    """Share of the schedule that is used up, 0 to 1: by steps or by minutes, whichever is further."""
+    by_time = minutes / config.max_minutes if config.max_minutes > 0 else 0.0
+    return min(max(step / config.steps, by_time), 1.0)
+
+
+def learning_rate(step: int, done: float, config: TrainConfig) -> float:
+    """Linear warm-up over `config.warmup` steps, then a cosine down to 1 % at `done` = 1.
+
+    >>> round(learning_rate(0, 0.0, TrainConfig(lr=1.0, warmup=10)), 3), round(learning_rate(500, 1.0, TrainConfig(lr=1.0)), 3)
+    (0.1, 0.01)
+    """
+    warm = min((step + 1) / max(config.warmup, 1), 1.0)
+    return config.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW groups: matrices and kernels decay; biases, norms and gains do not."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+@torch.no_grad()
+def update_average(average: torch.nn.Module, model: torch.nn.Module, step: int, decay: float) -> None:
+    """Exponential moving average of weights and batch-norm statistics; a shorter one during the first steps."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for a, m in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if a.is_floating_point():
+            a.lerp_(m, 1 - decay)
+        else:
+            a.copy_(m)
+
+
+def training_loop(
+    config: RunConfig | DetectorRun,
+    out: Path,
+    make_model: Callable[[], Model],
+    loss_terms: Callable[[Model, list[Sample], torch.Generator, Model, float], dict[str, Tensor]],
+    *,
+    resume: bool = False,
+    validate: Callable[[Model], dict[str, float]] | None = None,
+    stop_at: int | None = None,
+) -> list[dict[str, float]]:
+    """The loop that every model of this library is trained by; returns its log, one dict per line of `log.jsonl`.
+
+    Args:
+        config: what `config.json` keeps; `config.data` and `config.train` are read here. out: folder of the run.
+        make_model: gives the model to train, once, after seeding; its `config` goes into the checkpoint.
+        loss_terms: of model, samples, random source, averaged model and share of the schedule that is used up; gives the terms
+            whose sum is the loss, float32 scalars, or an empty dict to pass the batch over.
+        resume: continue the run in `out`: weights, average, optimizer, random state and place in the data are restored, so
+            that the losses are those of an uninterrupted run.
+        validate: called with the averaged model every `evaluate_every` steps and at the end; its numbers join the log.
+        stop_at: leave after this step as a kill would, but with a checkpoint.
+
+    Raises:
+        ValueError: `out` holds a run and `resume` is not set, or holds none and it is; nothing is overwritten.
+        FloatingPointError: a loss is not finite; names term, step and images.
+    """
+    out, train, device = Path(out), config.train, default_device()
+    if (out / "state.pt").exists() != resume:
+        state = "holds no state.pt to resume" if resume else "already holds a run; resume it or choose another folder"
+        raise ValueError(f"{out}: {state}")
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(train.seed)
+    model = make_model().to(device).train()
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(parameter_groups(model, train.weight_decay), lr=train.lr, fused=True)
+    clicks = torch.Generator().manual_seed(train.seed)
+    step, minutes, history = 0, 0.0, []
+    if resume:
+        state = torch.load(out / "state.pt", map_location=device, weights_only=True)
+        for name, part in (("model", model), ("average", average), ("optimizer", optimizer)):
+            part.load_state_dict(state[name])
+        step, minutes = state["step"], state["minutes"]
+        clicks.set_state(state["clicks"].cpu())
+        torch.set_rng_state(state["rng"].cpu())
+        history = [line for line in read_log(out) if line["step"] <= step]
+        if progress(step, minutes, train) >= 1:  # finished: nothing to add
+            return history
+    write_json(out / "config.json", {**to_dict(config), "made_by": provenance()})
+    (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
+    board = tensorboard(out)
+
+    stream = TrainingStream(config.data, train.seed, train.steps * train.batch_size)
+    loader = DataLoader(
+        torch.utils.data.Subset(stream, range(step * train.batch_size, len(stream))),
+        batch_size=train.batch_size,
+        num_workers=config.data.workers,
+        collate_fn=list,
+        prefetch_factor=4 if config.data.workers else None,
+        worker_init_fn=use_one_thread,
+    )
+    started, minutes_before, seen, recent = time.monotonic(), minutes, 0, []
+    bar = tqdm(total=train.steps * train.batch_size, initial=step * train.batch_size, unit="img", smoothing=0.05, mininterval=5)
+    for samples in loader:
+        done = progress(step, minutes, train)
+        if done >= 1 or step == stop_at:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, done, train)
+        if terms := loss_terms(model, samples, clicks, average, done):
+            for name, value in terms.items():
+                if not torch.isfinite(value):
+                    raise FloatingPointError(
+                        f"{name} is {value.item()} at step {step}, images {[(s.source, s.image_id) for s in samples]}"
+                    )
+            optimizer.zero_grad(set_to_none=True)
+            loss = torch.stack(list(terms.values())).sum()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip)
+            optimizer.step()
+            update_average(average, model, step, train.ema_decay)
+            recent.append({**{k: v.item() for k, v in terms.items()}, "loss": loss.item(), "norm": norm.item()})
+        step, seen = step + 1, seen + len(samples)
+        minutes = minutes_before + (time.monotonic() - started) / 60
+        bar.update(len(samples))
+        last = progress(step, minutes, train) >= 1 or step == stop_at
+        if recent and (step % train.log_every == 0 or last):
+            line = {"step": step, "minutes": round(minutes, 3), "lr": optimizer.param_groups[0]["lr"]}
+            line |= {k: sum(r[k] for r in recent) / len(recent) for k in recent[0]}
+            line["img_per_s"] = seen / (time.monotonic() - started)
+            append_log(out, history, line, board)
+            bar.set_postfix(loss=f"{line['loss']:.3f}", lr=f"{line['lr']:.1e}", refresh=False)
+            recent = []
+        if step % train.checkpoint_every == 0:
+            save_state(out, model, average, optimizer, step, minutes, clicks)
+        if validate and train.evaluate_every and step % train.evaluate_every == 0 and not last:
+            append_log(out, history, {"step": step, "minutes": round(minutes, 3), **validate(average)}, board)
+    bar.close()
+    save_state(out, model, average, optimizer, step, minutes, clicks)
+    if validate and step != stop_at:
+        append_log(out, history, {"step": step, "minutes": round(minutes, 3), **validate(average)}, board)
+    return history
+
+
+def use_one_thread(_: int) -> None:
+    """Set-up of a process that prepares data; at module level, so that macOS can send it to a fresh process."""
+    torch.set_num_threads(1)
+
+
+def save_state(
+    out: Path, model: Model, average: Model, optimizer: torch.optim.Optimizer, step: int, minutes: float, clicks: torch.Generator
+) -> None:
+    """Write `state.pt` and `model.safetensors`, each in one move, so that a kill leaves the old or the new file."""
+    state = {
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "minutes": minutes,
+        "clicks": clicks.get_state(),
+        "rng": torch.get_rng_state(),
+    }
+    torch.save(state, out / "state.pt.tmp")
+    save_model(average, out / "model.safetensors")
+    os.replace(out / "state.pt.tmp", out / "state.pt")
+
+
+def read_log(out: Path) -> list[dict[str, float]]:
+    """Lines of a run's `log.jsonl`; a last line cut by a kill is left out."""
+    lines = []
+    for text in (Path(out) / "log.jsonl").read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def append_log(out: Path, history: list[dict[str, float]], line: dict[str, float], board: Any) -> None:
+    history.append(line)
+    with open(out / "log.jsonl", "a") as file:
+        file.write(json.dumps(line) + "\n")
+    if board is not None:
+        for name, value in line.items():
+            board.add_scalar(name, value, line["step"])
+
+
+def tensorboard(out: Path) -> Any:
+    """A TensorBoard writer if the package is installed, else None."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(out / "tensorboard")

@@ -1,0 +1,213 @@
+"""FiftyOne: what a data set holds, what a second build does, and the App in a browser without a screen."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dealkit.browse import dataset as browse
+from dealkit.data.scenes.scene import EVAL_SEED, scene_factors, write_coco
+from dealkit.files import PROJECT_ROOT, find_files
+
+BOLT, NUT = 5, 9
+OBJECTS = [
+    [(BOLT, [10, 12, 6, 8], 0), (BOLT, [50, 40, 6, 6], 0), (NUT, [70, 10, 15, 20], 0)],
+    [],
+    [(NUT, [5, 5, 40, 6], 1)],
+]
+
+
+def counts(build):
+    return build.added, build.updated, build.removed, build.unchanged
+
+
+def edit(file, change):
+    data = json.loads(file.read_text())
+    change(data)
+    file.write_text(json.dumps(data))
+
+
+def test_every_object_has_its_fields(fo, make_coco, name):
+    file = make_coco("parts", OBJECTS)
+    made = browse.build_dataset([file], name=name, domains={"parts": "industrial inspection"})
+    assert counts(made) == (3, 0, 0, 0) and made.objects == 4
+    sample = made.dataset.match(fo.ViewField("image_id") == 1).first()
+    assert (sample.source, sample.domain, sample.metadata.width) == ("parts", "industrial inspection", 90)
+    first, second, third = sample.objects.detections
+    assert (first.label, first.annotation_id, first.size_bin, first.iscrowd) == ("bolt", 1, "vt", 0)
+    assert first.size_px == pytest.approx(48**0.5, abs=0.01)
+    assert first.bounding_box == pytest.approx([10 / 90, 12 / 70, 6 / 90, 8 / 70])
+    # centres (13, 16), (53, 43), (77.5, 20): 48.3, 64.6 and 33.6 px apart
+    assert [d.density for d in (first, second, third)] == [0, 0, 0]
+    assert (third.label, third.size_bin, third.domain, third.source) == ("nut", "s", "industrial inspection", "parts")
+    assert all(0.1 < d.contrast < 0.5 for d in (first, second, third)), "one channel of three is bright"
+    crowd = made.dataset.match(fo.ViewField("image_id") == 3).first().objects.detections[0]
+    assert (crowd.iscrowd, crowd.suspicious) == (1, "thin")
+    assert made.dataset.persistent and len(made.dataset.match(fo.ViewField("image_id") == 2).first().objects.detections) == 0
+
+
+def test_an_image_record_may_name_source_and_domain(fo, make_coco, name):
+    file = make_coco("merged", OBJECTS)
+    edit(file, lambda data: data["images"][0].update(source="visdrone", domain="unmanned aerial vehicle", split="val"))
+    made = browse.build_dataset([file], name=name)
+    assert made.dataset.values("source") == ["visdrone", "merged", "merged"]
+    assert made.dataset.values("domain") == ["unmanned aerial vehicle", "not stated", "not stated"]
+    assert made.dataset.values("split") == ["val", None, None]
+
+
+def test_a_second_build_reads_only_what_has_changed(fo, make_coco, name, monkeypatch):
+    a, b = make_coco("a", OBJECTS), make_coco("b", OBJECTS)
+    made = browse.build_dataset([a, b], name=name, batch=2)
+    ids, tagged = made.dataset.values("id"), made.dataset.first()
+    tagged.tags.append("mine")
+    tagged.save()
+    opened = []
+    read = browse.image_contrast
+    monkeypatch.setattr(browse, "image_contrast", lambda table, i: opened.append(i) or read(table, i))
+    assert counts(browse.build_dataset([a, b], name=name)) == (0, 0, 0, 6) and not opened
+
+    edit(a, lambda data: data["annotations"][0].update(bbox=[10, 12, 20, 8]))
+    made = browse.build_dataset([a, b], name=name)
+    assert counts(made) == (0, 1, 0, 5) and opened == [0]
+    assert made.dataset.values("id") == ids and made.dataset.first().tags == ["mine"]
+    assert made.dataset.first().objects.detections[0].size_px == pytest.approx(160**0.5, abs=0.01)
+
+    Image.fromarray(np.zeros((70, 90, 3), np.uint8)).save(b.parent / "images" / "0.png")
+    assert counts(browse.build_dataset([a, b], name=name)) == (0, 1, 0, 5)
+    made = browse.build_dataset([b], name=name)
+    assert counts(made) == (0, 0, 3, 3) and made.dataset.values("source") == ["b"] * 3
+
+
+def test_a_build_that_was_stopped_goes_on(fo, make_coco, name, monkeypatch):
+    file, write = make_coco("parts", OBJECTS), browse._write
+
+    def stop(dataset, ids, *rest):
+        if len(dataset) == 3:
+            raise KeyboardInterrupt
+        write(dataset, ids, *rest)
+
+    monkeypatch.setattr(browse, "_write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        browse.build_dataset([file], name=name, batch=1)
+    monkeypatch.setattr(browse, "_write", write)
+    made = browse.build_dataset([file], name=name)
+    assert counts(made) == (0, 1, 0, 2)
+    assert made.dataset.count("objects.detections") == 4
+
+
+def test_saved_views_keep_what_they_say(fo, make_coco, name):
+    crowd = [(BOLT, [x, y, 5, 5], 0) for x in (10, 20, 30) for y in (10, 20)]
+    made = browse.build_dataset([make_coco("parts", [*OBJECTS, crowd])], name=name)
+    views = {view: made.dataset.load_saved_view(view) for view in made.dataset.list_saved_views()}
+    assert sorted(views) == sorted(browse.VIEWS)
+    kept = {view: shown.count("objects.detections") for view, shown in views.items()}
+    # 2 bolts of the first image and 6 of the last are under 8 px; each of the 6 has 5 others within 32 px; one bar is thin
+    assert (kept["very tiny"], kept["crowded"], kept["suspicious boxes"], kept["low contrast"]) == (8, 6, 1, 0)
+    assert len(views["very tiny"]) == 2
+
+
+def test_contrast_ranks_objects_as_they_were_drawn(fo, tmp_path, name):
+    from scipy.stats import spearmanr
+
+    made = browse.build_dataset([write_coco(tmp_path / "scenes", 6, seed=EVAL_SEED)], name=name)
+    measured = [v for values in made.dataset.values("objects.detections.contrast") for v in values]
+    drawn = [v for i in range(6) for v in scene_factors(i, seed=EVAL_SEED)["objects"]["contrast"]]
+    assert spearmanr(measured, drawn)[0] > 0.7
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda data: data["annotations"][0].update(bbox=[1, 1, -4, 4]),
+            r"annotations\.json: annotation 1: bbox: expected a pos",
+        ),
+        (lambda data: data["images"][0].update(file_name="no.png"), r"annotations\.json: image 1: file_name: no such file"),
+        (
+            lambda data: data["images"][0].update(width=91),
+            r"0\.png: image 1: width, height: stated 91 x 70, the file has 90 x 70",
+        ),
+    ],
+)
+def test_a_broken_file_is_named(fo, make_coco, name, change, message):
+    file = make_coco("parts", OBJECTS)
+    edit(file, change)
+    with pytest.raises(ValueError, match=message):
+        browse.build_dataset([file], name=name)
+
+
+def test_an_image_of_two_files_is_refused(fo, make_coco, name):
+    file = make_coco("parts", OBJECTS)
+    other = shutil.copy(file, file.parent / "val.json")
+    with pytest.raises(ValueError, match=r"val\.json: images: file_name: .*0\.png is already an image of .*annotations\.json"):
+        browse.build_dataset([file, other], name=name)
+
+
+def test_a_data_set_made_elsewhere_is_left_alone(fo, tiny_coco, name):
+    fo.Dataset(name)
+    with pytest.raises(ValueError, match="that was not built here: choose another name"):
+        browse.build_dataset([tiny_coco], name=name)
+
+
+def test_without_fiftyone_the_message_says_how_to_get_it(monkeypatch, tiny_coco):
+    monkeypatch.setitem(sys.modules, "fiftyone", None)
+    with pytest.raises(ValueError, match=r"FiftyOne is not installed: `pip install -e \.\[fiftyone\]`"):
+        browse.build_dataset([tiny_coco])
+
+
+def test_dealkit_imports_without_fiftyone():
+    modules = "dealkit.browse.dataset, dealkit.browse.mistakes, dealkit.browse.map, dealkit.browse.corrections, dealkit.__main__"
+    code = f"import sys; sys.modules['fiftyone'] = None; import {modules}"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PROJECT_ROOT)
+
+
+def test_an_unknown_view_is_named_beside_the_known_ones(fo, tiny_coco, name):
+    made = browse.build_dataset([tiny_coco], name=name)
+    with pytest.raises(ValueError, match="view: expected one of very tiny, crowded.*; got 'huge'"):
+        browse.open_app(made.dataset, view="huge")
+
+
+def test_patterns_that_match_nothing_name_their_option():
+    with pytest.raises(ValueError, match=r"FILES: no file matches no\*\.json"):
+        find_files(["no*.json"], "FILES")
+
+
+@pytest.fixture
+def served(serve, tmp_path, name):
+    """Address of the App on a data set of scenes."""
+    return serve(write_coco(tmp_path / "scenes", 8, seed=EVAL_SEED), name)[0]
+
+
+def box_pixels(path, size_bin):
+    """Pixels of a screenshot that have the colour of boxes of this bin."""
+    colour = browse.COLOURS[size_bin].lstrip("#")
+    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    return int((np.abs(pixels - [int(colour[i : i + 2], 16) for i in (0, 2, 4)]).max(-1) < 12).sum())
+
+
+@pytest.mark.slow
+def test_the_app_shows_boxes_and_a_saved_view_filters(fo, browser, served, name, tmp_path):
+    dataset = fo.load_dataset(name)
+    dataset.reload()
+    tiny = dataset.load_saved_view("very tiny")
+    assert 0 < len(tiny) < len(dataset) == 8
+    page = browser.new_page()
+    shots = {}
+    for key, address, images in (("all", served, 8), ("very tiny", f"{served}?view=very-tiny", len(tiny))):
+        page.goto(address, timeout=120_000)
+        page.wait_for_function(
+            "n => document.querySelector('[data-cy=entry-counts]')?.innerText.startsWith(n)", arg=str(images), timeout=120_000
+        )
+        page.wait_for_function("n => document.querySelectorAll('[data-cy=looker]').length >= n", arg=images, timeout=120_000)
+        page.wait_for_timeout(3000)  # boxes are drawn after their images
+        shots[key] = tmp_path / f"{key}.png"
+        page.screenshot(path=shots[key], timeout=60_000)
+        assert np.asarray(Image.open(shots[key]).convert("L")).std() > 10, "the page is blank"
+    other_bins = [b for b in browse.COLOURS if b != "vt"]
+    assert box_pixels(shots["very tiny"], "vt") > 50
+    assert sum(box_pixels(shots["all"], b) for b in other_bins) > 500
+    assert sum(box_pixels(shots["very tiny"], b) for b in other_bins) < 0.1 * sum(box_pixels(shots["all"], b) for b in other_bins)

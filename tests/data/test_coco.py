@@ -1,0 +1,488 @@
+"""`dealkit.data.coco`: reading images of every kind, COCO folders, and the check that names file, record and field."""
+
+import json
+import pickle
+
+import conftest
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+
+import dealkit.data.images as images
+from dealkit.data.coco import CocoFolder, check, check_report, coco_dict
+from dealkit.data.images import read_image
+
+REAL = conftest.REAL / "realsmall"
+needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="needs real data: set DEALKIT_DATA to the folder that holds realsmall")
+
+
+def write_folder(folder, *, change=None):
+    """Two images of 20 x 10 (width x height), two categories, three annotations; `change(data)` edits the JSON."""
+    (folder / "images").mkdir(exist_ok=True)
+    for i, name in enumerate(("a.png", "b.png", "empty.png")):
+        Image.new("RGB", (20, 10), (10 * i, 0, 0)).save(folder / "images" / name)
+    data = {
+        "images": [
+            {"id": 3, "file_name": "a.png", "width": 20, "height": 10},
+            {"id": 1, "file_name": "b.png", "width": 20, "height": 10},
+            {"id": 2, "file_name": "empty.png", "width": 20, "height": 10},
+        ],
+        "annotations": [
+            {"id": 11, "image_id": 1, "category_id": 9, "bbox": [1, 2, 3, 4], "area": 12.0, "iscrowd": 0},
+            {"id": 12, "image_id": 3, "category_id": 5, "bbox": [0.25, 0.5, 0.5, 0.25], "area": 0.125},
+            {"id": 13, "image_id": 1, "category_id": 5, "bbox": [10, 0, 10, 10], "area": 100.0, "iscrowd": 1},
+        ],
+        "categories": [{"id": 9, "name": "nut"}, {"id": 5, "name": "bolt"}],
+    }
+    if change is not None:
+        change(data)
+    (folder / "train.json").write_text(json.dumps(data))
+    return folder / "train.json", folder / "images"
+
+
+# Images
+
+
+def test_a_colour_image_keeps_its_pixels(tmp_path):
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    assert image.dtype == torch.uint8 and image.is_contiguous()
+    assert torch.equal(image, torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P"])
+def test_grey_one_bit_and_palette_images_become_rgb(tmp_path, mode):
+    image = Image.new("L", (3, 2), 255).convert(mode)
+    image.putpixel((0, 0), 0)
+    if mode == "P":
+        image = Image.new("P", (3, 2), 1)
+        image.putpalette([10, 20, 30, 200, 100, 50])
+    image.save(tmp_path / "a.png")
+    out = read_image(tmp_path / "a.png")
+    assert out.shape == (3, 2, 3)
+    assert out[:, 1, 2].tolist() == ([200, 100, 50] if mode == "P" else [255, 255, 255])
+    assert mode == "P" or out[:, 0, 0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 65535, 257], [0, 255, 1]),  # 16 bits: 257 * 255 / 65535 = 1
+        ([0, 4095, 2048], [0, 255, 128]),  # 12 bits: 2048 * 255 / 4095 = 127.5, to even
+        ([100, 1000, 512], [25, 249, 128]),  # 10 bits: 1000 * 255 / 1023 = 249.3; 512: 127.6
+        ([0, 200, 7], [0, 200, 7]),  # 8 bits in a 16-bit file
+    ],
+)
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_grey_is_scaled_by_its_bit_depth(tmp_path, values, expected, suffix):
+    Image.fromarray(np.array([values], dtype=np.uint16)).save(tmp_path / f"a.{suffix}")
+    assert read_image(tmp_path / f"a.{suffix}")[1, 0].tolist() == expected
+
+
+def test_big_endian_sixteen_bit_grey_is_read_alike(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 65535\n" + np.array([257, 65535], dtype=">u2").tobytes())
+    assert read_image(tmp_path / "a.pgm")[0, 0].tolist() == [1, 255]
+
+
+def test_float_pixels_must_lie_in_zero_to_one(tmp_path):
+    Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32)).save(tmp_path / "a.tif")
+    assert read_image(tmp_path / "a.tif")[0, 0].tolist() == [0, 128, 255]
+    Image.fromarray(np.array([[0.0, 300.0]], dtype=np.float32)).save(tmp_path / "b.tif")
+    with pytest.raises(ValueError, match=r"b\.tif: .*float pixels from 0\.0 to 300\.0, expected 0 to 1"):
+        read_image(tmp_path / "b.tif")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_laid_over_black(tmp_path, mode):
+    for alpha, expected in ((255, 200), (0, 0), (51, 40)):  # 200 * 51 / 255 = 40
+        Image.new(mode, (2, 2), (200, alpha) if mode == "LA" else (200, 200, 200, alpha)).save(tmp_path / "a.png")
+        assert read_image(tmp_path / "a.png")[:, 0, 0].tolist() == [expected] * 3
+
+
+def test_a_transparent_palette_entry_is_laid_over_black(tmp_path):
+    image = Image.new("P", (2, 1), 1)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((0, 0), 0)
+    image.save(tmp_path / "a.png", transparency=1)
+    assert read_image(tmp_path / "a.png")[:, 0].T.tolist() == [[10, 20, 30], [0, 0, 0]]
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=100)
+    red, green, blue = read_image(tmp_path / "a.jpg")[:, 4, 4].tolist()
+    assert red > 240 and green < 15 and blue < 15
+
+
+def save_rotated(path, *, size=(20, 10)):
+    """Black, white in the upper left quarter of the stored pixels; EXIF 6: turn clockwise to be upright."""
+    image = Image.new("L", size, 0)
+    image.paste(255, (0, 0, size[0] // 2, size[1] // 2))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(path, exif=exif)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_exif_rotation_is_applied(tmp_path, suffix):
+    save_rotated(tmp_path / f"a.{suffix}", size=(32, 16))
+    image = read_image(tmp_path / f"a.{suffix}")
+    assert image.shape == (3, 32, 16)
+    assert image[0, 2, 13] > 200 and image[0, 2, 2] < 50  # upper left goes to upper right
+
+
+def test_broken_exif_does_not_hide_the_pixels(tmp_path):
+    Image.new("L", (8, 8), 90).save(tmp_path / "a.jpg", exif=b"Exif\0\0garbage")
+    assert read_image(tmp_path / "a.jpg")[0, 4, 4] == 90
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
+def test_a_truncated_image_is_named(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    truncate(path)
+    with pytest.raises(ValueError, match=f"a.{suffix}: "):
+        read_image(path)
+
+
+def test_what_is_no_image_and_what_is_missing_are_named(tmp_path):
+    (tmp_path / "a.png").write_text("not an image")
+    (tmp_path / "b.png").write_bytes(b"")
+    for name in ("a.png", "b.png"):
+        with pytest.raises(ValueError, match=f"{name}: not an image"):
+            read_image(tmp_path / name)
+    with pytest.raises(ValueError, match="cannot be read as an image"):
+        read_image(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"c\.png: no such image"):
+        read_image(tmp_path / "c.png")
+
+
+def test_an_image_above_the_pixel_limit_is_refused_with_its_size(tmp_path, monkeypatch):
+    Image.new("1", (40, 30)).save(tmp_path / "a.png")
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"a\.png: .*40 x 30 pixels, expected at most 1000"):
+        read_image(tmp_path / "a.png")
+
+
+def test_large_aerial_images_pass_the_limit_of_pillow():
+    assert Image.MAX_IMAGE_PIXELS > 29200 * 27620  # among the largest of DOTA-v2.0
+
+
+# Folders
+
+
+def test_a_folder_gives_samples_in_the_order_of_the_file(tmp_path):
+    folder = CocoFolder(*write_folder(tmp_path))
+    assert len(folder) == 3
+    assert folder.categories == [(5, "bolt"), (9, "nut")]
+    assert folder.image_ids == [3, 1, 2]
+    assert folder.file_names == ["a.png", "b.png", "empty.png"]
+    assert folder.sizes_hw == [(10, 20)] * 3
+    assert folder.source == tmp_path.name
+    sample = folder[1]
+    assert sample.image.shape == (3, 10, 20) and sample.image[0, 0, 0] == 10
+    assert sample.boxes.tolist() == [[1.0, 2.0, 4.0, 6.0], [10.0, 0.0, 20.0, 10.0]]  # xywh to xyxy
+    assert sample.labels.tolist() == [1, 0]  # id 9 is the second id, 5 the first
+    assert sample.crowd.tolist() == [False, True]
+    assert sample.annotation_ids.tolist() == [11, 13]
+    assert sample.image_id == 1 and sample.source == tmp_path.name
+    assert sample.boxes.dtype == torch.float32 and sample.labels.dtype == sample.annotation_ids.dtype == torch.int64
+    assert folder[0].boxes.tolist() == [[0.25, 0.5, 0.75, 0.75]]  # under a pixel: an ordinary box
+
+
+def test_an_image_without_annotations_is_an_ordinary_sample(tmp_path):
+    sample = CocoFolder(*write_folder(tmp_path))[2]
+    assert sample.image_id == 2 and sample.boxes.shape == (0, 4)
+    assert sample.labels.shape == sample.crowd.shape == sample.annotation_ids.shape == (0,)
+
+
+def test_a_file_without_any_annotation_is_read(tmp_path):
+    paths = write_folder(tmp_path, change=lambda d: d.update(annotations=[]))
+    assert [len(sample.boxes) for sample in CocoFolder(*paths)] == [0, 0, 0]
+    assert check(*paths) == []
+
+
+def test_a_file_without_any_image_is_read(tmp_path):
+    paths = write_folder(tmp_path, change=lambda d: d.update(annotations=[], images=[]))
+    assert len(CocoFolder(*paths)) == 0 and check(*paths) == []
+
+
+def test_ignore_without_iscrowd_is_crowd(tmp_path):
+    paths = write_folder(tmp_path, change=lambda d: d["annotations"][0].update(ignore=1, iscrowd=0))
+    assert CocoFolder(*paths)[1].crowd.tolist() == [True, True]
+
+
+def test_rows_give_the_boxes_without_reading_an_image(tmp_path):
+    annotations, images = write_folder(tmp_path)
+    folder = CocoFolder(annotations, images, source="bench")
+    for path in images.iterdir():
+        path.unlink()
+    assert [folder.annotation_ids[folder.rows(i)].tolist() for i in range(3)] == [[12], [11, 13], []]
+    assert folder.rows(-2) == folder.rows(1)
+    with pytest.raises(IndexError):
+        folder.rows(3)
+    with pytest.raises(FileNotFoundError, match=r"a\.png"):
+        folder[0]
+
+
+def test_a_folder_survives_pickling_as_loader_workers_need(tmp_path):
+    folder = pickle.loads(pickle.dumps(CocoFolder(*write_folder(tmp_path), source="bench")))
+    assert folder[1].annotation_ids.tolist() == [11, 13] and folder[1].source == "bench"
+
+
+def test_changing_a_sample_does_not_change_the_folder(tmp_path):
+    folder = CocoFolder(*write_folder(tmp_path))
+    folder[1].boxes.zero_()
+    assert folder[1].boxes.tolist()[0] == [1.0, 2.0, 4.0, 6.0]
+
+
+def test_a_box_that_stands_out_by_up_to_a_pixel_is_cut_off(tmp_path):
+    paths = write_folder(tmp_path, change=lambda d: d["annotations"][1].update(bbox=[-1, -0.5, 22, 11.5]))
+    assert check(*paths) == []
+    assert CocoFolder(*paths)[0].boxes.tolist() == [[0.0, 0.0, 20.0, 10.0]]
+
+
+def test_numbers_agree_with_pycocotools(tmp_path):
+    annotations, images = write_folder(tmp_path)
+    folder, reference = CocoFolder(annotations, images), COCO(str(annotations))
+    for sample in folder:
+        rows = reference.loadAnns(reference.getAnnIds(imgIds=[sample.image_id]))
+        assert sample.annotation_ids.tolist() == [row["id"] for row in rows]
+        assert [folder.categories[label][0] for label in sample.labels] == [row["category_id"] for row in rows]
+
+
+def test_the_constructor_names_the_first_problem_and_the_command_for_all(tmp_path):
+    def change(data):
+        data["annotations"][0]["category_id"] = 77
+        data["annotations"][2]["bbox"] = [0, 0, -1, 5]
+
+    annotations, images = write_folder(tmp_path, change=change)
+    with pytest.raises(ValueError) as caught:
+        CocoFolder(annotations, images)
+    first, rest = str(caught.value).split("\n")
+    assert first == f"{annotations}: annotation 11: category_id: unknown category 77"
+    assert rest.startswith("1 more; ")
+    assert rest.endswith(f"python -m dealkit data check {annotations} --images {images}")
+
+
+def test_an_image_of_another_size_than_stated_is_named_when_it_is_read(tmp_path):
+    annotations, images = write_folder(tmp_path)
+    folder = CocoFolder(annotations, images)
+    Image.new("L", (20, 12)).save(images / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png: image 3: width, height: stated 20 x 10 .* the file has 20 x 12"):
+        folder[0]
+
+
+# The check
+
+
+def set_in(key, index, **values):
+    return lambda data: data[key][index].update(values)
+
+
+def drop(key, index, field):
+    return lambda data: data[key][index].pop(field)
+
+
+def test_a_sound_folder_has_no_problem(tmp_path):
+    paths = write_folder(tmp_path)
+    assert check(*paths) == []
+    assert check_report(*paths) == (f"{paths[0]}: no problems", 0)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "field", "message"),
+    [
+        (set_in("annotations", 0, bbox=[1, 2, 0, 4]), "annotation 11", "bbox", "positive width and height"),
+        (set_in("annotations", 0, bbox=[1, 2, 3, -4]), "annotation 11", "bbox", "positive width and height"),
+        (set_in("annotations", 0, bbox=[1, 2, 3]), "annotation 11", "bbox", "four finite numbers"),
+        (set_in("annotations", 0, bbox=[]), "annotation 11", "bbox", "four finite numbers"),
+        (set_in("annotations", 0, bbox=None), "annotation 11", "bbox", "four finite numbers"),
+        (set_in("annotations", 0, bbox=[1, 2, "3", 4]), "annotation 11", "bbox", "four finite numbers"),
+        (set_in("annotations", 0, bbox=[1, 2, True, 4]), "annotation 11", "bbox", "four finite numbers"),
+        (set_in("annotations", 0, bbox=[NAN, 2, 3, 4]), "annotation 11", "bbox", "four finite numbers"),
+        (set_in("annotations", 0, bbox=[1, 2, INF, 4]), "annotation 11", "bbox", "four finite numbers"),
+        (set_in("annotations", 0, bbox=[1, 2, 10**400, 4]), "annotation 11", "bbox", "four finite numbers"),
+        (drop("annotations", 0, "bbox"), "annotation 11", "bbox", "missing"),
+        (set_in("annotations", 0, bbox=[15, 2, 6.5, 4]), "annotation 11", "bbox", "outside the image of 20 x 10"),
+        (set_in("annotations", 0, bbox=[-2, 2, 6, 4]), "annotation 11", "bbox", "outside the image of 20 x 10"),
+        (set_in("annotations", 0, bbox=[20, 2, 1, 4]), "annotation 11", "bbox", "no area inside the image"),
+        (set_in("annotations", 0, bbox=[19, 2, 1e-9, 4]), "annotation 11", "bbox", "in float32"),
+        (set_in("annotations", 0, area=NAN), "annotation 11", "area", "finite number"),
+        (set_in("annotations", 0, iscrowd=2), "annotation 11", "iscrowd", "expected 0 or 1, got 2"),
+        (set_in("annotations", 0, ignore="yes"), "annotation 11", "ignore", "expected 0 or 1, got 'yes'"),
+        (set_in("annotations", 0, category_id=77), "annotation 11", "category_id", "unknown category 77"),
+        (set_in("annotations", 0, category_id="9"), "annotation 11", "category_id", "unknown category '9'"),
+        (drop("annotations", 0, "category_id"), "annotation 11", "category_id", "missing"),
+        (set_in("annotations", 0, image_id=77), "annotation 11", "image_id", "unknown image 77"),
+        (set_in("annotations", 0, image_id=[1]), "annotation 11", "image_id", "unknown image [1]"),
+        (drop("annotations", 0, "image_id"), "annotation 11", "image_id", "missing"),
+        (set_in("annotations", 0, id=0), "annotation 0", "id", "never be matched"),
+        (set_in("annotations", 0, id=13), "annotation 13", "id", "used more than once, again in annotations[2]"),
+        (set_in("annotations", 0, id="x"), "annotations[0]", "id", "expected an integer, got 'x'"),
+        (set_in("annotations", 0, id=1.0), "annotations[0]", "id", "expected an integer, got 1.0"),
+        (set_in("annotations", 0, id=2**70), "annotations[0]", "id", "expected an integer"),
+        (drop("annotations", 0, "id"), "annotations[0]", "id", "missing"),
+        (lambda d: d["annotations"].append("text"), "annotations[3]", "record", "expected an object, got 'text'"),
+        (lambda d: d["categories"].append({"id": 5, "name": "screw"}), "category 5", "id", "again in categories[2]"),
+        (drop("categories", 0, "name"), "category 9", "name", "expected text, got None"),
+        (lambda d: d["images"].append(dict(d["images"][0], file_name="c")), "image 3", "id", "again in images[3]"),
+        (set_in("images", 2, file_name="gone.png"), "image 2", "file_name", "no such file"),
+        (set_in("images", 2, file_name=""), "image 2", "file_name", "expected text"),
+        (set_in("images", 2, file_name="a.png"), "image 2", "file_name", "already the file of image 3"),
+        (drop("images", 2, "file_name"), "image 2", "file_name", "missing"),
+        (drop("images", 2, "width"), "image 2", "width", "missing"),
+        (set_in("images", 2, height=10.0), "image 2", "height", "expected a positive integer, got 10.0"),
+        (set_in("images", 2, width=0), "image 2", "width", "expected a positive integer, got 0"),
+        (lambda d: d.pop("categories"), "file", "categories", "missing"),
+        (lambda d: d.update(images={}), "file", "images", "expected a list, got a dict"),
+    ],
+)
+def test_each_fault_of_the_file_is_one_problem_that_names_record_and_field(tmp_path, change, where, field, message):
+    annotations, images = write_folder(tmp_path, change=change)
+    problems = check(annotations, images)
+    assert len(problems) == 1
+    assert (problems[0].file, problems[0].where, problems[0].field) == (str(annotations), where, field)
+    assert message in problems[0].message
+    assert "\n" not in str(problems[0])
+    with pytest.raises(ValueError, match="data check"):
+        CocoFolder(annotations, images)
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("", "not JSON"), ("[1]", "got a list"), ("\0\1", "not JSON")])
+def test_a_file_that_is_not_coco_json_is_one_problem(tmp_path, text, message):
+    annotations, images = write_folder(tmp_path)
+    annotations.write_text(text)
+    (problem,) = check(annotations, images)
+    assert (problem.where, problem.field) == ("file", "content") and message in problem.message
+
+
+def test_a_binary_file_and_a_missing_file_are_one_problem_each(tmp_path):
+    annotations, images = write_folder(tmp_path)
+    assert "not JSON" in str(*check(images / "a.png", images))
+    assert str(*check(tmp_path / "none.json", images)).endswith("none.json: file: path: no such file")
+    with pytest.raises(ValueError, match=r"none\.json: file: path: no such file"):
+        CocoFolder(tmp_path / "none.json", images)
+
+
+def test_a_missing_image_folder_is_named(tmp_path):
+    annotations, _ = write_folder(tmp_path)
+    assert str(check(annotations, tmp_path / "none")[0]).endswith("none: file: path: no such folder of images")
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path):
+    annotations, images = write_folder(tmp_path)
+    annotations.write_text("\ufeff" + annotations.read_text(), encoding="utf-8")
+    assert check(annotations, images) == []
+
+
+def test_image_and_category_ids_may_be_zero(tmp_path):
+    def change(data):
+        data["images"][2]["id"] = 0
+        data["categories"][1]["id"] = 0
+        for row in data["annotations"]:
+            row["category_id"] = {5: 0}.get(row["category_id"], row["category_id"])
+
+    paths = write_folder(tmp_path, change=change)
+    assert check(*paths) == [] and CocoFolder(*paths).categories == [(0, "bolt"), (9, "nut")]
+
+
+def test_an_image_of_the_wrong_size_is_a_problem_of_that_image(tmp_path):
+    annotations, images = write_folder(tmp_path)
+    Image.new("L", (21, 10)).save(images / "b.png")
+    (problem,) = check(annotations, images)
+    assert problem.file == str(images / "b.png") and problem.where == "image 1" and problem.field == "width, height"
+    assert problem.message == "stated 20 x 10 (width x height), the file has 21 x 10"
+
+
+def test_a_size_stated_before_exif_rotation_is_a_problem_with_a_hint(tmp_path):
+    annotations, images = write_folder(tmp_path)
+    save_rotated(images / "b.png")
+    (problem,) = check(annotations, images)
+    assert "the file has 10 x 20 (were the boxes drawn before the file's EXIF rotation" in problem.message
+
+
+def test_truncated_and_false_images_are_problems_found_by_decoding(tmp_path):
+    annotations, images = write_folder(tmp_path)
+    truncate(images / "a.png")
+    (images / "b.png").write_text("text")
+    problems = check(annotations, images)
+    assert [(p.file, p.where, p.field) for p in problems] == [
+        (str(images / "a.png"), "image 3", "file_name"),
+        (str(images / "b.png"), "image 1", "file_name"),
+    ]
+    assert all(str(images) not in p.message for p in problems)  # the file is named once
+
+
+def test_all_problems_are_listed_not_only_the_first(tmp_path):
+    def change(data):
+        data["annotations"][0].update(bbox=[NAN, 0, 1, 1], category_id=77, image_id=88)
+        data["images"][2]["file_name"] = "gone.png"
+
+    annotations, images = write_folder(tmp_path, change=change)
+    truncate(images / "a.png")
+    text, code = check_report(annotations, images)
+    assert code == 1
+    lines = text.splitlines()
+    assert len(lines) == 6 and lines[-1] == f"{annotations}: problems: 5"
+    fields = [line.split(": ")[1:3] for line in lines[:-1]]
+    assert fields == [
+        ["image 2", "file_name"],
+        ["annotation 11", "category_id"],
+        ["annotation 11", "image_id"],
+        ["annotation 11", "bbox"],
+        ["image 3", "file_name"],
+    ]
+
+
+def test_a_faulty_image_record_does_not_blame_its_annotations(tmp_path):
+    paths = write_folder(tmp_path, change=drop("images", 1, "width"))
+    assert [p.where for p in check(*paths)] == ["image 1"]
+
+
+# Writing
+
+
+def test_what_coco_dict_writes_is_read_back(tmp_path):
+    boxes = torch.tensor([[1.0, 2.0, 3.5, 4.0], [0.0, 0.0, 20.0, 10.0]])
+    labels, crowd = torch.tensor([1, 0]), torch.tensor([False, True])
+    none = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    data = coco_dict([("a.png", (10, 20), boxes, labels, crowd), ("b.png", (10, 20), *none)], ["bolt", "nut"])
+    annotations, images = write_folder(tmp_path, change=lambda d: (d.clear(), d.update(data)))
+    assert check(annotations, images) == []
+    first, second = CocoFolder(annotations, images)
+    assert torch.equal(first.boxes, boxes) and torch.equal(first.labels, labels) and torch.equal(first.crowd, crowd)
+    assert first.annotation_ids.tolist() == [1, 2] and len(second.boxes) == 0
+
+
+# Real data
+
+
+@needs_real
+@pytest.mark.real
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_real_bolts_have_no_problem(split):
+    assert check(REAL / "bolts" / f"{split}.json", REAL / "bolts" / "images") == []
+
+
+@needs_real
+@pytest.mark.real
+@pytest.mark.parametrize("source", ["sirst", "ibis", "hemocytometer", "particles"])
+def test_real_sources_load_with_boxes_inside_their_images(source):
+    folder = CocoFolder(REAL / source / "val.json", REAL / source / "images")
+    assert folder.source == source and len(folder) > 0
+    limits = torch.tensor([[w, h, w, h] for h, w in folder.sizes_hw], dtype=torch.float32)
+    for i in range(len(folder)):
+        boxes = folder.boxes[folder.rows(i)]
+        assert (boxes >= 0).all() and (boxes <= limits[i]).all() and (boxes[:, 2:] > boxes[:, :2]).all()
+    assert folder[0].image.shape[1:] == folder.sizes_hw[0]
+    assert int(folder.labels.max()) < len(folder.categories)

@@ -1,0 +1,387 @@
+"""`dealkit.predict.predictor`: clicks on one image, several kinds at once, images of every form and size, and whole data sets."""
+
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import bfloat16, noise
+from PIL import Image
+
+from dealkit.clicks import make_clicks
+from dealkit.data.coco import CocoFolder
+from dealkit.data.transforms import to_input
+from dealkit.model.checkpoint import save_model
+from dealkit.model.deal import Output, build_model
+from dealkit.model.queries import Activation
+from dealkit.predict.detections import Detections
+from dealkit.predict.predictor import Predictor, as_image, encode_images, for_inference, predict_coco, to_detections
+from dealkit.prompts import stack_prompts
+
+pytestmark = pytest.mark.usefixtures("float32_cpu")
+
+
+def same(a, b, tolerance=0.05):
+    """Two sets of detections hold the same boxes and scores, in whatever order nearly equal scores are."""
+    assert len(a.boxes) == len(b.boxes) > 0
+    torch.testing.assert_close(a.scores.sort().values, b.scores.sort().values, rtol=1e-3, atol=1e-4)
+    assert (torch.cdist(a.boxes, b.boxes, compute_mode="donot_use_mm_for_euclid_dist").amin(1) < tolerance).all()
+
+
+# Predictor
+
+
+def test_a_click_gives_boxes_inside_the_image_strongest_first(predictor):
+    found = predictor.click(20.5, 30)
+    assert len(found) >= 20 and found.boxes.shape == (len(found), 4) and found.scores.shape == (len(found),)
+    assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
+    assert (found.boxes >= 0).all() and (found.boxes <= torch.tensor([90.0, 70, 90, 70])).all()
+    assert (found.scores.diff() <= 0).all() and (found.scores >= 0).all() and (found.scores <= 1).all()
+    assert torch.equal(found.image, predictor.image) and found.points.tolist() == [[20.5, 30]] and found.labels.tolist() == [1]
+    assert found.count > 0
+
+
+def test_the_threshold_is_the_lowest_score_returned(tiny_model, predictor):
+    everything = predictor.click(20, 30)
+    cut = everything.scores.median().item()
+    strict = Predictor(tiny_model, threshold=cut)
+    strict.set_image(predictor.image)
+    found = strict.click(20, 30)
+    assert 0 < len(found) < len(everything) and found.scores.min() >= cut
+    assert torch.equal(found.boxes, everything.above(cut).boxes)
+
+
+def test_several_kinds_in_one_call_equal_one_by_one(predictor):
+    prompts = [
+        ([[20, 30]], None),
+        ([[40, 30], [8, 50], [60, 12]], [1, 0, 1]),
+        (np.array([[5.0, 5.0]]), None),
+        (torch.tensor([[80.0, 60.0], [70.0, 10.0]]), torch.tensor([1, 1])),
+    ]
+    together = predictor.predict_categories(prompts)
+    assert len(together) == 4
+    for found, (points, labels) in zip(together, prompts, strict=True):
+        same(found, predictor.predict(points, labels))
+        assert found.points.tolist() == np.asarray(points).tolist() and len(found.labels) == len(points)
+    assert predictor.predict_categories([]) == []
+
+
+def test_the_image_is_encoded_once_for_all_clicks(predictor, monkeypatch):
+    monkeypatch.setattr(predictor.model, "encode", None)
+    assert len(predictor.click(20, 30)) and len(predictor.click(50, 50))
+
+
+def test_the_next_image_replaces_the_last(predictor):
+    before = predictor.click(20, 30)
+    predictor.set_image(noise(64, 64, seed=5))
+    after = predictor.click(20, 30)
+    assert after.image.shape == (3, 64, 64) and (after.boxes <= 64).all() and not torch.equal(after.scores, before.scores)
+
+
+def test_a_click_before_any_image_says_what_to_do(tiny_model):
+    with pytest.raises(ValueError, match="no image: call set_image first"):
+        Predictor(tiny_model).click(1, 1)
+
+
+@pytest.mark.parametrize("point", [(-0.1, 5), (5, -1), (90.5, 5), (5, 70.01), (float("nan"), 5), (5, float("inf"))])
+def test_a_click_outside_the_image_is_refused(predictor, point):
+    with pytest.raises(ValueError, match=r"prompt set 1: point \[.*\] is outside the image; expected x in 0..90, y in 0..70"):
+        predictor.predict_categories([([[5, 5]], None), ([[1, 1], point], None)])
+
+
+@pytest.mark.parametrize("point", [(0, 0), (90, 70), (90, 0), (89.99, 35)])
+def test_a_click_on_the_border_is_taken(predictor, point):
+    assert len(predictor.click(*point)) > 0
+
+
+@pytest.mark.parametrize(
+    ("points", "labels", "said"),
+    [
+        ([[5, 5]], [0], "prompt set 0: no positive point"),
+        ([], None, "prompt set 0: no positive point"),
+        ([[5, 5], [6, 6]], [1], r"prompt set 0: expected points \(p, 2\) and labels \(p,\), got \(2, 2\) and \(1,\)"),
+        ([[5, 5]], [3], "prompt set 0: a label that is not 1, 0 or -1"),
+        ([[5, 5, 9, 9]], None, r"prompt set 0: expected points \[\[x, y\], ...\], got shape \(1, 4\)"),
+        ([5, 5], None, r"expected points \[\[x, y\], ...\], got shape \(2,\)"),
+    ],
+)
+def test_a_prompt_that_makes_no_sense_is_refused(predictor, points, labels, said):
+    with pytest.raises(ValueError, match=said):
+        predictor.predict(points, labels)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 77), (33, 31), (7, 128)])
+def test_an_image_of_any_size_works(tiny_model, height, width):
+    predictor = Predictor(tiny_model, threshold=0.0)
+    predictor.set_image(noise(height, width))
+    found = predictor.click(width / 2, height / 2)
+    assert torch.isfinite(found.boxes).all() and torch.isfinite(found.scores).all()
+    assert (found.boxes >= 0).all() and (found.boxes <= torch.tensor([width, height, width, height])).all()
+
+
+def test_a_predictor_reads_a_checkpoint(tiny_model, predictor, tmp_path):
+    save_model(tiny_model, tmp_path / "model.safetensors")
+    for path in (tmp_path / "model.safetensors", str(tmp_path / "model.safetensors")):
+        loaded = Predictor(path, threshold=0.0)
+        loaded.set_image(predictor.image)
+        same(loaded.click(20, 30), predictor.click(20, 30))
+
+
+def test_the_model_given_is_left_as_it_is(make_tiny):
+    model = make_tiny().train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    predictor = Predictor(model)
+    predictor.set_image(noise(40, 40))
+    predictor.click(5, 5)
+    assert model.training and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("backbone", ["nano", "resnet18", "resnet50"])
+def test_the_copy_for_inference_computes_the_same_without_batch_norms(tiny_config, backbone):
+    torch.manual_seed(0)
+    model = build_model(replace(tiny_config, backbone=backbone, decoder_layers=1))
+    for module in model.modules():  # statistics that are not 0 and 1
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1), module.running_var.uniform_(0.5, 1.5), module.weight.data.uniform_(0.5, 1.5)
+    model.eval()
+    fast = for_inference(model)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in fast.modules())
+    prompts = stack_prompts([(torch.tensor([[20.0, 30.0]]), torch.tensor([1]))], [0])
+    with torch.no_grad():
+        slow, quick = (m(to_input(noise(64, 64))[None], prompts) for m in (model, fast))
+    torch.testing.assert_close(quick.activation.peak_logits, slow.activation.peak_logits, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(quick.pred_boxes[:, 0], slow.pred_boxes[:, 0], rtol=1e-3, atol=1e-2)
+
+
+def test_bfloat16_gives_nearly_the_same(tiny_model, predictor, monkeypatch):
+    bfloat16(monkeypatch, faster=True)
+    short = Predictor(tiny_model, threshold=0.0)
+    assert {p.dtype for p in short.model.backbone.parameters()} == {torch.bfloat16}
+    short.set_image(predictor.image)
+    found, expected = short.click(20, 30), predictor.click(20, 30)
+    assert found.boxes.dtype == found.scores.dtype == torch.float32
+    assert abs(found.scores.max() - expected.scores.max()) < 0.02 and found.count == pytest.approx(expected.count, rel=0.1)
+
+
+def test_images_of_different_sizes_are_encoded_together(tiny_model):
+    features = encode_images(tiny_model, [noise(40, 70), noise(64, 32)])
+    assert features.maps[0].shape == (2, 16, 16, 24)  # both on 64 x 96
+    # cells have their centres at 2, 6, ...: 40 px hold 10 rows, 70 px 17 columns (the next centre is at 70), 32 px 8
+    rows, columns = ([k.any(d).sum().item() for k in features.keep[0]] for d in (1, 0))
+    assert (rows, columns) == ([10, 16], [17, 8])
+
+
+# Images
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["path", "string", "tensor", "array", "grey array", "grey tensor", "four channels", "pil", "pil grey", "pil palette"],
+)
+def test_an_image_may_come_in_any_usual_form(tmp_path, form):
+    pixels = noise(5, 7)
+    array = pixels.permute(1, 2, 0).numpy()
+    grey = pixels[0].expand(3, -1, -1)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    alpha = np.concatenate([array, np.full((5, 7, 1), 9, dtype=np.uint8)], 2)
+    forms = {
+        "path": (tmp_path / "a.png", pixels),
+        "string": (str(tmp_path / "a.png"), pixels),
+        "tensor": (pixels, pixels),
+        "array": (array, pixels),
+        "grey array": (array[..., 0], grey),
+        "grey tensor": (pixels[0], grey),
+        "four channels": (alpha, pixels),
+        "pil": (Image.fromarray(array), pixels),
+        "pil grey": (Image.fromarray(array[..., 0].copy()), grey),
+        "pil palette": (Image.fromarray(array[..., 0].copy()).convert("P"), grey),
+    }
+    given, expected = forms[form]
+    got = as_image(given)
+    assert got.dtype == torch.uint8 and torch.equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (torch.zeros(3, 4, 4), r"got \(3, 4, 4\) torch.float32"),
+        (np.zeros((4, 4, 3)), r"got \(3, 4, 4\) torch.float64"),
+        (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), r"got \(1, 3, 4, 4\)"),
+        (torch.zeros(2, 4, 4, dtype=torch.uint8), r"got \(2, 4, 4\)"),
+        (np.zeros((0, 4, 3), dtype=np.uint8), r"got \(3, 0, 4\)"),
+        ([[1, 2]], "a path, tensor, array or PIL image, got list"),
+        (None, "got NoneType"),
+    ],
+    ids=str,
+)
+def test_anything_else_is_refused_by_what_it_is(bad, said):
+    with pytest.raises(ValueError, match=f"image: expected .*{said}"):
+        as_image(bad)
+
+
+# Detections
+
+
+@pytest.fixture
+def detections():
+    return Detections(
+        boxes=torch.tensor([[1.0, 1, 5, 5], [10, 10, 14.123, 16]]),
+        scores=torch.tensor([0.75, 0.25]),
+        image=noise(20, 30),
+        points=torch.tensor([[3.0, 3.0], [20.0, 10.0]]),
+        labels=torch.tensor([1, 0]),
+    )
+
+
+def test_detections_can_be_cut_at_a_score(detections):
+    assert [len(detections.above(t)) for t in (0.0, 0.25, 0.5, 0.8)] == [2, 2, 1, 0]
+    cut = detections.above(0.5)
+    assert cut.boxes.tolist() == [[1, 1, 5, 5]] and cut.scores.tolist() == [0.75] and cut.image is detections.image
+    assert len(detections) == 2
+
+
+def test_detections_become_json(detections):
+    assert json.loads(json.dumps(detections.to_dict())) == {
+        "boxes": [[1.0, 1.0, 5.0, 5.0], [10.0, 10.0, 14.12, 16.0]],
+        "scores": [0.75, 0.25],
+    }
+    assert detections.above(1.0).to_dict() == {"boxes": [], "scores": []}
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
+def test_detections_draw_themselves(detections, threshold):
+    import matplotlib.pyplot as plt
+
+    shown = detections.above(threshold)
+    ax = shown.plot()
+    assert len(ax.patches) == len(shown) and len(ax.images) == 1 and ax.get_title() == f"{len(shown)} found"
+    assert ax.get_xlim() == (0, 30) and ax.get_ylim() == (20, 0)  # pixels, with y down
+    assert [c.get_offsets().tolist() for c in ax.collections] == [[[3, 3]], [[20, 10]]]
+    plt.close(ax.figure)
+
+
+def test_a_drawing_goes_on_the_axes_given_and_has_the_title_given(detections):
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots()
+    assert replace(detections, points=None, image=None).plot(ax, title="coins") is ax
+    assert ax.get_title() == "coins" and not ax.collections
+    one = replace(detections, points=detections.points[:1], labels=detections.labels[:1]).plot(ax)
+    assert one.get_title() == "2 found with one click"
+    plt.close(figure)
+
+
+def test_a_notebook_shows_a_png_and_nothing_stays_open(detections, tmp_path):
+    import matplotlib.pyplot as plt
+
+    before = plt.get_fignums()
+    picture = Image.open(io.BytesIO(detections._repr_png_()))
+    assert picture.format == "PNG" and min(picture.size) > 100
+    assert replace(detections, image=None)._repr_png_() is None
+    detections.save_figure(tmp_path / "a.png")
+    assert Image.open(tmp_path / "a.png").size == picture.size
+    assert plt.get_fignums() == before
+
+
+# Data sets
+
+
+@pytest.fixture
+def data(make_coco):
+    rows = [
+        [(5, [10, 12, 6, 8], 0), (5, [50, 40, 6, 6], 0), (9, [70, 10, 10, 10], 0)],
+        [],
+        [(5, [30, 30, 6, 8], 0), (9, [2, 2, 4, 4], 0), (9, [80, 60, 10, 10], 0), (9, [60, 60, 9, 9], 0)],
+    ]
+    file = make_coco("three", rows)
+    return file, CocoFolder(file, file.parent / "images")
+
+
+def test_results_are_coco_results_inside_their_images(data, tiny_model):
+    file, folder = data
+    found = predict_coco(tiny_model, folder, [make_clicks(file, setting="1/category", seed=0)])[0]
+    assert {(row["image_id"], row["category_id"]) for row in found} == {(1, 5), (1, 9), (3, 5), (3, 9)}
+    assert all(set(row) == {"image_id", "category_id", "bbox", "score"} for row in found)
+    x, y, w, h = np.array([row["bbox"] for row in found]).T
+    assert (x >= 0).all() and (y >= 0).all() and (w >= 0).all() and (h >= 0).all()
+    assert (x + w <= 90.02).all() and (y + h <= 70.02).all()  # both parts are rounded to 0.01
+    assert all(0.001 <= row["score"] <= 1 for row in found)
+    from pycocotools.coco import COCO
+
+    assert len(COCO(str(file)).loadRes(json.loads(json.dumps(found))).anns) == len(found)
+
+
+def as_detections(rows, pair):
+    rows = [row for row in rows if (row["image_id"], row["category_id"]) == pair]
+    return Detections(boxes=torch.tensor([row["bbox"] for row in rows]), scores=torch.tensor([row["score"] for row in rows]))
+
+
+def test_several_click_lists_at_once_equal_each_alone(data, tiny_model):
+    file, folder = data
+    lists = [
+        make_clicks(file, setting=setting, seed=seed)
+        for setting, seed in (("1/category", 0), ("3/category", 1), ("1/instance", 0))
+    ]
+    together = predict_coco(tiny_model, folder, lists)
+    assert len(together) == 3
+    for found, clicks in zip(together, lists, strict=True):
+        alone = predict_coco(tiny_model, folder, [clicks])[0]
+        for pair in {(p["image_id"], p["category_id"]) for p in clicks["prompts"]}:
+            same(as_detections(found, pair), as_detections(alone, pair))
+
+
+def test_results_are_those_of_a_click_on_the_image(data, tiny_model):
+    file, folder = data
+    clicks = make_clicks(file, setting="3/category", seed=0)
+    found = predict_coco(tiny_model, folder, [clicks])[0]
+    predictor = Predictor(tiny_model, threshold=0.001)
+    predictor.set_image(folder[2].image)
+    prompt = next(p for p in clicks["prompts"] if (p["image_id"], p["category_id"]) == (3, 9))
+    expected = predictor.predict(prompt["points"], prompt["labels"])
+    xywh = torch.cat([expected.boxes[:, :2], expected.boxes[:, 2:] - expected.boxes[:, :2]], 1)
+    same(as_detections(found, (3, 9)), replace(expected, boxes=xywh))
+
+
+def test_limits_of_score_and_number_are_kept(data, tiny_model):
+    file, folder = data
+    clicks = [make_clicks(file, setting="1/category", seed=0)]
+    few = predict_coco(tiny_model, folder, clicks, max_dets=3)[0]
+    assert len(few) == 4 * 3
+    every = predict_coco(tiny_model, folder, clicks)[0]
+    cut = float(np.median([row["score"] for row in every]))
+    strong = predict_coco(tiny_model, folder, clicks, min_score=cut)[0]
+    assert 0 < len(strong) < len(every) and min(row["score"] for row in strong) >= cut - 1e-5
+
+
+def test_no_clicks_give_no_results(data, tiny_model):
+    file, folder = data
+    empty = {"setting": "1/category", "seed": 0, "kind": "centre", "prompts": []}
+    assert predict_coco(tiny_model, folder, [empty, empty]) == [[], []] and predict_coco(tiny_model, folder, []) == []
+
+
+def test_a_click_list_that_is_none_is_refused(data, tiny_model):
+    with pytest.raises(ValueError, match="clicks: expected an object with setting"):
+        predict_coco(tiny_model, data[1], [{"prompts": []}])
+
+
+def test_what_was_clicked_is_the_strongest_of_the_clicks_own_queries():
+    """Two clicks with two queries each: 0 and 2 of the first, 1 and 3 of the second; the fifth is nobody's."""
+    boxes = torch.tensor([[10, 10, 8, 8], [40, 40, 8, 8], [10, 10, 4, 4], [40, 40, 16, 16], [70, 70, 8, 8.0]])
+    nothing = torch.zeros(1, 1, 1)
+    output = Output(
+        pred_logits=torch.tensor([[0.3, 0.4, 0.1, 0.6, 0.9]]).logit(),
+        pred_boxes=boxes[None],
+        valid=torch.ones(1, 5, dtype=torch.bool),
+        activation=Activation(hidden=nothing[None], peak_logits=nothing, density=nothing, boxes=torch.zeros(1, 1, 1, 4)),
+        aux_outputs=[],
+        reference_points=boxes[None],
+        count=torch.tensor([3.0]),
+        starts=2,
+        denoised=[],
+    )
+    found = to_detections(output, 0, (100, 100), 0.05, clicks=2)
+    assert [round(s, 1) for s in found.scores.tolist()] == [0.9, 0.6, 0.4, 0.3, 0.1]
+    assert found.clicked.tolist() == [False, True, False, True, False]
+    assert to_detections(output, 0, (100, 100), 0.05).clicked is None

@@ -1,0 +1,144 @@
+"""`dealkit.studies.dior_dota`: DIOR and DOTA-v2.0 end to end on small folders in the official layout."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import dealkit.studies.dior_dota
+from dealkit.data.coco import CocoFolder
+from dealkit.files import read_json
+from dealkit.report.cross_tables import public_table
+from dealkit.studies.dior_dota import SEEN, SPLITS, clicks_of, evaluate_public, of_categories, of_images, to_coco
+
+pytestmark = pytest.mark.usefixtures("float32_cpu")
+
+
+def picture(path, size_wh, boxes, seed=0):
+    """A dark noisy image with bright boxes (xyxy)."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(40, 80, (size_wh[1], size_wh[0], 3), generator=generator, dtype=torch.uint8)
+    for x1, y1, x2, y2 in boxes:
+        pixels[int(y1) : int(y2), int(x1) : int(x2)] = 230
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.numpy()).save(path)
+
+
+@pytest.fixture
+def dior(tmp_path):
+    """Three images, 800 x 800 as DIOR's: a train one, and two of the test split; corners on disk are 1-based and inclusive."""
+    root = tmp_path / "dior"
+    objects = {
+        "00001": ("trainval", [("ship", (10, 10, 30, 20))]),
+        "11726": ("test", [("vehicle", (100, 100, 112, 108)), ("vehicle", (300, 200, 312, 208)), ("dam", (500, 500, 560, 540))]),
+        "11727": ("test", [("Expressway-toll-station", (50, 60, 90, 80))]),
+    }
+    for name, (folder, of_image) in objects.items():
+        picture(root / f"JPEGImages-{folder}" / f"{name}.jpg", (800, 800), [b for _, b in of_image])
+        shapes = "".join(
+            f"<object><name>{n}</name><bndbox><xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin>"
+            f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
+            for n, (x1, y1, x2, y2) in of_image
+        )
+        file = root / "Annotations" / "Horizontal Bounding Boxes" / f"{name}.xml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"<annotation><filename>{name}.jpg</filename>{shapes}</annotation>")
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    for split, names in (("train", ["00001"]), ("val", []), ("test", ["11726", "11727"])):
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names))
+    return root
+
+
+@pytest.fixture
+def dota(tmp_path):
+    """A val image of 300 x 200 with a slanted ship, a difficult one and a pool, and a train image."""
+    root = tmp_path / "dota-v2.0"
+    head = "imagesource:GoogleEarth\ngsd:0.25\n"
+    lines = [
+        "30 10 50 30 30 50 10 30 ship 0",
+        "200 20 220 20 220 40 200 40 ship 1",
+        "100 100 120 100 120 116 100 116 swimming-pool 0",
+    ]
+    for split, name, text in (("val", "P0001", lines), ("train", "P0002", lines[:1])):
+        picture(root / split / "images" / f"{name}.png", (300, 200), [(20, 20, 40, 40), (200, 20, 220, 40), (100, 100, 120, 116)])
+        labels = root / split / "labelTxt-v2.0" / f"{name}.txt"
+        labels.parent.mkdir(parents=True)
+        labels.write_text(head + "\n".join(text) + "\n")
+    return root
+
+
+def test_dior_becomes_coco_of_its_test_split(dior, tmp_path):
+    data = CocoFolder(to_coco("dior", dior, tmp_path / "dior.json"), dior, source="dior")
+    assert sorted(data.file_names) == ["JPEGImages-test/11726.jpg", "JPEGImages-test/11727.jpg"]
+    assert {name for _, name in data.categories} == {"vehicle", "dam", "Expressway-toll-station"}
+    assert data[0].boxes.tolist()[:2] == [[100, 100, 112, 108], [300, 200, 312, 208]]  # 0-based, the end not included
+    assert len(CocoFolder(to_coco("dior", dior, tmp_path / "train.json", split="train"), dior)) == 1
+
+
+def test_dota_boxes_are_those_around_its_quadrilaterals_and_difficult_ones_are_ignored(dota, tmp_path):
+    data = CocoFolder(to_coco("dota-v2.0", dota, tmp_path / "dota.json"), dota)
+    assert data.file_names == ["val/images/P0001.png"]
+    assert data.boxes.tolist() == [[10, 10, 50, 50], [200, 20, 220, 40], [100, 100, 120, 116]]
+    assert data.crowd.tolist() == [False, True, False]
+
+
+def test_what_is_not_there_is_an_error(dior, tmp_path):
+    with pytest.raises(ValueError, match="public data set: expected one of dior, dota-v2.0, got 'moon'"):
+        to_coco("moon", dior, tmp_path / "x.json")
+    with pytest.raises(ValueError, match="no labelled image of the split 'val'; layout: Annotations"):
+        to_coco("dior", dior, tmp_path / "x.json", split="val")
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_dior_end_to_end_seen_and_unseen_apart(dior, checkpoint, tmp_path):
+    out = tmp_path / "results.json"
+    results = evaluate_public("dior", dior, checkpoint, out, tmp_path / "work", seeds=2, tile=512, overlap=64)
+    assert read_json(out)["groups"] == results["groups"] and str(tmp_path) not in out.read_text()
+    assert (results["images"], results["objects"], results["split"], len(results["clicks"])) == (2, 4, "test", 2)
+    groups = {name: group["categories"] for name, group in results["groups"].items()}
+    assert groups["seen"] == ["vehicle"] and groups["unseen"] == ["Expressway-toll-station", "dam"]
+    assert groups["all"] == groups["class-agnostic"] == sorted(groups["seen"] + groups["unseen"])
+    assert all(0 <= group["mean"]["ap50"] <= 1 for group in results["groups"].values())
+    mean = [results["groups"][g]["mean"]["ap50"] for g in ("all", "seen", "unseen")]
+    assert mean[0] == pytest.approx((mean[1] + 2 * mean[2]) / 3)  # a mean over categories: one seen, two unseen
+    table = public_table([results])
+    assert "class-agnostic (3)" in table and "54.5" in table and len(table.splitlines()) == 6
+
+
+def test_dota_end_to_end_in_tiles(dota, checkpoint, tmp_path):
+    options = {"seeds": 1, "tile": 128, "overlap": 32, "seen": ["ship"]}
+    results = evaluate_public("dota-v2.0", dota, checkpoint, tmp_path / "r.json", tmp_path / "work", **options)
+    assert results["objects"] == 2 and results["groups"]["unseen"]["categories"] == ["swimming-pool"]
+    with pytest.raises(ValueError, match="seen: no category 'car' in dota-v2.0 val; it has ship, swimming-pool"):
+        evaluate_public("dota-v2.0", dota, checkpoint, tmp_path / "r.json", tmp_path / "work", seeds=1, seen=["car"])
+
+
+def test_a_run_goes_on_after_a_kill_and_is_not_predicted_again(dior, checkpoint, tmp_path, monkeypatch):
+    options = {"seeds": 1, "tile": 800, "overlap": 0}
+    whole = evaluate_public("dior", dior, checkpoint, tmp_path / "a.json", tmp_path / "work", **options)
+    [file] = (tmp_path / "work").glob("*.jsonl")
+    lines = file.read_text().splitlines()
+    assert len(lines) == 2
+    file.write_text(lines[0] + "\n" + lines[1][:40])  # killed while it wrote the second image
+    again = evaluate_public("dior", dior, checkpoint, tmp_path / "b.json", tmp_path / "work", **options)
+    assert again["groups"] == whole["groups"] and len(file.read_text().splitlines()) == 2
+    monkeypatch.setattr(dealkit.studies.dior_dota, "to_rows", lambda *a: pytest.fail("predicted again"))
+    assert (
+        evaluate_public("dior", dior, checkpoint, tmp_path / "c.json", tmp_path / "work", **options)["groups"] == whole["groups"]
+    )
+
+
+def test_fewer_images_are_drawn_by_hash(dior, checkpoint, tmp_path):
+    options = {"seeds": 1, "images": 1, "tile": 800, "overlap": 0}
+    results = evaluate_public("dior", dior, checkpoint, tmp_path / "r.json", tmp_path / "work", **options)
+    assert results["images"] == 1 and len(next((tmp_path / "work").glob("*.jsonl")).read_text().splitlines()) == 1
+
+
+def test_parts_of_a_ground_truth():
+    truth = {"images": [{"id": 1}, {"id": 2}], "categories": [{"id": 5}, {"id": 6}]}
+    truth["annotations"] = [{"image_id": 1, "category_id": 5}, {"image_id": 2, "category_id": 6}]
+    assert of_images(truth, [2])["annotations"] == truth["annotations"][1:] and of_images(truth, [])["images"] == []
+    assert of_categories(truth, {5})["categories"] == [{"id": 5}] and len(of_categories(truth, {5})["images"]) == 2
+    assert clicks_of({"seed": 0, "prompts": truth["annotations"]}, {6})["prompts"] == truth["annotations"][1:]
+    assert set(SEEN) == set(SPLITS) and json.dumps(SPLITS)

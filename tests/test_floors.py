@@ -1,0 +1,48 @@
+"""The floors of the library: imports go downwards only, and some packages are imported in one room only."""
+
+import ast
+
+from dealkit.files import PROJECT_ROOT
+
+FLOORS = [
+    {"files", "config", "boxes", "device"},
+    {"prompts", "clicks", "data"},
+    {"model"},
+    {"train", "predict"},
+    {"evaluate", "figures"},
+    {"baselines", "browse"},
+    {"studies"},
+    {"report"},
+    {"cli"},
+    {"__main__"},
+]
+"""From the ground up; a room of `dealkit` knows those below its floor."""
+DATA = {"coco": 0, "scenes": 1, "sources": 1, "tinyset": 2}
+"""Floors inside `dealkit/data`."""
+BESIDE = {("config", "files")}
+NOT = {("model", "data")}
+ONLY_IN = {"fiftyone": {"browse"}, "tyro": {"cli", "__main__"}, "papermill": {"cli"}, "nbconvert": {"cli"}}
+
+
+def imports():
+    """Every file of the library with each module that it imports, anywhere in it; both as parts."""
+    for file in sorted((PROJECT_ROOT / "dealkit").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in names or [alias.name for alias in getattr(node, "names", []) if isinstance(node, ast.Import)]:
+                yield file.relative_to(PROJECT_ROOT / "dealkit").with_suffix("").parts, name.split(".")
+
+
+def test_imports_go_downwards():
+    level = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+    wrong = []
+    for file, (package, *rest) in imports():
+        if package == "dealkit" and rest and rest[0] != file[0] and (file[0], rest[0]) not in BESIDE:
+            if level[rest[0]] >= level[file[0]] or (file[0], rest[0]) in NOT:
+                wrong.append((*file, "->", *rest))
+        elif package == "dealkit" and rest and file[0] == rest[0] == "data" and len(rest) > 1 and file[1] != rest[1]:
+            if DATA.get(rest[1], -1) >= DATA.get(file[1], 0) and rest[1] in DATA and file[1] in DATA:
+                wrong.append((*file, "->", *rest))
+        elif file[0] not in ONLY_IN.get(package, {file[0]}):
+            wrong.append((*file, "->", package))
+    assert not wrong
