@@ -29,7 +29,7 @@ from dealkit.model.checkpoint import load_model, save_model
 from dealkit.predict.detections import Detections
 from dealkit.predict.predictor import DEFAULT_CHECKPOINT, Predictor
 from dealkit.report.publish import publish
-from dealkit.report.readme import (
+from dealkit.report.tables import (
     PAGES,
     TABLES,
     model_table,
