@@ -25,9 +25,9 @@ from tqdm.auto import tqdm
 from dealkit.boxes import to_xyxy
 from dealkit.clicks import check_clicks, clicks_hash, make_clicks
 from dealkit.data.coco import CocoFolder
-from dealkit.evaluate.benchmark import mean_row, row_of, spread_row
+from dealkit.evaluate.benchmark import row_of
 from dealkit.evaluate.coco import evaluate
-from dealkit.files import Json, provenance, read_json, write_json
+from dealkit.files import Json, Results, read_json
 from dealkit.predict.detections import Detections, to_rows
 
 Array = np.ndarray
@@ -308,48 +308,38 @@ def reference_rows(find: Find, data: CocoFolder, clicks: Json, *, given: Literal
     return rows
 
 
-def benchmark_templates(files: Sequence[Path], out: Path, *, variants: Sequence[str] = ("box", "click"), seeds: int = 1) -> Json:
-    """Template matching and open models on COCO sources with one click per category at the centre; writes and returns the
-    results.
+def benchmark_templates(
+    files: Sequence[Path], out: Path | None, *, variants: Sequence[str] = ("box", "click"), seeds: int = 1
+) -> Results:
+    """Template matching and open models on COCO sources, one click per category at the centre: rows by source, variant, seed.
 
-    Same protocol, click lists and columns as `report.benchmark`, so the two stand side by side. What `out` already holds is not
-    run again, also when variants or seeds are added.
+    Same protocol, click lists and columns as `benchmark`, so the two stand side by side. What `out` already holds is not run
+    again, also when variants or seeds are added.
 
     Args:
         files: annotation files; images lie in `images` beside each, the folder's name is the source's.
         variants: keys of `VARIANTS` or `OPEN_MODELS`. seeds: click lists of each.
 
     Raises:
-        ValueError: an open model whose weights are not in the local cache; before anything is run.
+        ValueError: an unknown variant, or an open model whose weights are not in the local cache; before anything is run.
     """
+    unknown = [name for name in variants if name not in {*VARIANTS, *OPEN_MODELS}]
+    if unknown:
+        raise ValueError(f"variants: expected some of {'; '.join([*VARIANTS, *OPEN_MODELS])}, got {unknown[0]!r}")
     finders: dict[str, Find] = {v: load_open_model(v) for v in variants if v in OPEN_MODELS}
     finders |= {
         v: lambda image, boxes, _, options=VARIANTS[v]: match_box(image, boxes, **options) for v in variants if v in VARIANTS
     }
     request = {"method": "template matching", "setting": "1/category", "kind": "centre", "margin": MARGIN, "least": LEAST}
     request |= {"overlap": OVERLAP, "sides": list(SIDES), "scales": list(SCALES), "turns": TURNS}
-    results: Json = {"request": request, "sources": {}}
-    if out.is_file() and read_json(out).get("request") == request:
-        results = read_json(out)
-    for seed, variant, file in [(seed, variant, file) for seed in range(seeds) for variant in variants for file in files]:
-        truth = read_json(file)
-        entry = {"images": len(truth["images"]), "objects": len(truth["annotations"]), "runs": {}}
-        runs = results["sources"].setdefault(file.parent.name, entry)["runs"].setdefault(variant, [])
-        if any(run["seed"] == seed for run in runs):
-            continue
-        clicks, data = make_clicks(truth, setting="1/category", seed=seed), CocoFolder(file, file.parent / "images")
-        given = "click" if variant == "click" else "box"
-        found = reference_rows(finders[variant], data, clicks, given=given)
-        runs.append({"seed": seed, "clicks": clicks_hash(clicks), **row_of(evaluate(truth, found, clicks))})
-        write_json(out, results)
-    results["mean"], results["spread"] = {}, {}
-    for variant in variants:
-        rows = [[_numbers(entry["runs"][variant][seed]) for entry in results["sources"].values()] for seed in range(seeds)]
-        of_seeds = [mean_row(of_seed) for of_seed in rows]
-        results["mean"][variant], results["spread"][variant] = mean_row(of_seeds), spread_row(of_seeds)
-    write_json(out, {**results, "made_by": provenance()})
+    results, of_source = Results(out, request), {file.parent.name: file for file in files}
+    keys = [{"source": s, "variant": v, "seed": i} for i in range(seeds) for v in variants for s in of_source]
+    for key in results.todo(keys, "template matching"):
+        file = of_source[key["source"]]
+        truth, data = read_json(file), CocoFolder(file, file.parent / "images")
+        clicks = make_clicks(truth, setting="1/category", seed=key["seed"])
+        given = "click" if key["variant"] == "click" else "box"
+        found = reference_rows(finders[key["variant"]], data, clicks, given=given)
+        about = {"clicks": clicks_hash(clicks), "images": len(data), "objects": len(data.boxes)}
+        results.add(key, about | row_of(evaluate(truth, found, clicks)))
     return results
-
-
-def _numbers(run: Json) -> Json:
-    return {key: value for key, value in run.items() if key not in ("seed", "clicks")}

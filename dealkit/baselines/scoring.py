@@ -18,10 +18,12 @@ from tqdm.auto import tqdm
 from dealkit.baselines.detector import Detector, load_detector
 from dealkit.data.coco import CocoFolder
 from dealkit.data.scenes.scene import EVAL_SEED, write_coco
-from dealkit.evaluate.benchmark import METRICS, mean_row
+from dealkit.evaluate.benchmark import METRICS
 from dealkit.evaluate.coco import evaluate
-from dealkit.files import Json, provenance, read_json, sha_of, write_json
+from dealkit.files import Json, Results, read_json, sha_of
+from dealkit.model.deal import DEAL
 from dealkit.predict.detections import Detections, to_rows
+from dealkit.predict.predictor import predict_coco
 
 MERGE = 0.6
 """IoU above which boxes of two categories are one object to the class-agnostic number, as FCOS merges boxes of one category."""
@@ -134,29 +136,57 @@ def validate_detector(detector: Detector) -> dict[str, float]:
     return {f"val_{name}": row[name] for name in ("ap50", "ap75") if row[name] is not None}
 
 
-def benchmark_detector(checkpoint: Path, files: Sequence[Path], out: Path, *, scenes: int = 0) -> Json:
-    """Evaluate a checkpoint on COCO sources and on procedural scenes; writes and returns the results.
+def found_agnostic(model: DEAL | Detector, data: CocoFolder, clicks: Json, *, oracle: bool = False) -> list[Json]:
+    """COCO results of one class, of a detector without the clicks or of a DEAL given them.
 
-    `mean` is the mean over sources. Sources that `out` already holds for the same checkpoint are not run again.
+    Where boxes come by category (DEAL, or a detector with `oracle`, see `category_rows`), of those that overlap by `MERGE` the
+    strongest stays.
+    """
+    if not isinstance(model, Detector):
+        return one_class(predict_coco(model, data, [clicks])[0])
+    found = detect_coco(model, data)
+    return one_class(category_rows(found, data, model.config.categories)) if oracle else agnostic_rows(found, data)
+
+
+def pooled_results(scored: Sequence[tuple[Json, list[Json], Json]]) -> Json:
+    """Class-agnostic results of several sources as one data set; ids of source k are moved by 10,000,000 k first.
+
+    Args:
+        scored: ground truth, predictions and click list of each source.
+    """
+    truth: Json = {"images": [], "annotations": [], "categories": []}
+    found: list[Json] = []
+    prompts: list[Json] = []
+    for k, (of_source, rows, clicks) in enumerate(scored):
+
+        def moved(row: Json, by: int = k * 10**7) -> Json:
+            ids = {key: row[key] + by for key in ("id", "image_id", "category_id") if key in row}
+            return row | ids | {key: [i + by for i in row[key]] for key in ("annotation_ids",) if key in row}
+
+        for name in truth:
+            truth[name] += map(moved, of_source[name])
+        found += map(moved, rows)
+        prompts += map(moved, clicks["prompts"])
+    return evaluate(truth, found, scored[0][2] | {"prompts": prompts}, class_agnostic=True)
+
+
+def benchmark_detector(checkpoint: Path, files: Sequence[Path], out: Path | None, *, scenes: int = 0) -> Results:
+    """Evaluate a checkpoint on COCO sources and on procedural scenes: rows `class_agnostic` and `per_category` of every source.
+
+    A row holds `source`, `kind`, `images`, `objects`, `predict_s` and the `METRICS`; that of the scenes has the source `scenes`.
 
     Args:
         files: annotation files; images lie in `images` beside each, the folder's name is the source's.
-        out: JSON to write.
+        out: JSON to write. Sources that it already holds for the same checkpoint are not run again.
         scenes: how many procedural scenes; 0: none.
     """
     detector = load_detector(checkpoint)
     request = {"checkpoint": Path(checkpoint).name, "sha256": sha_of(checkpoint), "detector": detector.config.detector}
-    results: Json = {"request": request, "sources": {}}
-    if out.is_file() and read_json(out).get("request") == request:
-        results = read_json(out)
-    for file in tqdm(files, desc="sources", unit="source"):
-        if file.parent.name not in results["sources"]:
-            results["sources"][file.parent.name] = evaluate_detector(detector, file)
-            write_json(out, results)
-    if scenes and results.get("scenes", {}).get("images") != scenes:
-        results["scenes"] = evaluate_detector_on_scenes(detector, scenes)
-    if results["sources"]:
-        kinds = ("class_agnostic", "per_category")
-        results["mean"] = {kind: mean_row([row[kind] for row in results["sources"].values()]) for kind in kinds}
-    write_json(out, {**results, "made_by": provenance()})
+    results = Results(out, request)
+    for key, file in results.sources(files):
+        made = evaluate_detector(detector, file)
+        about = {name: made[name] for name in ("images", "objects", "predict_s")}
+        results.add(key, *({"kind": kind} | about | made[kind] for kind in ("class_agnostic", "per_category")))
+    for key in results.todo([{"source": "scenes", "images": scenes}] if scenes else []):
+        results.add(key, {"kind": "class_agnostic"} | evaluate_detector_on_scenes(detector, scenes)["class_agnostic"])
     return results

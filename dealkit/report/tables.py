@@ -1,8 +1,10 @@
 """The tables of the pages, from the committed results: pandas inside, Markdown outside. Shares are shown in per cent."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import pandas as pd
 from scipy.stats import t as student
@@ -10,7 +12,8 @@ from scipy.stats import t as student
 from dealkit.config import MODELS
 from dealkit.evaluate.benchmark import SCALE_BINS, over_seeds, per_cent, with_spread
 from dealkit.files import PROJECT_ROOT, Json, read_json, tidy
-from dealkit.studies.claims import COLUMNS, MODEL_NAMES, PAPER_ROWS, REGIME_NAMES, Claim, _spread, method_name, metrics_of
+from dealkit.studies.claims import COLUMNS, MODEL_NAMES, PAPER_ROWS, REGIME_NAMES, method_name, row_means
+from dealkit.studies.label_efficiency import ROWS
 from dealkit.studies.left_out import HELD
 
 HEADS = {
@@ -426,41 +429,34 @@ def public_table(results: Sequence[Json]) -> str:
 # References
 
 
-def template_table(results: Json, deal: Json | None = None) -> str:
-    """Markdown: template matching per source, mean over seeds, beside DEAL's one click; bold where the template finds more.
+TEMPLATES = {"box": "shown the box", "click": "shown the click", "box, scaled and turned": "the box, scaled and turned"}
+"""What the variants of template matching are called on the pages."""
+
+
+def template_table(results: Any, deal: Any = None) -> str:
+    """A row per source: template matching, mean over seeds, beside DEAL's one click; bold where the template finds more.
 
     Args:
-        results: of `references.benchmark_templates`. deal: of `report.benchmark`, for the last columns; None leaves dashes.
+        results: rows of `benchmark_templates`. deal: rows of `benchmark`, for the last columns; None leaves dashes.
     """
-    names = {"box": "shown the box", "click": "shown the click", "box, scaled and turned": "the box, scaled and turned"}
-    variants = [name for name in names if name in results["mean"]]
-    head = ["source", *(f"{names[v]}: AP50 | clicked ignored" for v in variants), "DEAL, one click: AP50 | clicked ignored"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * (1 + 2 * (len(variants) + 1)) + "|"]
-    own = pd.DataFrame() if deal is None else tidy(deal).groupby("source")[["ap50", "ap50_ignored"]].mean()
+    frame, metrics = tidy(results), {"ap50": "AP50", "ap50_ignored": "clicked ignored"}
+    sources = [*sorted(frame["source"].unique()), f"mean of {frame['source'].nunique()}"]
 
-    def cells(of: Sequence[Json | None], reference: Json | None) -> str:
-        shown = []
-        for row in [*of, reference]:
-            for metric in ("ap50", "ap50_ignored"):
-                value = None if row is None else row[metric]
-                best = reference is not None and row is not reference and (value or 0.0) > (reference[metric] or 0.0)
-                shown.append(f"**{per_cent(value)}**" if best else per_cent(value))
-        return " | ".join(shown)
+    def means(rows: pd.DataFrame) -> pd.DataFrame:
+        of_all = over_seeds(rows, metrics=list(metrics)).set_axis(sources[-1:])
+        return pd.concat([rows.groupby("source")[list(metrics)].mean(), of_all])
 
-    for name, source in sorted(results["sources"].items()):
-        rows = [_mean_of(source["runs"].get(variant, [])) for variant in variants]
-        reference = own.loc[name].to_dict() if name in own.index else None
-        lines.append(f"| {name} | {cells(rows, reference)} |")
-    reference = None if deal is None else over_seeds(deal).iloc[0].to_dict()
-    return "\n".join(
-        [*lines, f"| mean of {len(results['sources'])} | {cells([results['mean'][v] for v in variants], reference)} |"]
-    )
-
-
-def _mean_of(runs: Sequence[Json]) -> Json | None:
-    """AP50 of several seeds, all objects and the clicked ones ignored; None where there is none."""
-    columns = {metric: [run[metric] for run in runs if run[metric] is not None] for metric in ("ap50", "ap50_ignored")}
-    return {metric: mean(values) if values else None for metric, values in columns.items()} if runs else None
+    own = pd.DataFrame(columns=list(metrics), dtype=float) if deal is None else means(tidy(deal))
+    limit = own.fillna(0).reindex(sources, fill_value=float("inf"))
+    columns = [pd.Series(sources, sources, name="source")]
+    for variant, rows in frame.groupby("variant", sort=False):
+        for metric, head in metrics.items():
+            values = means(rows)[metric].reindex(sources)
+            cells = values.map(per_cent).where(~(values.fillna(0) > limit[metric]), "**" + values.map(per_cent) + "**")
+            columns.append(cells.rename(f"{TEMPLATES.get(variant, variant)}: {head}" if metric == "ap50" else head))
+    columns += [own["ap50"].reindex(sources).map(per_cent).rename("DEAL, one click: AP50")]
+    columns += [own["ap50_ignored"].reindex(sources).map(per_cent).rename("clicked ignored")]
+    return markdown(pd.concat(columns, axis=1))
 
 
 def template_results(results: Json) -> str:
@@ -472,63 +468,48 @@ def template_results(results: Json) -> str:
 # Labels
 
 
-def efficiency_table(results: Json) -> str:
-    """Markdown: a row per regime and method as in the file; per cent, mean over seeds, class-agnostic; and what it cost.
+def efficiency_table(results: Any) -> str:
+    """A row per regime and method; per cent, mean over seeds, class-agnostic; and what it cost.
 
     `clicked ignored`: AP50 without the objects that are clicked for DEAL, for every row the same. `passes`: crops drawn for every
     image that they are drawn from.
     """
-    head = ["labels", "method", *COLUMNS.values(), "AP50, clicked ignored", "labelled images", "passes", "minutes", "seeds"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for name in dict.fromkeys(row["row"] for row in results["rows"]):
-        rows = [row for row in results["rows"] if row["row"] == name]
-        first, values = rows[0], metrics_of(results, name)
-        cells = [REGIME_NAMES[first["regime"]], method_name(first), *(per_cent(values[key]) for key in COLUMNS)]
-        cells[3] = with_spread(values["ap50"], _spread([row["metrics"]["ap50"] for row in rows]))
-        cost = {key: mean(row["cost"][key] for row in rows) for key in ("labelled_images", "passes", "minutes")}
-        cells += [per_cent(values["ap50_ignored"]), f"{cost['labelled_images']:.0f}"]
-        if first["model"] == "deal published":
-            cells[-1] = "its own"
-        trained = first["model"] != "deal published" and cost["minutes"] > 0
-        cells += [f"{cost['passes']:.1f}", f"{cost['minutes']:.1f}"] if trained else ["–", "–"]
-        lines.append("| " + " | ".join([*cells, str(len(rows))]) + " |")
-    return "\n".join(lines)
+    order = [row.name for row in ROWS]
+    frame = tidy(results).sort_values("row", key=lambda names: names.map(order.index), kind="stable")
+    first, rows = frame.drop_duplicates("row").set_index("row"), frame.groupby("row", sort=False)
+    means = row_means(frame).assign(ap50_std=rows["ap50"].std())
+    own, free = first["model"] == "deal published", means["minutes"] == 0
+    table = pd.DataFrame({"labels": first["regime"].map(REGIME_NAMES), "method": first.apply(method_name, axis=1)})
+    table = table.join(percent(means, [*COLUMNS, "ap50_ignored"], spread=True).rename(columns=COLUMNS))
+    table["labelled images"] = means["labelled_images"].map("{:.0f}".format).mask(own, "its own")
+    for name in ("passes", "minutes"):
+        table[name] = means[name].map("{:.1f}".format).mask(own | free, "–")
+    return markdown(table.assign(seeds=rows.size().astype(str)))
 
 
-def race_table(results: Json) -> str:
-    """Markdown: a row per model and point of its curve, results of `race.race`; per cent, means over files, class-agnostic.
+def race_table(results: Any) -> str:
+    """A row per model and point of its curve, rows of `race`; per cent, means over files, class-agnostic.
 
     `clicked ignored` is of DEAL alone: AP50 without the objects that it was given.
     """
-    head = ["method", "images/s", "minutes", "step", "AP50", "AP75", "AP50, clicked ignored"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for model, of_model in results["models"].items():
-        for k, point in enumerate(of_model["curve"]):
-            first = ["", ""] if k else [MODEL_NAMES[model], f"{of_model['images_per_s']:.1f}"]
-            scores = [per_cent(point.get(key)) for key in ("ap50", "ap75", "ap50_ignored")]
-            lines.append("| " + " | ".join([*first, f"{point['minutes']:.1f}", str(point["step"]), *scores]) + " |")
-    return "\n".join(lines)
+    frame = tidy(results)
+    again = frame["model"].duplicated()
+    table = pd.DataFrame({"method": frame["model"].map(MODEL_NAMES).mask(again, "")})
+    table["images/s"] = frame["images_per_s"].map("{:.1f}".format).mask(again, "")
+    table["minutes"], table["step"] = frame["minutes"].map("{:.1f}".format), frame["step"].astype(str)
+    columns = ["ap50", "ap75", "ap50_ignored"]
+    return markdown(table.join(percent(frame.reindex(columns=columns), columns)))
 
 
-def beside_paper(results: Json, paper: Json) -> str:
-    """Markdown: AP25, AP50, AP75 of every row that the paper has a like of, ours and the paper's; a dash where one is missing."""
-    theirs = {(row["regime"], row["method"]): row for row in paper["rows"]}
-    lines = ["| labels | ours | the paper's | AP25 | AP50 | AP75 | paper AP25 | AP50 | AP75 |", "|---" * 9 + "|"]
-    for name, key in PAPER_ROWS.items():
-        model, *method = name.split(" ", 1)[1].split(" ")
-        label = method_name({"model": model, "method": method[0] if method else "plain", "oracle": False})
-        ours, row = metrics_of(results, name) or {}, theirs[key]
-        cells = [REGIME_NAMES.get(key[0], "one click per category"), label, key[1]]
-        cells += [per_cent(ours.get(metric)) for metric in ("ap25", "ap50", "ap75")]
-        cells += ["–" if row[metric] is None else f"{row[metric]:.1f}" for metric in ("ap25", "ap50", "ap75")]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def claims_table(claims: Sequence[Claim]) -> str:
-    """Markdown: claim, the paper's numbers, ours, verdict."""
-    lines = ["| claim | paper | ours | verdict |", "|---|---|---|---|"]
-    return "\n".join([*lines, *(f"| {c.text} | {c.paper} | {c.ours} | **{c.verdict}** |" for c in claims)])
+def beside_paper(results: Any, paper: Json) -> str:
+    """AP25, AP50, AP75 of every row that the paper has a like of, ours and the paper's; a dash where one is missing."""
+    columns, like, rows = ["ap25", "ap50", "ap75"], list(PAPER_ROWS.values()), {row.name: asdict(row) for row in ROWS}
+    ours = percent(row_means(results).reindex(index=list(PAPER_ROWS), columns=columns), columns)
+    theirs = percent(pd.DataFrame(paper["rows"]).set_index(["regime", "method"]).loc[like, columns].astype(float) / 100, columns)
+    table = pd.DataFrame({"labels": [REGIME_NAMES.get(regime, "one click per category") for regime, _ in like]}, index=ours.index)
+    table["ours"], table["the paper's"] = [method_name(rows[name]) for name in ours.index], [name for _, name in like]
+    theirs = theirs.set_axis(ours.index).rename(columns={"AP25": "paper AP25"})
+    return markdown(pd.concat([table, ours, theirs], axis=1))
 
 
 # Pages
