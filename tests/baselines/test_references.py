@@ -1,7 +1,5 @@
 """`baselines.references`: template matching, the estimate from a click, and open models with random tiny weights."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -20,6 +18,7 @@ from dealkit.baselines.references import (
 from dealkit.clicks import make_clicks
 from dealkit.data.coco import CocoFolder
 from dealkit.evaluate.coco import evaluate
+from dealkit.files import read_json
 from dealkit.predict.detections import Detections
 
 
@@ -132,18 +131,19 @@ def test_rows_are_those_of_the_click_list(tiny_coco):
         reference_rows(find, data, clicks, given="point")
 
 
-def test_a_benchmark_is_resumed_and_extended(make_coco, tmp_path, monkeypatch):
+def test_a_benchmark_is_resumed_and_extended(make_coco, tmp_path):
     files = [make_coco(name, [[(5, [10, 12, 6, 8], 0), (5, [50, 40, 6, 8], 0)], []]) for name in ("a", "b")]
-    first = benchmark_templates(files, tmp_path / "t.json")
-    row = first["sources"]["a"]["runs"]["box"][0]
-    assert row["ap50"] == pytest.approx(1) and row["hit"] == 1 and set(first["mean"]) == {"box", "click"}
-    monkeypatch.setattr("dealkit.baselines.references.match_box", lambda *a, **k: pytest.fail("run again"))
-    assert benchmark_templates(files, tmp_path / "t.json")["mean"] == first["mean"]
-    monkeypatch.undo()
+    first = benchmark_templates(files[:1], tmp_path / "t.json")
+    assert [(row["source"], row["variant"], row["seed"]) for row in first.rows] == [("a", "box", 0), ("a", "click", 0)]
+    assert first.rows[0]["ap50"] == pytest.approx(1) and first.rows[0]["hit"] == 1 and first.rows[0]["objects"] == 2
     variants = list(VARIANTS)
     more = benchmark_templates(files, tmp_path / "t.json", variants=variants, seeds=2)
-    assert [run["seed"] for run in more["sources"]["b"]["runs"][variants[2]]] == [0, 1]
-    assert more["spread"]["box"]["ap50"] == pytest.approx(0) and json.loads((tmp_path / "t.json").read_text())["made_by"]
+    assert (
+        more.rows[:2] == first.rows and len(more.frame().drop_duplicates(["source", "variant", "seed"])) == len(more.rows) == 12
+    )
+    assert read_json(tmp_path / "t.json")["rows"] == more.rows
+    with pytest.raises(ValueError, match="variants: expected some of .*got 'boxes'"):
+        benchmark_templates(files, tmp_path / "t.json", variants=["boxes"])
 
 
 # open models
