@@ -82,21 +82,18 @@ def race(
         results: JSON of the rows, see `files.Results`; None: `results.json` in `out`.
 
     Returns:
-        A row per model and point of its curve: `model`, its `parameters`, `images_per_s` of training, `minutes`, `step` and the
-        numbers of `score_point`.
+        A row per model and point of its curve: `model`, `parameters`, `images_per_s`, `minutes`, `step`, and `score_point`.
 
     Raises:
         ValueError: an unknown model, or `out` holds a training with other settings.
     """
     train = replace(schedule, steps=10**6, max_minutes=minutes, evaluate_every=5)  # looks at the clock every 5
-    networks = {name: replace(detector, detector=name) for name in models if name != "deal"}
-    runs = {name: DetectorRun(detector=network, data=data, train=train) for name, network in networks.items()}
+    runs = {n: DetectorRun(detector=replace(detector, detector=n), data=data, train=train) for n in models if n != "deal"}
     of_data = to_dict(data) | {"coco": [short_path(entry) for entry in data.coco]}
     request = {"data": of_data, "detector": to_dict(detector), "train": to_dict(train)}
     made = Results(results or out / "results.json", request | {"val": [short_path(file) for file in val], "scenes": scenes})
     files = [(file, file.parent / "images") for file in val]
-    if not files:
-        files = [(write_coco(out / "scenes", scenes, size=data.size, seed=EVAL_SEED), out / "scenes")]
+    files = files or [(write_coco(out / "scenes", scenes, size=data.size, seed=EVAL_SEED), out / "scenes")]
     for key in made.todo([{"model": name} for name in models], "race"):
         folder, name = out / key["model"], key["model"]
         trained(
@@ -107,7 +104,7 @@ def race(
         for line, file in tqdm([*kept, (log[-1], folder / "model.safetensors")], desc=f"scoring {name}", unit="point"):
             model = load_model(file) if name == "deal" else load_detector(file)
             curve.append({"minutes": line["minutes"], "step": line["step"], **score_point(model, files)})
-        speed = curve[-1]["step"] * train.batch_size / (60 * max(curve[-1]["minutes"], 1e-9))
-        about = {"parameters": sum(p.numel() for p in model.parameters()), "images_per_s": round(speed, 3)}
+        speed = round(log[-1]["step"] * train.batch_size / (60 * max(log[-1]["minutes"], 1e-9)), 3)
+        about = {"parameters": sum(p.numel() for p in model.parameters()), "images_per_s": speed}
         made.add(key, *(about | point for point in curve))
     return made
