@@ -156,6 +156,8 @@ SCALE_ENDS = (4, 8, 16, 32, 64, 96, 256)
 
 
 SCALE_BINS = {f"{low}-{high}": (float(low**2), float(high**2)) for low, high in pairwise(SCALE_ENDS)}
+SCALE_BINS |= {"4-8": (0.0, 64.0), "96-256": (96.0**2, 1e10)}  # what the border of the image cuts off belongs to them, too
+"""Sizes in pixels of an evaluation across scales; the last bin is COCO's large objects."""
 
 
 def evaluate_across_scales(model: DEAL, count: int = 200, seed: int = EVAL_SEED) -> Json:
