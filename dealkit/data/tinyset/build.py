@@ -26,15 +26,14 @@ from tqdm import tqdm
 
 from dealkit import __version__
 from dealkit.config import BuildConfig
+from dealkit.data.coco import NOT_STATED, SPLIT_NAMES
 from dealkit.data.tinyset.categories import supercategory
 from dealkit.data.tinyset.chunks import EXAMPLES, Reader, SourceFolder, cut_chunk, read_records, summarise_notes
 from dealkit.data.tinyset.duplicates import components, find_copies, near_pairs, same_objects
 from dealkit.data.tinyset.folders import detect_sources
-from dealkit.data.tinyset.index import BOX_COLUMNS, SPLITS, TEXT_COLUMNS, arrow, write_index
+from dealkit.data.tinyset.index import BOX_COLUMNS, TEXT_COLUMNS, arrow, write_index
 from dealkit.data.tinyset.parallel import Engine, map_tasks
 from dealkit.files import write_atomically
-
-NO_DOMAIN = "not stated"
 
 
 def build_tinyset(
@@ -78,7 +77,7 @@ def build_tinyset(
         "version": __version__,
         "settings": dataclasses.asdict(config),
         "sources": {source.name: source.work.name for source in sources},
-        "domains": {source.name: domains.get(source.name, NO_DOMAIN) for source in sources},
+        "domains": {source.name: domains.get(source.name, NOT_STATED) for source in sources},
     }
     if (out / "build.json").exists():
         if json.loads((out / "build.json").read_text()) != made_of:
@@ -206,7 +205,7 @@ def _merge(sources: list[SourceFolder], out: Path, config: BuildConfig, domains:
 
     columns, categories = _columns(parts, seen, splits, groups, group_names, domains, out)
     write_index(out / "index.parquet", columns, categories)
-    for split in SPLITS:
+    for split in SPLIT_NAMES:
         write_atomically(
             out / f"{split}.json", functools.partial(_write_coco, columns=columns, categories=categories, split=split)
         )
@@ -299,7 +298,7 @@ def _columns(
             i = place[record]
             row = seen[i]
             if splits[i]:
-                order.append((SPLITS.index(splits[i]), len(texts)))
+                order.append((SPLIT_NAMES.index(splits[i]), len(texts)))
             origin = os.path.relpath(os.fsdecode(row["path"]), source.folder.parent)
             made = {"split": splits[i], "source": row["source"], "domain": domains[row["source"]], "own_split": row["split"]}
             made |= {"group": group_names[groups[i]], "image_id": row["image_id"]}
@@ -384,7 +383,7 @@ def _source_counts(columns: Mapping[str, Any], records: Mapping[str, Any], domai
 
 
 def _split_counts(columns: Mapping[str, Any]) -> dict[str, Any]:
-    made: dict[str, Any] = {split: {} for split in SPLITS}
+    made: dict[str, Any] = {split: {} for split in SPLIT_NAMES}
     rows = zip(columns["split"], columns["domain"], columns["num_boxes"].tolist(), strict=True)
     for split, domain, objects in sorted(rows):
         row = made[split].setdefault(domain, {"images": 0, "objects": 0})

@@ -19,14 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dealkit.data.coco import Sample
+from dealkit.data.coco import SPLIT_NAMES, Sample
 from dealkit.data.images import read_image
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 BOX_COLUMNS = ("x1", "y1", "x2", "y2")
-SPLITS = ("train", "val", "test")
 TEXT_COLUMNS = ("file_name", "split", "source", "domain", "own_split", "group", "image_id", "origin")
 SIZE_COLUMNS = ("width", "height", "origin_width", "origin_height", "x", "y", "num_boxes")
 
@@ -207,7 +206,7 @@ class TinySet(torch.utils.data.Dataset[Sample]):
             ("source", source, self._source),
         ):
             if wanted is not None:
-                if field == "split" and wanted in SPLITS and wanted not in names:
+                if field == "split" and wanted in SPLIT_NAMES and wanted not in names:
                     keep[:] = False
                     continue
                 if wanted not in names:

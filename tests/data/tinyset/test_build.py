@@ -431,7 +431,7 @@ class Killed(BaseException):
 
 def test_a_build_killed_at_any_point_ends_as_one_that_was_not(root, tmp_path, monkeypatch):
     """Every file comes into being by `os.replace`: the build is ended before its first, second, ... move, and started again."""
-    monkeypatch.setattr(chunks, "CHUNK", 2)
+    monkeypatch.setattr(chunks, "CHUNK_IMAGES", 2)
     whole = tmp_path / "whole"
     report = build_tinyset(root, whole, readers=READERS, config=SMALL)
     expected, move = files(whole), os.replace
