@@ -18,6 +18,7 @@ from dealkit.boxes import SIZE_BINS
 from dealkit.data.coco import NOT_STATED, SPLIT_NAMES, CocoFolder
 from dealkit.data.images import read_image
 from dealkit.data.measures import SUSPICIOUS, THUMBNAIL, box_sizes, local_density, ring_contrast, suspicious_boxes
+from dealkit.files import read_json
 
 LOW_CONTRAST = 0.05
 """Contrast, of 0..1, under which an object hardly differs from what is around it."""
@@ -77,11 +78,9 @@ def load_domains(path: str | Path) -> dict[str, str]:
         ValueError: no such file, not JSON, or something but text in it; names file and source.
     """
     try:
-        domains = json.loads(Path(path).read_text(encoding="utf-8"))
+        domains = read_json(Path(path))
     except OSError:
         raise ValueError(f"{path}: no such file of domains") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
     wrong = [name for name, domain in domains.items() if not isinstance(domain, str)] if isinstance(domains, dict) else ["file"]
     if wrong:
         raise ValueError(f'{path}: {wrong[0]}: expected an object {{"source": "domain"}} of texts')

@@ -163,7 +163,7 @@ def test_the_committed_domains_can_be_read():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("[", "not JSON"), ("[1]", "file: expected an object"), ('{"a": 1}', "a: expected")]
+    ("text", "message"), [("[", "not a JSON file"), ("[1]", "file: expected an object"), ('{"a": 1}', "a: expected")]
 )
 def test_a_bad_table_of_domains_is_named(tmp_path, text, message):
     (tmp_path / "d.json").write_text(text)

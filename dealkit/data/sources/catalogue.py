@@ -289,7 +289,6 @@ SOURCES: dict[str, Source] = {
         page="https://github.com/Shenggan/BCCD_Dataset",
         downloads=(Download(url="https://github.com/Shenggan/BCCD_Dataset.git"),),
         images=364,
-        boxes=4_888,
         layout="BCCD/Annotations/*.xml, BCCD/JPEGImages/*.jpg, BCCD/ImageSets/Main/{train,val,test}.txt",
         note="red and white blood cells and platelets, 640 x 480; cells are about 100 px: shrink it for small objects",
         read=read_bccd,

@@ -27,13 +27,14 @@ from tqdm import tqdm
 from dealkit import __version__
 from dealkit.config import BuildConfig
 from dealkit.data.coco import NOT_STATED, SPLIT_NAMES
+from dealkit.data.objects import load_domains
 from dealkit.data.tinyset.categories import supercategory
 from dealkit.data.tinyset.chunks import EXAMPLES, Reader, SourceFolder, cut_chunk, read_records, summarise_notes
 from dealkit.data.tinyset.duplicates import components, find_copies, near_pairs, same_objects
 from dealkit.data.tinyset.folders import detect_sources
 from dealkit.data.tinyset.index import BOX_COLUMNS, TEXT_COLUMNS, arrow, write_index
 from dealkit.data.tinyset.parallel import Engine, map_tasks
-from dealkit.files import write_atomically
+from dealkit.files import read_json, write_atomically, write_json
 
 
 def build_tinyset(
@@ -71,7 +72,8 @@ def build_tinyset(
     root, out, config = Path(root), Path(out), config or BuildConfig()
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder of sources")
-    domains = {**(domains or {}), **_own_domains(root / "domains.json")}
+    own = root / "domains.json"
+    domains = {**(domains or {}), **(load_domains(own) if own.exists() else {})}
     sources, skipped = detect_sources(root, readers or {}, out, config)
     made_of = {
         "version": __version__,
@@ -80,10 +82,10 @@ def build_tinyset(
         "domains": {source.name: domains.get(source.name, NOT_STATED) for source in sources},
     }
     if (out / "build.json").exists():
-        if json.loads((out / "build.json").read_text()) != made_of:
+        if read_json(out / "build.json") != made_of:
             raise ValueError(f"{out}: build.json: a TinySet of other sources or settings; expected an empty folder or the same")
         shutil.rmtree(out / "work", ignore_errors=True)
-        return json.loads((out / "report.json").read_text())
+        return read_json(out / "report.json")
     if out.exists() and any(out.iterdir()) and not (out / "work").is_dir():
         raise ValueError(f"{out}: expected an empty folder, or one of a build that was interrupted")
     (out / "work").mkdir(parents=True, exist_ok=True)
@@ -107,8 +109,8 @@ def build_tinyset(
 
     report = _merge(sources, out, config, made_of["domains"])
     report = {"settings": made_of["settings"], **report, "failed": failed, "skipped": skipped}
-    _write_json(out / "report.json", report)
-    _write_json(out / "build.json", made_of)
+    write_json(out / "report.json", report)
+    write_json(out / "build.json", made_of)
     shutil.rmtree(out / "work")
     return report
 
@@ -390,19 +392,3 @@ def _split_counts(columns: Mapping[str, Any]) -> dict[str, Any]:
         row["images"] += 1
         row["objects"] += objects
     return made
-
-
-def _own_domains(file: Path) -> dict[str, str]:
-    if not file.exists():
-        return {}
-    try:
-        domains = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: content: not JSON: {error}") from None
-    if not (isinstance(domains, dict) and all(isinstance(domain, str) and domain for domain in domains.values())):
-        raise ValueError(f"{file}: content: expected an object, source -> domain")
-    return domains
-
-
-def _write_json(path: Path, values: Any) -> None:
-    write_atomically(path, lambda to: to.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8"))

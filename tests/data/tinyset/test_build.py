@@ -332,7 +332,7 @@ def test_domains_of_own_folders_come_from_a_file(root, tmp_path):
     report = build_tinyset(root, tmp_path / "out", readers=READERS, domains={"a": "factory", "b": "x"}, config=SMALL)
     assert {name: row["domain"] for name, row in report["sources"].items()} == {"a": "factory", "b": "street"}
     (root / "domains.json").write_text('["street"]')
-    with pytest.raises(ValueError, match="domains.json: content: expected an object, source -> domain"):
+    with pytest.raises(ValueError, match="domains.json: file: expected an object"):
         build_tinyset(root, tmp_path / "other", readers=READERS)
 
 
