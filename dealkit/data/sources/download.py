@@ -40,7 +40,7 @@ def fetch(item: Download, folder: Path) -> tuple[Path, str]:
     known = item.sha256 or item.md5
     if known is None:
         print(f"{item.url}: no checksum is published, so it is taken as it comes", flush=True)
-    loader = _from_hub if HUB.fullmatch(item.url) else pooch.HTTPDownloader(progressbar=True)
+    loader = _from_hub if HUB.fullmatch(item.url) else pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20)
     try:
         file = Path(pooch.retrieve(item.url, known and f"{kind}:{known}", item.name, folder, downloader=loader))
     except Exception as error:  # the libraries below have many kinds

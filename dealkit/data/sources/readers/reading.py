@@ -95,13 +95,13 @@ class Reading:
         text = self._content(file, "a text file in UTF-8", lambda f: f.read_text(encoding="utf-8-sig")) or ""
         return [(f"line {i}", line.strip()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
 
-    def numbers(self, file: Path, where: str, words: Sequence[str], form: str) -> list[float] | None:
-        """The words as finite numbers, or None after telling that `form` was expected."""
+    def numbers(self, file: Path, where: str, words: Sequence[str], form: str, count: int | None = None) -> list[float] | None:
+        """The words as finite numbers, `count` of them, or None after telling that `form` was expected."""
         try:
             values = [float(word) for word in words]
         except ValueError:
             values = []
-        if values and all(map(math.isfinite, values)):
+        if values and all(map(math.isfinite, values)) and count in (None, len(values)):
             return values
         self.wrong(file, where, "numbers", f"expected {form}, got {' '.join(words)!r:.80}")
         return None
@@ -218,14 +218,10 @@ class Reading:
         good = finite & ordered & inside & (cut[:, :2] < cut[:, 2:]).all(1)
         for i in np.flatnonzero(~good):
             shown, image = stated[i].round(2).tolist(), f"the image of {size[0]} x {size[1]} (width x height)"
-            if not finite[i]:
-                wrong = f"expected four finite numbers, got {shown}"
-            elif not ordered[i]:
-                wrong = f"expected x1 < x2 and y1 < y2, got {shown} (x1, y1, x2, y2)"
-            elif not inside[i]:
-                wrong = f"{shown} (x1, y1, x2, y2) is outside {image}"
+            if not ordered[i] or not finite[i]:
+                wrong = f"expected finite x1 < x2 and y1 < y2, got {shown}"
             else:
-                wrong = f"{shown} (x1, y1, x2, y2) has no area inside {image}"
+                wrong = f"{shown} (x1, y1, x2, y2) {'has no area inside' if inside[i] else 'is outside'} {image}"
             self.defect(file, objects[i].where, "box", wrong)
         return [found for found, keep in zip(objects, good, strict=True) if keep], cut[good]
 

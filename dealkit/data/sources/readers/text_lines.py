@@ -91,9 +91,7 @@ def read_visdrone(root: str | Path, *, on_problem: OnProblem | None = None) -> I
     """
     reading = Reading("visdrone", root, on_problem)
     splits = {"train": "train", "val": "val", "test": "test-dev"}
-    folders = {
-        s: reading.first(f"VisDrone2019-DET-{d}", f"VisDrone*DET-{d}", f"*/VisDrone2019-DET-{d}") for s, d in splits.items()
-    }
+    folders = {s: reading.first(f"VisDrone*DET-{d}", f"*/VisDrone2019-DET-{d}") for s, d in splits.items()}
     form = "left,top,width,height,score,category,truncation,occlusion"
     for split, folder in reading.present(folders, "VisDrone2019-DET-{}").items():
         images = reading.images(folder / "images")
@@ -103,15 +101,13 @@ def read_visdrone(root: str | Path, *, on_problem: OnProblem | None = None) -> I
         for file in files:
             objects = []
             for where, line in reading.lines(file):
-                values = reading.numbers(file, where, line.rstrip(",").split(","), form)
-                if values is None:
-                    continue
-                if len(values) != 8 or values[5] not in range(len(VISDRONE_CATEGORIES)):
-                    reading.wrong(file, where, "columns", f"expected {form} with category 0 to 11, got {line!r:.80}")
-                    continue
-                x, y, width, height, score, category = values[:6]
-                ignore = score == 0 or category in (0, 11)
-                objects.append(Found(where, VISDRONE_CATEGORIES[int(category)], (x, y, x + width, y + height), ignore))
+                values = reading.numbers(file, where, line.rstrip(",").split(","), form, 8)
+                if values is not None and values[5] not in range(len(VISDRONE_CATEGORIES)):
+                    reading.wrong(file, where, "category", f"expected 0 to {len(VISDRONE_CATEGORIES) - 1}, got {values[5]:g}")
+                elif values is not None:
+                    x, y, width, height, score, category = values[:6]
+                    ignore = score == 0 or category in (0, 11)
+                    objects.append(Found(where, VISDRONE_CATEGORIES[int(category)], (x, y, x + width, y + height), ignore))
             path = images.get(file.stem, folder / "images" / f"{file.stem}.jpg")
             yield from reading.record(path, objects, file=file, group=file.stem.split("_")[0], split=split)
 
@@ -132,9 +128,7 @@ def read_widerface(root: str | Path, *, on_problem: OnProblem | None = None) -> 
     ([[1.0, 2.0, 4.0, 6.0]], array([ True]))
     """
     reading = Reading("widerface", root, on_problem)
-    files = {
-        s: reading.first(f"wider_face_split/wider_face_{s}_bbx_gt.txt", f"*/wider_face_{s}_bbx_gt.txt") for s in ("train", "val")
-    }
+    files = {s: reading.first(f"*/wider_face_{s}_bbx_gt.txt") for s in ("train", "val")}
     form = "x y width height blur expression illumination invalid occlusion pose"
     for split, file in reading.present(files, "wider_face_split/wider_face_{}_bbx_gt.txt").items():
         folder = reading.first(f"WIDER_{split}/images", f"*/WIDER_{split}/images") or reading.root / f"WIDER_{split}" / "images"
@@ -144,9 +138,8 @@ def read_widerface(root: str | Path, *, on_problem: OnProblem | None = None) -> 
             where, name = lines[i]
             count = lines[i + 1][1] if i + 1 < len(lines) else ""
             if not name.endswith(".jpg") or not count.isdigit() or i + 2 + int(count) > len(lines):
-                reading.wrong(
-                    file, where, "image", f"expected a file name, a count and so many lines, got {name!r:.60}, {count!r:.60}"
-                )
+                got = f"{name!r:.60}, {count!r:.60}"
+                reading.wrong(file, where, "image", f"expected a file name, a count and so many lines, got {got}")
                 i += 1
                 while i < len(lines) and not lines[i][1].endswith(".jpg"):
                     i += 1
@@ -157,10 +150,7 @@ def read_widerface(root: str | Path, *, on_problem: OnProblem | None = None) -> 
                 i += 1
             objects = []
             for at, line in rows:
-                values = reading.numbers(file, at, line.split(), form)
-                if values is not None and len(values) != 10:
-                    reading.wrong(file, at, "columns", f"expected {form}, got {line!r:.80}")
-                elif values is not None:
+                if (values := reading.numbers(file, at, line.split(), form, 10)) is not None:
                     x, y, width, height = values[:4]
                     objects.append(Found(at, "face", (x, y, x + width, y + height), ignore=values[7] == 1))
             yield from reading.record(folder / name, objects, file=file, where=where, split=split)
