@@ -25,8 +25,8 @@ SHOWN = 20
 def fetch(item: Download, folder: Path) -> tuple[Path, str]:
     """Download a file into `folder`, unless it is there; gives the file, and in words what was checked.
 
-    A file has its name only when it is complete and its checksum right. A download from the Hugging Face Hub goes on where it
-    broke off; any other begins again.
+    A file has its name only when it is complete and its checksum right. A connection to the Hugging Face Hub that breaks is taken
+    up again at once; any other download that breaks begins again with the next call.
 
     Raises:
         ValueError: the server refuses, the connection breaks, or the checksum is wrong; names address and file.
@@ -57,8 +57,11 @@ def _from_hub(url: str, file: str | Path, pooch: object = None) -> None:
         raise ValueError("fetching it needs huggingface_hub: pip install dealkit[data]") from None
     host, data, revision, name = HUB.fullmatch(url).groups()  # type: ignore[union-attr]
     folder = Path(file).parent / "hub"
-    found = hf_hub_download(data, name, repo_type="dataset", revision=revision, endpoint=host, local_dir=folder)
-    os.replace(found, file)
+    try:
+        found = hf_hub_download(data, name, repo_type="dataset", revision=revision, endpoint=host, local_dir=folder)
+        os.replace(found, file)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def unpack(archive: Path, folder: Path) -> int:

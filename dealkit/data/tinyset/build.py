@@ -107,7 +107,7 @@ def build_tinyset(
         for _, count in map_tasks(cut_chunk, tasks, workers=workers, engine=engine):
             bar.update(count)
 
-    report = _merge(sources, out, config, made_of["domains"])
+    report = _merge_sources(sources, out, config, made_of["domains"])
     report = {"settings": made_of["settings"], **report, "failed": failed, "skipped": skipped}
     write_json(out / "report.json", report)
     write_json(out / "build.json", made_of)
@@ -175,7 +175,7 @@ def assign_splits(
     return [made[group] for group in groups]
 
 
-def _merge(sources: list[SourceFolder], out: Path, config: BuildConfig, domains: Mapping[str, str]) -> dict[str, Any]:
+def _merge_sources(sources: list[SourceFolder], out: Path, config: BuildConfig, domains: Mapping[str, str]) -> dict[str, Any]:
     """Copies, splits and categories over all sources; writes the index and the COCO files and clears `images`."""
     pa = arrow()
     notes: list[tuple[str, str, int, str, str]] = []
@@ -309,7 +309,7 @@ def _columns(
         mapping = np.array([label[name] for name in names], dtype=np.int32)
         lists = table["category"].combine_chunks()
         codes = pa.array(mapping[np.asarray(lists.flatten())] if len(mapping) else np.zeros(0, np.int32))
-        tables.append(table.set_column(table.schema.get_field_index("category"), "label", _lists(lists, codes)))
+        tables.append(table.set_column(table.schema.get_field_index("category"), "label", _arrow_lists(lists, codes)))
     rows = np.array([row for _, row in sorted(order)], dtype=np.int64)
     table = pa.concat_tables(tables).take(rows) if len(rows) else pa.concat_tables(tables).slice(0, 0)
     boxes = table["boxes"].combine_chunks()
@@ -322,11 +322,11 @@ def _columns(
     columns |= {name: np.asarray(table[name]) for name in ("width", "height", "x", "y")}
     columns |= {"num_boxes": np.diff(offsets).astype(np.int32)}
     columns |= {name: pa.ListArray.from_arrays(of_boxes, pa.array(flat[:, k])) for k, name in enumerate(BOX_COLUMNS)}
-    columns |= {name: _lists(lists := table[name].combine_chunks(), lists.flatten()) for name in ("label", "ignore")}
+    columns |= {name: _arrow_lists(lists := table[name].combine_chunks(), lists.flatten()) for name in ("label", "ignore")}
     return columns, categories
 
 
-def _lists(like: Any, values: Any) -> Any:
+def _arrow_lists(like: Any, values: Any) -> Any:
     """An Arrow list array with the lengths of another and these values."""
     pa = arrow()
     offsets = np.concatenate([[0], np.cumsum(np.asarray(like.value_lengths(), dtype=np.int64))])

@@ -471,7 +471,7 @@ def test_a_source_that_changed_meanwhile_is_read_again(root, tmp_path, monkeypat
     def stop(*_):
         raise Killed
 
-    monkeypatch.setattr("dealkit.data.tinyset.build._merge", stop)
+    monkeypatch.setattr("dealkit.data.tinyset.build._merge_sources", stop)
     with pytest.raises(Killed):
         build_tinyset(root, tmp_path / "out", readers=READERS, config=SMALL)
     monkeypatch.undo()

@@ -11,8 +11,7 @@ import numpy as np
 from dealkit.data.coco import SPLIT_NAMES
 from dealkit.data.sources.readers.reading import Found, OnProblem, Reading, part_of
 from dealkit.data.sources.records import ImageRecord
-
-Row = dict[str, Any]
+from dealkit.files import Json
 
 
 def read_coco(root: str | Path, *, source: str = "coco", on_problem: OnProblem | None = None) -> Iterator[ImageRecord]:
@@ -163,7 +162,7 @@ def _coco(
             names[row["id"]] = row["name"]
         else:
             reading.wrong(file, f"categories[{i}]", "record", f"expected an id and a name, got {row!r:.60}")
-    images: dict[Any, Row] = {}
+    images: dict[Any, Json] = {}
     for i, row in enumerate(data["images"]):
         if not (isinstance(row, dict) and isinstance(row.get("file_name"), str) and isinstance(row.get("id"), int | str)):
             reading.wrong(file, f"images[{i}]", "record", f"expected an id and a file_name, got {row!r:.60}")
@@ -180,13 +179,13 @@ def _coco(
         if isinstance(row, dict) and _key(row.get("image_id")) in images:
             of_image[row["image_id"]].append(i)
         elif isinstance(row, dict):
-            reading.wrong(file, _where(i, row), "image_id", f"unknown image {row.get('image_id')!r}")
+            reading.wrong(file, _record_name(i, row), "image_id", f"unknown image {row.get('image_id')!r}")
         else:
             reading.wrong(file, f"annotations[{i}]", "record", f"expected an object, got {row!r:.60}")
 
     def found(i: int) -> Found | None:
         row, rows[i] = rows[i], None  # forget it: files have millions
-        where, box, name = _where(i, row), row.get("bbox"), names.get(_key(row.get("category_id")))
+        where, box, name = _record_name(i, row), row.get("bbox"), names.get(_key(row.get("category_id")))
         if name is None:
             reading.wrong(file, where, "category_id", f"unknown category {row.get('category_id')!r}")
         elif not (isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box)):
@@ -225,7 +224,7 @@ def _outline(segmentation: Any) -> np.ndarray | None:
     return polygon if np.isfinite(polygon).all() else None
 
 
-def _where(i: int, row: Row) -> str:
+def _record_name(i: int, row: Json) -> str:
     return f"annotation {row['id']}" if "id" in row else f"annotations[{i}]"
 
 

@@ -86,11 +86,11 @@ def read_dior(root: str | Path, *, on_problem: OnProblem | None = None) -> Itera
     folder = reading.first("Annotations/[Hh]orizontal*", "[Hh]orizontal*", "Annotations/trainval", "Annotations")
     folder = folder or reading.root / "Annotations"
     places = ["JPEGImages-trainval", "JPEGImages-test", "JPEGImages", "Images/trainval", "Images/test"]
-    names = {_plain(name): name for name in DIOR_CATEGORIES}
+    names = {_letters(name): name for name in DIOR_CATEGORIES}
 
     def objects(reading: Reading, file: Path, tree: ET.Element) -> Iterator[Found]:
         for found in _objects(reading, file, tree):
-            if (name := names.get(_plain(found.category))) is not None:
+            if (name := names.get(_letters(found.category))) is not None:
                 yield Found(found.where, name, found.box, found.ignore)
             else:
                 reading.wrong(file, found.where, "name", f"expected one of {', '.join(DIOR_CATEGORIES)}, got {found.category!r}")
@@ -196,5 +196,5 @@ def _splits(reading: Reading, lists: str) -> dict[str, str]:
     return splits
 
 
-def _plain(name: str) -> str:
+def _letters(name: str) -> str:
     return re.sub("[^a-z]", "", name.lower())
