@@ -72,7 +72,7 @@ def run_notebook(
     try:
         papermill.execute_notebook(source, part, parameters=values, **options)
     except PapermillExecutionError as error:
-        what = f"cell In [{error.exec_count}] ({error.source.strip()[:60]}): {error.ename}: {error.evalue}"
+        what = f"cell In [{error.exec_count}] ({error.source.strip().splitlines()[0][:60]}): {error.ename}: {error.evalue}"
         raise ValueError(f"{source.name}: {what}; the partial copy is {part}") from error
     except RuntimeError as error:  # the kernel died, often for lack of memory
         raise ValueError(f"{source.name}: {error}; the partial copy is {part}") from error
