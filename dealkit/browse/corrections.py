@@ -187,8 +187,7 @@ def _distinct(found: list[Label]) -> list[Label]:
 def _sides(bbox: Sequence[float], size_wh: tuple[int, int]) -> list[float]:
     """x1, y1, x2, y2 of the part of a box that lies in its image."""
     x, y, w, h = bbox
-    low, high = (max(x, 0.0), max(y, 0.0)), (min(x + w, size_wh[0]), min(y + h, size_wh[1]))
-    return [*low, *high]
+    return [max(x, 0.0), max(y, 0.0), min(x + w, size_wh[0]), min(y + h, size_wh[1])]
 
 
 def _inside(bbox: Sequence[float], size_wh: tuple[int, int], where: str) -> list[float]:

@@ -7,7 +7,7 @@ import pytest
 from dealkit.browse import dataset as browse
 from dealkit.browse.corrections import Corrections, Label, correct, export_corrections
 from dealkit.browse.mistakes import add_predictions
-from dealkit.cli.model import browse as browse_command
+from dealkit.cli.data import export
 from dealkit.data.coco import check
 from dealkit.data.objects import read_table
 
@@ -79,7 +79,7 @@ def test_what_is_corrected_in_fiftyone_arrives_and_all_else_stays(shown, parts, 
         sample.save()
 
     out = tmp_path / "out.json"
-    browse_command([str(parts)], name=shown.name, export=out)
+    export(parts, out, name=shown.name)
     before, after = rows_of(parts), rows_of(out)
     assert list(after) == [1, 2, 3, 4, 6, 7] and after[4] == before[4]
     rows = {i: json.loads(row) for i, row in after.items()}
@@ -136,8 +136,6 @@ def test_what_is_not_there_is_named(fo, shown, parts, make_coco, tmp_path):
     other = make_coco("other", OBJECTS)
     with pytest.raises(ValueError, match=r"other.annotations\.json: image 1: .*0\.png is not in the data set"):
         export_corrections(shown.name, other, tmp_path / "out.json")
-    with pytest.raises(ValueError, match="--export: expected one COCO file"):
-        browse_command([str(parts), str(other)], export=tmp_path / "out.json")
 
 
 COCO = {
