@@ -49,22 +49,16 @@ class Build:
 
     dataset: Any
     """`fiftyone.Dataset`."""
-    added: int
-    """Images that were new."""
-    updated: int
-    """Images whose file or boxes had changed."""
-    removed: int
-    """Images that are in no file any more."""
-    unchanged: int
-    """Images that were left as they are."""
+    images: dict[str, int]
+    """Images `added`, `updated` (file or boxes had changed), `removed` (in no file any more) and `unchanged`."""
     objects: int
     """Boxes in the data set."""
     seconds: float
     """Time it took."""
 
     def __str__(self) -> str:
-        images = self.added + self.updated + self.unchanged
-        counts = f"{self.added} added, {self.updated} updated, {self.removed} removed, {self.unchanged} unchanged"
+        images = sum(self.images.values()) - self.images["removed"]
+        counts = ", ".join(f"{count} {what}" for what, count in self.images.items())
         return f"{self.dataset.name}: {images} images, {self.objects} objects ({counts}) in {self.seconds:.1f} s"
 
 
@@ -96,15 +90,15 @@ def build_dataset(
     _check_paths(table)
     fo = import_fiftyone()
     dataset = _dataset(fo, name or default_name(files))
-    known = dict(zip(dataset.values("filepath"), zip(*dataset.values(["id", "fingerprint"]), strict=True), strict=True))
+    known = by_path(dataset, ["id", "fingerprint"])
     prints = [_fingerprint(table, i) for i in range(len(paths))]
-    gone = [sample_id for path, (sample_id, _) in known.items() if path not in set(paths)]
+    gone = [known[path]["id"] for path in known.keys() - set(paths)]
     dataset.delete_samples(gone)
     new = [i for i, path in enumerate(paths) if path not in known]
-    changed = [i for i, path in enumerate(paths) if path in known and known[path][1] != prints[i]]
+    changed = [i for i, path in enumerate(paths) if path in known and known[path]["fingerprint"] != prints[i]]
     with tqdm(total=len(new) + len(changed), desc="browse", unit="image", delay=3, leave=False) as bar:
         for rows in [*batches(new, batch), *batches(changed, batch)]:
-            ids = [known[paths[i]][0] for i in rows if paths[i] in known]
+            ids = [known[paths[i]]["id"] for i in rows if paths[i] in known]
             if ids:
                 _update(dataset, ids, table, rows)
             else:
@@ -112,15 +106,9 @@ def build_dataset(
             _write(dataset, ids, table, rows, [prints[i] for i in rows])
             bar.update(len(rows))
     save_views(dataset)
-    return Build(
-        dataset=dataset,
-        added=len(new),
-        updated=len(changed),
-        removed=len(gone),
-        unchanged=len(paths) - len(new) - len(changed),
-        objects=len(table.objects["image"]),
-        seconds=time.monotonic() - started,
-    )
+    images = {"added": len(new), "updated": len(changed), "removed": len(gone)}
+    images["unchanged"] = len(paths) - len(new) - len(changed)
+    return Build(dataset=dataset, images=images, objects=len(table.objects["image"]), seconds=time.monotonic() - started)
 
 
 def save_views(dataset: Any) -> None:
@@ -182,6 +170,12 @@ def default_name(files: Iterable[str | Path]) -> str:
     'tinyset'
     """
     return Path(os.path.commonpath([Path(file).resolve().parent for file in files])).name or "dealkit"
+
+
+def by_path(dataset: Any, fields: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Path of an image -> these fields of its sample."""
+    columns = dataset.values(["filepath", *fields])
+    return {path: dict(zip(fields, values, strict=True)) for path, *values in zip(*columns, strict=True)}
 
 
 def _check_paths(table: ObjectTable) -> None:

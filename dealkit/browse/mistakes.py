@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dealkit.browse.dataset import HIDDEN, OBJECTS, batches, fingerprint_of, import_fiftyone, lay_out_app
+from dealkit.browse.dataset import HIDDEN, OBJECTS, batches, by_path, fingerprint_of, import_fiftyone, lay_out_app
 from dealkit.browse.outcomes import SHOWN_FACTORS, ImageOutcome, click_labels, find_outcomes, image_labels, measure_factors
 from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.objects import ObjectTable
@@ -140,7 +140,7 @@ def add_predictions(
     for name in names:
         _declare(fo, dataset, name)
     _style(fo, dataset, names, outcomes[names[0]].categories)
-    known = _by_path(dataset, ["id", "fingerprint", "factors_fingerprint", *(f"{name}_fingerprint" for name in names)])
+    known = by_path(dataset, ["id", "fingerprint", "factors_fingerprint", *(f"{name}_fingerprint" for name in names)])
     _add_factors(dataset, table, outcomes[names[0]].records, known, batch)
     work: dict[str, list[ImageOutcome]] = {name: [] for name in names}
     for name in names:
@@ -197,12 +197,6 @@ def save_error_views(dataset: Any, names: Sequence[str], changed: Sequence[str] 
         dataset.save_view(f"only {name}", dataset.filter_labels(OBJECTS, only), description=description, overwrite=True)
     dataset.info["views_of"] = list(names)
     dataset.save()
-
-
-def _by_path(dataset: Any, fields: list[str]) -> dict[str, Json]:
-    """Path of an image -> these fields of its sample."""
-    columns = dataset.values(["filepath", *fields])
-    return {path: dict(zip(fields, values, strict=True)) for path, *values in zip(*columns, strict=True)}
 
 
 def _remove_others(dataset: Any, names: Sequence[str]) -> None:

@@ -116,7 +116,7 @@ def test_the_corrected_file_can_be_shown_and_is_then_without_corrections(shown, 
     sample.save()
     export_corrections(shown.name, parts, parts)
     made = browse.build_dataset([parts], name=shown.name)
-    assert (made.updated, made.objects) == (1, 6)
+    assert (made.images["updated"], made.objects) == (1, 6)
     sample = of_image(made.dataset, 2)
     assert [(d.annotation_id, d.label) for d in sample.objects.detections] == [(6, "nut")]
 
