@@ -218,10 +218,11 @@ def report(photos: bool = False, checkpoint: Path = DEFAULT_CHECKPOINT) -> None:
             one.
         checkpoint: model weights.
     """
-    from dealkit.evaluate.benchmark import photo_results
     from dealkit.report.readme import update_tables
 
     if photos:
+        from dealkit.evaluate.benchmark import photo_results
+
         photo_results(checkpoint, PROJECT_ROOT / "data" / "results" / f"photos_{checkpoint.stem}.json")
         if checkpoint.resolve() == DEFAULT_CHECKPOINT:
             demo(PROJECT_ROOT / "figures", checkpoint)
