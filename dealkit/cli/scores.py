@@ -58,8 +58,7 @@ def errors(
         ignore_clicked: the clicked objects are neither found nor missed.
     """
     from dealkit.clicks import load_clicks
-    from dealkit.evaluate.errors import find_errors
-    from dealkit.evaluate.oracle import errors_json, errors_text
+    from dealkit.evaluate.errors import errors_json, errors_text, find_errors
     from dealkit.files import write_json
 
     thresholds = {"max_dets": max_dets, "min_score": min_score, "foreground": foreground, "background": background}

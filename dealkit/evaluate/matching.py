@@ -1,15 +1,18 @@
-"""Objects and detections of COCO files as arrays, and COCO's matching of one image and category.
+"""Objects, detections and clicks of COCO files as arrays, and COCO's matching of one image and category.
 
 Shapes: `K` categories; `G` objects and `D` detections, of one image and category where a function says so. A *pair* is
 one image and category. Boxes are xywh pixels of the original image, as in COCO files.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hotcoco import mask
 
-from dealkit.files import Json
+from dealkit.clicks import check_clicks
+from dealkit.files import Json, read_json
 
 Array = np.ndarray
 
@@ -34,7 +37,81 @@ class Rows:
         return Rows(pair=self.pair[rows], boxes=self.boxes[rows], value=self.value[rows], source=self.source[rows])
 
 
-def index_ids(coco: Json, key: str, where: str) -> dict[int, int]:
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What is scored: the files as they were read, and their rows sorted by pair."""
+
+    coco: Json
+    predictions: list[Json]
+    clicks: Json | None
+    categories: list[Json]
+    """`{"id", "name"}` of the K categories; one with the id None where all count as one."""
+    columns: int
+    """K, at least 1."""
+    objects: Rows
+    every: Rows
+    """All detections."""
+    detections: Rows
+    """The best `max_dets` of each pair."""
+    ignored: Array
+    """(G,) bool, as `clicked` and `prompted`, in the order of `objects`: crowd or marked to be ignored."""
+    clicked: Array
+    """Without a click list none."""
+    prompted: Array
+    """Whether its pair has a prompt; without a click list all."""
+
+
+def read_inputs(
+    coco: Json | str | Path,
+    predictions: list[Json] | str | Path,
+    clicks: Json | str | Path | None,
+    *,
+    max_dets: int,
+    class_agnostic: bool = False,
+) -> Inputs:
+    """Ground truth, COCO results and click list, or the paths of their files, checked and as arrays.
+
+    Raises:
+        ValueError: `max_dets` under 1, or a row with a missing, unknown or non-finite field; names file, row and field.
+    """
+    if max_dets < 1:
+        raise ValueError(f"max_dets: expected at least 1, got {max_dets}")
+    in_truth, in_predictions = (f"{s}: " if isinstance(s, str | Path) else "" for s in (coco, predictions))
+    of_clicks = str(clicks) if isinstance(clicks, str | Path) else "clicks"
+    coco, predictions = read_json(coco), read_json(predictions)
+    images, index = (_index_ids(coco, key, in_truth) for key in ("images", "categories"))
+    names = {row["id"]: str(row.get("name", row["id"])) for row in coco["categories"]}
+    categories = [{"id": i, "name": names[i]} for i in index]
+    if class_agnostic:
+        index, categories = dict.fromkeys(index, 0), [{"id": None, "name": "all categories as one"}]
+    columns = max(len(categories), 1)
+    objects, ignored = _read_objects(coco["annotations"], images, index, columns, in_truth)
+    every = _read_detections(predictions, images, index, columns, in_predictions)
+    rank = np.arange(len(every.pair)) - np.searchsorted(every.pair, every.pair)
+    clicked, prompted = np.zeros(len(objects.pair), dtype=bool), np.ones(len(objects.pair), dtype=bool)
+    if clicks is not None:
+        clicks = check_clicks(read_json(clicks), coco, name=of_clicks)
+        rows = [coco["annotations"][i] for i in objects.source.tolist()]
+        chosen = {i for prompt in clicks["prompts"] for i in prompt["annotation_ids"]}
+        pairs = {(prompt["image_id"], prompt["category_id"]) for prompt in clicks["prompts"]}
+        clicked = np.array([row["id"] in chosen for row in rows], dtype=bool)
+        prompted = np.array([(row["image_id"], row["category_id"]) in pairs for row in rows], dtype=bool)
+    return Inputs(
+        coco=coco,
+        predictions=predictions,
+        clicks=clicks,
+        categories=categories,
+        columns=columns,
+        objects=objects,
+        every=every,
+        detections=every.take(np.flatnonzero(rank < max_dets)),
+        ignored=ignored,
+        clicked=clicked,
+        prompted=prompted,
+    )
+
+
+def _index_ids(coco: Json, key: str, where: str) -> dict[int, int]:
     """Position of each id of `images` or `categories` in their sorted order."""
     if not isinstance(coco, dict) or not all(isinstance(coco.get(k), list) for k in ("images", "categories", "annotations")):
         raise ValueError(f"{where or 'coco: '}expected an object with the lists images, categories and annotations")
@@ -78,7 +155,7 @@ def _numbers(rows: list[Any], field: str, name: str, width: int | None = None) -
     raise AssertionError(f"{name}.{field}: rows are good one by one but not together")
 
 
-def read_objects(
+def _read_objects(
     rows: list[Json], images: dict[int, int], categories: dict[int, int], columns: int, where: str
 ) -> tuple[Rows, Array]:
     """Objects, and (G,) bool: which are crowd or ignored. The order of the file is kept within a pair."""
@@ -96,7 +173,7 @@ def read_objects(
     return Rows(pair=pair, boxes=boxes, value=area, source=np.arange(len(rows))).take(order), ignored[order]
 
 
-def read_detections(rows: list[Json], images: dict[int, int], categories: dict[int, int], columns: int, where: str) -> Rows:
+def _read_detections(rows: list[Json], images: dict[int, int], categories: dict[int, int], columns: int, where: str) -> Rows:
     """Detections, the highest score of each pair first, equal ones in the order of the file."""
     if not isinstance(rows, list):
         raise ValueError(f"{where or 'predictions: '}expected a list of COCO results, got {type(rows).__name__}")
@@ -108,6 +185,11 @@ def read_detections(rows: list[Json], images: dict[int, int], categories: dict[i
         raise ValueError(f"{name}[{bad[0]}].bbox: expected [x, y, w, h] with w, h >= 0, got {boxes[bad[0]].tolist()}")
     score = _numbers(rows, "score", name)
     return Rows(pair=pair, boxes=boxes, value=score, source=np.arange(len(rows))).take(np.lexsort((-score, pair)))
+
+
+def overlaps(detections: Array, objects: Array, ignored: Array) -> Array:
+    """(D, G) IoU of xywh boxes as COCO computes it: over the detection's area alone for `ignored` (G,) objects."""
+    return mask.bbox_iou(detections, objects, ignored)
 
 
 def match_pair(iou: Array, ignored: Array, threshold: float = 0.5) -> tuple[Array, Array, Array]:

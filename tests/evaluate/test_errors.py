@@ -8,8 +8,17 @@ from coco_cases import click, found, random_case, truth
 from dealkit.clicks import make_clicks
 from dealkit.data.coco import CocoFolder
 from dealkit.evaluate.coco import dense_case, evaluate
-from dealkit.evaluate.errors import DETECTION_TYPES, ERROR_TYPES, OBJECT_STATES, confusion_matrix, find_errors
-from dealkit.evaluate.oracle import average_precision, errors_json, errors_text, oracle_gains
+from dealkit.evaluate.errors import (
+    DETECTION_TYPES,
+    ERROR_TYPES,
+    OBJECT_STATES,
+    average_precision,
+    confusion_matrix,
+    errors_json,
+    errors_text,
+    find_errors,
+    oracle_gains,
+)
 from dealkit.files import read_json
 from dealkit.model.checkpoint import load_model
 from dealkit.predict.predictor import DEFAULT_CHECKPOINT, predict_coco
