@@ -151,6 +151,7 @@ def dense_case(images: int = 60, objects: int = 250, detections: int = 1000, see
     rng = np.random.default_rng(seed)
     annotations, predictions = [], []
     for image_id in range(1, images + 1):
+        of = {"image_id": image_id, "category_id": 1}
         size = np.exp(rng.uniform(np.log(4), np.log(40), (objects, 2)))
         boxes = np.concatenate([rng.uniform(0, 1000 - size), size], axis=1)
         found = boxes[rng.integers(objects, size=detections)] if objects else rng.uniform(4, 40, (detections, 4))
@@ -159,11 +160,8 @@ def dense_case(images: int = 60, objects: int = 250, detections: int = 1000, see
         stray = rng.random(detections) < 0.5
         found[stray, :2] = rng.uniform(0, 960, (int(stray.sum()), 2))
         scores = np.clip(rng.normal(np.where(stray, 0.3, 0.6), 0.2), 0, 1)
-        for box in boxes.tolist():
-            ann = {"id": len(annotations) + 1, "image_id": image_id, "category_id": 1, "bbox": box}
-            annotations.append(ann | {"area": box[2] * box[3], "iscrowd": 0})
-        for box, score in zip(found.tolist(), scores.tolist(), strict=True):
-            predictions.append({"image_id": image_id, "category_id": 1, "bbox": box, "score": score})
+        annotations += [of | {"id": len(annotations) + i, "bbox": box} for i, box in enumerate(boxes.tolist(), start=1)]
+        predictions += [of | {"bbox": b, "score": s} for b, s in zip(found.tolist(), scores.tolist(), strict=True)]
     pictures = [{"id": i, "file_name": f"{i}.png", "width": 1000, "height": 1000} for i in range(1, images + 1)]
     coco = {"images": pictures, "categories": [{"id": 1, "name": "object"}], "annotations": annotations}
     return coco, predictions, make_clicks(coco, setting="1/category", seed=seed)

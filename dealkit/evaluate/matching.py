@@ -4,6 +4,7 @@ Shapes: `K` categories; `G` objects and `D` detections, of one image and categor
 one image and category. Boxes are xywh pixels of the original image, as in COCO files.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,37 +123,37 @@ def _index_ids(coco: Json, key: str, where: str) -> dict[int, int]:
     return index
 
 
-def _lookup(rows: list[Any], field: str, name: str, known: dict[int, int]) -> Array:
-    """The field of every row looked up in `known`, (N,) int64; an error names the first row with an unknown one."""
+def _column(rows: list[Any], field: str, name: str, form: str, read: Callable[[list[Any]], Array]) -> Array:
+    """`read` of the field of all rows at once; an error names the first row that it cannot read."""
     try:
-        return np.array([known[row[field]] for row in rows], dtype=np.int64)
-    except (KeyError, TypeError):
+        return read([row[field] for row in rows])
+    except (KeyError, TypeError, ValueError):
         for i, row in enumerate(rows):
-            value = row.get(field) if isinstance(row, dict) else row
-            if not isinstance(value, int | str) or value not in known:
-                raise ValueError(f"{name}[{i}].{field}: expected an id of the ground truth, got {value!r}") from None
+            try:
+                read([row[field]])
+            except (KeyError, TypeError, ValueError):
+                got = row.get(field) if isinstance(row, dict) else row
+                raise ValueError(f"{name}[{i}].{field}: expected {form}, got {got!r}") from None
         raise
 
 
-def _numbers(rows: list[Any], field: str, name: str, width: int | None = None) -> Array:
-    """The field of every row, (N,) or (N, width) float64; an error names the first row where it is not finite numbers."""
-    shape = () if width is None else (width,)
-    try:
-        values = np.array([row[field] for row in rows], dtype=np.float64).reshape(len(rows), *shape)
-    except (KeyError, TypeError, ValueError):
-        values = np.full((len(rows), *shape), np.nan)
-    if np.isfinite(values).all():
-        return values
-    for i, row in enumerate(rows):
-        value = row.get(field) if isinstance(row, dict) else row
-        try:
-            good = np.shape(value) == shape and bool(np.isfinite(np.asarray(value, dtype=np.float64)).all())
-        except (TypeError, ValueError):
-            good = False
-        if not good:
-            form = "a finite number" if width is None else "finite [x, y, w, h]"
-            raise ValueError(f"{name}[{i}].{field}: expected {form}, got {value!r}")
-    raise AssertionError(f"{name}.{field}: rows are good one by one but not together")
+def _finite(values: list[Any], *width: int) -> Array:
+    """(N, *width) float64; a `ValueError` says no more than that something is amiss."""
+    array = np.array(values, dtype=np.float64)
+    if len(values) and array.shape != (len(values), *width) or not np.isfinite(array).all():
+        raise ValueError
+    return array.reshape(len(values), *width)
+
+
+def _read_rows(
+    rows: list[Any], images: dict[int, int], categories: dict[int, int], columns: int, name: str
+) -> tuple[Array, Array]:
+    """Pair (N,) and box (N, 4) of each row, in the order of the file."""
+    image, category = (
+        _column(rows, field, name, "an id of the ground truth", lambda ids, known=known: np.array([known[i] for i in ids], int))
+        for field, known in (("image_id", images), ("category_id", categories))
+    )
+    return image * columns + category, _column(rows, "bbox", name, "finite [x, y, w, h]", lambda boxes: _finite(boxes, 4))
 
 
 def _read_objects(
@@ -160,15 +161,14 @@ def _read_objects(
 ) -> tuple[Rows, Array]:
     """Objects, and (G,) bool: which are crowd or ignored. The order of the file is kept within a pair."""
     name = f"{where}annotations"
-    pair = _lookup(rows, "image_id", name, images) * columns + _lookup(rows, "category_id", name, categories)
-    boxes = _numbers(rows, "bbox", name, 4)
+    pair, boxes = _read_rows(rows, images, categories, columns, name)
     ignored = np.array([bool(row.get("iscrowd") or row.get("ignore")) for row in rows], dtype=bool)
     bad = np.flatnonzero(~ignored & (boxes[:, 2:] <= 0).any(1))
     if len(bad):
         got = boxes[bad[0]].tolist()
         raise ValueError(f"{name}[{bad[0]}].bbox: expected [x, y, w, h] with positive width and height, got {got}")
     sizes = [{"area": row.get("area", box[2] * box[3])} for row, box in zip(rows, boxes.tolist(), strict=True)]
-    area = _numbers(sizes, "area", name)
+    area = _column(sizes, "area", name, "a finite number", _finite)
     order = np.argsort(pair, kind="stable")
     return Rows(pair=pair, boxes=boxes, value=area, source=np.arange(len(rows))).take(order), ignored[order]
 
@@ -178,12 +178,11 @@ def _read_detections(rows: list[Json], images: dict[int, int], categories: dict[
     if not isinstance(rows, list):
         raise ValueError(f"{where or 'predictions: '}expected a list of COCO results, got {type(rows).__name__}")
     name = f"{where}predictions"
-    pair = _lookup(rows, "image_id", name, images) * columns + _lookup(rows, "category_id", name, categories)
-    boxes = _numbers(rows, "bbox", name, 4)
+    pair, boxes = _read_rows(rows, images, categories, columns, name)
     bad = np.flatnonzero((boxes[:, 2:] < 0).any(1))
     if len(bad):
         raise ValueError(f"{name}[{bad[0]}].bbox: expected [x, y, w, h] with w, h >= 0, got {boxes[bad[0]].tolist()}")
-    score = _numbers(rows, "score", name)
+    score = _column(rows, "score", name, "a finite number", _finite)
     return Rows(pair=pair, boxes=boxes, value=score, source=np.arange(len(rows))).take(np.lexsort((-score, pair)))
 
 
