@@ -117,7 +117,8 @@ def templates(
             with weights in the local cache of Hugging Face.
         seeds: click lists.
     """
-    from dealkit.baselines.references import OPEN_MODELS, VARIANTS, benchmark_templates
+    from dealkit.baselines.open_models import OPEN_MODELS
+    from dealkit.baselines.scoring import VARIANTS, benchmark_templates
     from dealkit.report.tables import per_cent
 
     if not set(variants) <= {*VARIANTS, *OPEN_MODELS}:

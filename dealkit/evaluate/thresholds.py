@@ -40,10 +40,10 @@ def xyxy(rows: list[Json]) -> torch.Tensor:
     return box_convert(torch.tensor([row["bbox"] for row in rows], dtype=torch.float32).reshape(-1, 4), "xywh", "xyxy")
 
 
-def without_duplicates(found: list[Json], overlap: float) -> list[Json]:
-    """COCO results after non-maximum suppression within each image and category."""
+def without_duplicates(found: list[Json], overlap: float, *, class_agnostic: bool = False) -> list[Json]:
+    """COCO results after non-maximum suppression within each image and category, or within each image."""
     kept: list[Json] = []
-    for rows in by_pair(found).values():
+    for rows in by_pair([row | {"category_id": 0} for row in found] if class_agnostic else found).values():
         part = [found[i] for i in rows]
         kept += [part[i] for i in nms(xyxy(part), torch.tensor([r["score"] for r in part]), overlap).tolist()]
     return kept
