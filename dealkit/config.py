@@ -460,4 +460,7 @@ def portable(run: RunConfig) -> Json:
     return as_json(replace(run, data=replace(run.data, coco=())))
 
 
-NANO = PROJECT_ROOT / "data" / "checkpoints" / "nano.safetensors"
+DEFAULT_CHECKPOINT = PROJECT_ROOT / "data" / "checkpoints" / "nano.safetensors"
+"""The checkpoint that comes with the repository."""
+
+NANO = DEFAULT_CHECKPOINT
