@@ -7,9 +7,14 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 """Folder that holds `notebooks/`, `data/` and `figures/`; every relative path of a notebook starts here."""
@@ -98,3 +103,66 @@ def provenance() -> dict[str, str]:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads",
     }
+
+
+class Results:
+    """Tidy rows of a study in one JSON file, `{"request", "rows", "made_by"}`: what is finished is not run again.
+
+    A row is a flat object: what it is of (source, seed, ...) and its numbers, shares from 0 to 1. The file is written after
+    every `add`, so a run that was cut off goes on where it was.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for _ in range(2):  # the second time nothing is left to do
+    ...         results = Results(Path(folder, "made.json"), {"images": 12})
+    ...         for key in results.todo([{"source": "cells", "seed": 0}, {"source": "cells", "seed": 1}]):
+    ...             results.add(key, {"ap50": 0.5 + key["seed"] / 4})
+    ...     results.frame()["ap50"].mean()
+    np.float64(0.625)
+    """
+
+    def __init__(self, out: str | Path | None, request: Json):
+        """`out`: JSON to go on with, None to keep nothing. `request`: what the rows depend on; rows of another are not kept."""
+        self.out = None if out is None else Path(out)
+        self.request = json.loads(json.dumps(request))  # as a file gives it back: tuples are lists
+        old = read_json(self.out) if self.out is not None and self.out.is_file() else {}
+        self.rows: list[Json] = old["rows"] if old.get("request") == self.request else []
+
+    def todo(self, keys: Iterable[Json], what: str = "rows") -> Iterator[Json]:
+        """The keys that no row has yet, with progress; a row has a key if it holds all its values."""
+        keys = [json.loads(json.dumps(key)) for key in keys]
+        yield from tqdm([key for key in keys if not any(key.items() <= row.items() for row in self.rows)], desc=what, unit="row")
+
+    def sources(self, files: Iterable[str | Path]) -> Iterator[tuple[Json, Path]]:
+        """Key and file of every COCO file whose source, the name of its folder, has no row yet; with progress."""
+        of_source = {Path(file).parent.name: Path(file) for file in files}
+        for key in self.todo([{"source": source} for source in of_source], "sources"):
+            yield key, of_source[key["source"]]
+
+    def add(self, key: Json, *rows: Json) -> None:
+        """Rows of a key, which each of them takes; an empty one says that there is nothing to score."""
+        self.rows += [key | row for row in rows]
+        if self.out is not None:
+            write_json(self.out, self.as_json())
+
+    def as_json(self) -> Json:
+        """What the file holds."""
+        return {"request": self.request, "rows": self.rows, "made_by": provenance()}
+
+    def frame(self) -> "pd.DataFrame":
+        """The rows as a pandas table; a number that is not there is NaN."""
+        return tidy(self.rows)
+
+
+def tidy(rows: str | Path | Json | list[Json]) -> "pd.DataFrame":
+    """Rows, a results file or what it holds as a pandas table; columns that hold numbers or None are floats.
+
+    >>> tidy([{"source": "cells", "ap50": None}])["ap50"].isna().all()
+    np.True_
+    """
+    import pandas as pd  # here, so that the command line starts without it
+
+    rows = read_json(rows)
+    frame = pd.DataFrame(rows["rows"] if isinstance(rows, dict) else rows)
+    empty = [name for name in frame if frame[name].isna().all()]
+    return frame.astype(dict.fromkeys(empty, float))

@@ -224,3 +224,11 @@ def checkpoint(tiny_model, tmp_path):
     """File of the tiny model."""
     save_model(tiny_model, tmp_path / "tiny.safetensors")
     return tmp_path / "tiny.safetensors"
+
+
+@pytest.fixture
+def source(make_coco, tiny_model, tmp_path):
+    """The annotation file of a tiny source with two images, and a checkpoint."""
+    file = make_coco("source", [[(5, (10, 10, 12, 8), 0), (5, (40, 30, 12, 8), 0)], [(9, (20, 20, 6, 6), 0)]])
+    save_model(tiny_model, tmp_path / "tiny.safetensors")
+    return file, tmp_path / "tiny.safetensors"

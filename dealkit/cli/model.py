@@ -348,7 +348,7 @@ def report(checkpoint: Path = NANO, tables_only: bool = False) -> None:
         tables_only: only rewrite the tables from the results there are.
     """
     from dealkit.evaluate.benchmark import photo_results
-    from dealkit.report.readme import update_tables
+    from dealkit.report.tables import update_tables
 
     if not tables_only:
         photo_results(checkpoint, PROJECT_ROOT / "data" / "results" / f"photos_{checkpoint.stem}.json")

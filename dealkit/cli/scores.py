@@ -119,7 +119,7 @@ def templates(
     """
     from dealkit.baselines.open_models import OPEN_MODELS
     from dealkit.baselines.scoring import VARIANTS, benchmark_templates
-    from dealkit.report.tables import per_cent
+    from dealkit.evaluate.benchmark import per_cent
 
     if not set(variants) <= {*VARIANTS, *OPEN_MODELS}:
         raise ValueError(f"--variants: expected some of {'; '.join([*VARIANTS, *OPEN_MODELS])}, got {'; '.join(variants)}")
@@ -193,7 +193,7 @@ def rounds(
         images: at most so many images of each file.
         seeds: how many first clicks each prompt gets, one curve for each.
     """
-    from dealkit.report.tables import per_cent
+    from dealkit.evaluate.benchmark import per_cent
     from dealkit.studies.rounds import click_curves
 
     results = click_curves(checkpoint, find_files(coco), out, clicks=clicks, kinds=kinds, images=images, seeds=seeds)
@@ -219,7 +219,7 @@ def positions(
         images: at most so many images of each file.
         seeds: how many objects of each prompt are clicked, one curve for each; every one at all offsets.
     """
-    from dealkit.report.tables import per_cent
+    from dealkit.evaluate.benchmark import per_cent
     from dealkit.studies.positions import position_curves
 
     results = position_curves(checkpoint, find_files(coco), out, offsets=offsets, images=images, seeds=seeds)
@@ -270,7 +270,7 @@ def controlled(
         factors: only these, see `dealkit.studies.controlled.EXPERIMENTS`.
         attributes: only these, see `dealkit.studies.controlled.STEPS`.
     """
-    from dealkit.report.tables import per_cent
+    from dealkit.evaluate.benchmark import per_cent
     from dealkit.studies.controlled import controlled as run_controlled
 
     made = run_controlled(checkpoint, out, scenes=scenes, large=large, factors=factors, attributes=attributes)

@@ -69,7 +69,7 @@ def race(
         points: of each curve.
         results: JSON to write besides `race.json` in the folder.
     """
-    from dealkit.report.tables import per_cent
+    from dealkit.evaluate.benchmark import per_cent
     from dealkit.studies.race import race as run_race
 
     files = find_files(val, "--val") if val else []
@@ -102,7 +102,7 @@ def label_efficiency(
         checkpoint: published DEAL, for a row of its own.
         init: checkpoints that rows start from, as `fcos FILE deal FILE`, trained on none of the labels (procedural scenes).
     """
-    from dealkit.studies.claims import efficiency_table
+    from dealkit.report.tables import efficiency_table
     from dealkit.studies.label_efficiency import ROWS
 
     chosen = [row for row in ROWS if not rows or any(part in row.name for part in rows)]
@@ -145,7 +145,7 @@ def protocols(
         seeds: click lists of every test.
     """
     from dealkit.data.objects import load_domains
-    from dealkit.report.cross_tables import protocol_table
+    from dealkit.report.tables import protocol_table
     from dealkit.studies.left_out import run_protocol
 
     base = ablation_run(model=MODELS[model], minutes=minutes, steps=steps, size=size, cycles=cycles)
@@ -183,7 +183,7 @@ def adapt(
             was trained on; it is fine-tuned on the same images.
     """
     from dealkit.baselines.detector import load_detector
-    from dealkit.report.cross_tables import shot_table
+    from dealkit.report.tables import shot_table
     from dealkit.studies.adaptation import adapt as run_adapt
     from dealkit.studies.adaptation import adapting_run, tuned_detector
     from dealkit.studies.claims import MODEL_NAMES
@@ -261,7 +261,7 @@ def public(
         tile: side of a tile in pixels.
         overlap: pixels that tiles share.
     """
-    from dealkit.report.cross_tables import public_table
+    from dealkit.report.tables import public_table
     from dealkit.studies.dior_dota import evaluate_public
 
     out = out or PROJECT_ROOT / "data" / "results" / f"public_{name}_{checkpoint.stem}.json"

@@ -2,15 +2,15 @@
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import pandas as pd
 import torch
 from torchvision.ops import box_iou
-from tqdm.auto import tqdm
 
 from dealkit.boxes import SIZE_BINS
 from dealkit.clicks import clicks_hash, make_clicks, save_clicks
@@ -19,7 +19,7 @@ from dealkit.data.coco import CocoFolder, Sample
 from dealkit.data.photos import photo
 from dealkit.data.scenes.scene import EVAL_SEED, write_coco
 from dealkit.evaluate.coco import evaluate
-from dealkit.files import Json, provenance, read_json, sha_of, write_json
+from dealkit.files import Json, Results, provenance, read_json, sha_of, tidy, write_json
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL
 from dealkit.predict.detections import Detections
@@ -56,70 +56,82 @@ def spread_row(rows: list[dict[str, float | None]]) -> dict[str, float | None]:
     return {name: stdev(values) if len(values) > 1 else None for name, values in columns.items()}
 
 
+def per_cent(value: float | None, digits: int = 1) -> str:
+    """A share in per cent, a dash for None and NaN.
+
+    >>> per_cent(0.125), per_cent(None)
+    ('12.5', '–')
+    """
+    return "–" if value is None or pd.isna(value) else f"{100 * value:.{digits}f}"
+
+
+def with_spread(value: float | None, spread: float | None) -> str:
+    """A share in per cent, with its standard deviation if it has one.
+
+    >>> with_spread(0.5, 0.012), with_spread(0.5, None)
+    ('50.0 ± 1.2', '50.0')
+    """
+    return per_cent(value) + ("" if spread is None or pd.isna(spread) else f" ± {per_cent(spread)}")
+
+
 def benchmark(
     checkpoint: Path,
-    files: list[Path],
-    out: Path,
+    files: Sequence[Path],
+    out: Path | None,
     *,
-    settings: list[str] = ["1/category"],  # noqa: B006
-    kinds: list[str] = ["centre"],  # noqa: B006
+    settings: Sequence[str] = ("1/category",),
+    kinds: Sequence[str] = ("centre",),
     seeds: int = 5,
     clicks_folder: Path | None = None,
-) -> Json:
-    """Evaluate a checkpoint on COCO sources under every setting and kind of click; writes and returns the results.
+) -> Results:
+    """Evaluate a checkpoint on COCO sources under every setting and kind of click: a row per source, setting, kind and seed.
 
-    Each image is encoded once for all click lists. A source's number is the mean over its categories; `mean` is the mean
-    over sources for each seed, then over seeds; `spread` its standard deviation over seeds.
+    Each image is encoded once for all click lists. A row holds `images`, `objects`, `clicks` (hash of the list), `predict_s` and
+    the numbers of `row_of`, means over the source's categories.
 
     Args:
         files: annotation files; images lie in `images` beside each, the folder's name is the source's.
         out: JSON to write. Sources that it already holds for the same checkpoint and clicks are not run again.
         clicks_folder: where to write the click lists, as `<source>-<setting>-<kind>-<seed>.json`.
     """
-    sha = sha_of(checkpoint)
-    request = {"checkpoint": Path(checkpoint).name, "sha256": sha, "settings": settings, "kinds": kinds, "seeds": seeds}
-    request["score_threshold"] = DEFAULT_THRESHOLD  # of `hit_shown` and `count_mae`
-    results: Json = {"request": request, "sources": {}}
-    if out.is_file() and read_json(out).get("request") == request:
-        results = read_json(out)
+    request = {"checkpoint": Path(checkpoint).name, "sha256": sha_of(checkpoint), "settings": settings, "kinds": kinds}
+    results = Results(out, request | {"seeds": seeds, "score_threshold": DEFAULT_THRESHOLD})  # of `hit_shown` and `count_mae`
     model = load_model(checkpoint)
     wanted = [(s, k, i) for s in settings for k in kinds for i in range(seeds)]
-    for file in tqdm(files, desc="sources", unit="source"):
-        source = file.parent.name
-        if source in results["sources"]:
-            continue
+    for key, file in results.sources(files):
         data, truth = CocoFolder(file, file.parent / "images"), read_json(file)
         lists = [make_clicks(truth, setting=s, seed=i, kind=k) for s, k, i in wanted]
         started = time.monotonic()
         predictions = predict_coco(model, data, lists)
-        seconds = time.monotonic() - started
-        runs: dict[str, list[Json]] = {}
+        about = {"images": len(data), "objects": len(data.boxes), "predict_s": round(time.monotonic() - started, 1)}
+        rows = []
         for (setting, kind, seed), clicks, found in zip(wanted, lists, predictions, strict=True):
-            row = {"seed": seed, "clicks": clicks_hash(clicks), **row_of(evaluate(truth, found, clicks))}
-            runs.setdefault(f"{setting} {kind}", []).append(row)
+            which = {"setting": setting, "kind": kind, "seed": seed, "clicks": clicks_hash(clicks)}
+            rows.append(about | which | row_of(evaluate(truth, found, clicks)))
             if clicks_folder is not None:
-                save_clicks(clicks, clicks_folder / f"{source}-{setting.replace('/', '-per-')}-{kind}-{seed}.json")
-        results["sources"][source] = {
-            "images": len(data),
-            "objects": len(data.boxes),
-            "predict_s": round(seconds, 1),
-            "runs": runs,
-        }
-        write_json(out, results)
-    results["mean"], results["spread"] = {}, {}
-    for name in next(iter(results["sources"].values()))["runs"]:
-        of_seeds = [
-            mean_row(
-                [
-                    {k: v for k, v in s["runs"][name][i].items() if k not in ("seed", "clicks")}
-                    for s in results["sources"].values()
-                ]
-            )
-            for i in range(seeds)
-        ]
-        results["mean"][name], results["spread"][name] = mean_row(of_seeds), spread_row(of_seeds)
-    write_json(out, {**results, "made_by": provenance()})
+                save_clicks(clicks, clicks_folder / f"{key['source']}-{setting.replace('/', '-per-')}-{kind}-{seed}.json")
+        results.add(key, *rows)
     return results
+
+
+def over_seeds(rows: Any, by: Sequence[str] = (), metrics: Sequence[str] | None = None) -> pd.DataFrame:
+    """Means over sources for each seed, then mean (`ap50`) and standard deviation (`ap50_std`) over seeds.
+
+    What has no score in a source is left out of its mean. One row per value of `by`, in their order of first appearance.
+
+    Args:
+        rows: tidy rows, see `tidy`. by: columns that stay apart. metrics: columns to average; None: all that hold numbers.
+
+    >>> rows = [{"seed": i, "source": s, "ap50": v} for i, s, v in ((0, "a", 0.2), (0, "b", 0.4), (1, "a", 0.4), (1, "b", 0.6))]
+    >>> over_seeds(rows)[["ap50", "ap50_std"]].round(3).values.tolist()  # 0.3 and 0.5
+    [[0.4, 0.141]]
+    """
+    frame = tidy(rows)
+    numbers = [name for name in frame.select_dtypes("number") if name not in (*by, "seed")]
+    metrics = list(metrics or numbers)
+    of_seeds = frame.groupby([*by, "seed"], sort=False)[metrics].mean()
+    groups = of_seeds.groupby(list(by), sort=False) if by else of_seeds.groupby(lambda _: "")
+    return groups.mean().join(groups.std().add_suffix("_std")).reset_index(drop=not by)
 
 
 def evaluate_on_scenes(
@@ -144,6 +156,8 @@ SCALE_ENDS = (4, 8, 16, 32, 64, 96, 256)
 
 
 SCALE_BINS = {f"{low}-{high}": (float(low**2), float(high**2)) for low, high in pairwise(SCALE_ENDS)}
+SCALE_BINS |= {"4-8": (0.0, 64.0), "96-256": (96.0**2, 1e10)}  # what the border of the image cuts off belongs to them, too
+"""Sizes in pixels of an evaluation across scales; the last bin is COCO's large objects."""
 
 
 def evaluate_across_scales(model: DEAL, count: int = 200, seed: int = EVAL_SEED) -> Json:

@@ -1,35 +1,208 @@
-"""What ablations and click curves say in numbers and Markdown: pure functions of results as their JSON files hold them."""
+"""The tables of the pages, from the committed results: pandas inside, Markdown outside. Shares are shown in per cent."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import mean, stdev
 
+import pandas as pd
 from scipy.stats import t as student
 
-from dealkit.files import Json
+from dealkit.config import MODELS
+from dealkit.evaluate.benchmark import SCALE_BINS, over_seeds, per_cent, with_spread
+from dealkit.files import PROJECT_ROOT, Json, read_json, tidy
+from dealkit.studies.claims import COLUMNS, MODEL_NAMES, PAPER_ROWS, REGIME_NAMES, Claim, _spread, method_name, metrics_of
+from dealkit.studies.left_out import HELD
 
+HEADS = {
+    "ap25": "AP25",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ap50_ignored": "AP50, clicked ignored",
+    "ap75_ignored": "AP75, clicked ignored",
+    "hit": "hit",
+    "hit_shown": "hit, shown",
+}
+"""What the columns of results are called on the pages."""
 SCORES = ("ap50", "ap75", "ap50_ignored", "ap75_ignored", "hit")
 """The protocol's numbers of one click per category: all objects, the clicked ones ignored, clicked objects returned."""
 
-TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9)
-"""AP50 whose number of clicks is reported."""
 
+def percent(frame: pd.DataFrame, columns: Sequence[str], *, spread: bool = False) -> pd.DataFrame:
+    """These columns of shares as text in per cent, called as in `HEADS`; a dash for NaN.
 
-def per_cent(value: float | None, digits: int = 1) -> str:
-    """A share in per cent, a dash for None.
+    Args:
+        spread: with the standard deviation of `<column>_std` behind each, where there is one.
 
-    >>> per_cent(0.125), per_cent(None)
-    ('12.5', '–')
+    >>> percent(pd.DataFrame({"ap50": [0.5, None], "ap50_std": [0.012, None]}), ["ap50"], spread=True)["AP50"].tolist()
+    ['50.0 ± 1.2', '–']
     """
-    return "–" if value is None else f"{100 * value:.{digits}f}"
+    stds = {c: frame[f"{c}_std"] if spread and f"{c}_std" in frame else [None] * len(frame) for c in columns}
+    cells = {HEADS.get(c, c): [with_spread(v, s) for v, s in zip(frame[c], stds[c], strict=True)] for c in columns}
+    return pd.DataFrame(cells, index=frame.index)
 
 
-def with_spread(value: float | None, spread: float | None) -> str:
-    """A share in per cent, with its standard deviation if it has one.
+def markdown(frame: pd.DataFrame) -> str:
+    """The table as Markdown, cells as they are.
 
-    >>> with_spread(0.5, 0.012), with_spread(0.5, None)
-    ('50.0 ± 1.2', '50.0')
+    >>> print(markdown(pd.DataFrame({"run": ["full"], "AP50": ["50.0"]})))
+    | run   | AP50   |
+    |:------|:-------|
+    | full  | 50.0   |
     """
-    return per_cent(value) + ("" if spread is None else f" ± {per_cent(spread)}")
+    return frame.to_markdown(index=False, disable_numparse=True)
+
+
+# Models and sources
+
+
+def source_table(results: Json, setting: str = "1/category", kind: str = "centre") -> str:
+    """A row per source, means over seeds; the last row is the mean over sources with its spread over seeds."""
+    rows, columns = tidy(results).query("setting == @setting and kind == @kind"), [*SCORES, "hit_shown"]
+    sources = rows.groupby("source")[["images", "objects", *columns]].mean().reset_index()
+    counts = sources[["source", "images", "objects"]].astype({"images": int, "objects": int}).astype(str)
+    last = percent(over_seeds(rows, metrics=columns), columns, spread=True)
+    last = last.map(lambda cell: f"**{cell.split(' ')[0]}** {cell.partition(' ')[2]}".strip())
+    last.insert(0, "source", f"**mean of {len(sources)}**")
+    return markdown(pd.concat([counts.join(percent(sources, columns)), last]).fillna(""))
+
+
+def settings_table(results: Json) -> str:
+    """A row per click setting and kind, means over sources and seeds."""
+    columns, means = ["ap25", *SCORES, "hit_shown"], over_seeds(results, ["setting", "kind"])
+    clicks = (means["setting"] + " " + means["kind"]).rename("clicks")
+    return markdown(clicks.to_frame().join(percent(means, columns)))
+
+
+def headline_table(_: Json) -> str:
+    """What was told / where / scores: DEAL and template matching on the unseen and the seen sources, one click list or five."""
+    told = {
+        "DEAL `nano`, one click": ("{}_nano", None),
+        "template matching, one click": ("template_{}", "click"),
+        "template matching, the object's box": ("template_{}", "box"),
+    }
+    columns, rows = [*SCORES], []
+    for name, (file, variant) in told.items():
+        for sources, key in (("unseen", "unseen"), ("seen", "realsmall")):
+            frame = tidy(PROJECT_ROOT / "data" / "results" / f"{file.format(key)}.json")
+            part = frame if variant is None else frame[frame["variant"] == variant]
+            cells = percent(over_seeds(part, metrics=columns), columns, spread=True).iloc[0]
+            rows.append({"told": name, "on": f"{part['source'].nunique()} {sources} sources", **cells})
+    return markdown(pd.DataFrame(rows))
+
+
+def photo_table(results: Json) -> str:
+    """Markdown: coins and procedural scenes."""
+    coins, lower, scenes = results["coins"], results["coins_lower"], results["scenes"]
+    numbers = {key: ", ".join(f"{row[key]:{'g' if key == 'threshold' else '.3f'}}" for row in lower) for key in lower[0]}
+    return "\n".join(
+        [
+            "| what | result |",
+            "|---|---|",
+            f"| photograph with {coins['objects']} coins, a click on each in turn, score at least {coins['threshold']} | "
+            f"mean recall {coins['recall']:.3f}, mean precision {coins['precision']:.3f} at IoU 0.5 |",
+            f"| the same at {numbers['threshold']} | mean recall {numbers['recall']}, mean precision {numbers['precision']} |",
+            f"| {scenes['counts']['images']} procedural scenes of unseen seeds, {scenes['counts']['objects']} objects, "
+            f"one click per category | AP50 {per_cent(scenes['ap50'])}, AP75 {per_cent(scenes['ap75'])}; clicked ignored "
+            f"{per_cent(scenes['ap50_ignored'])}, {per_cent(scenes['ap75_ignored'])}; hit {per_cent(scenes['hit'])} |",
+        ]
+    )
+
+
+def scale_table(results: Json) -> str:
+    """Markdown: AP50 by size of object in scenes across scales, in per cent."""
+    scales = results["scales"]
+    head = f"| {scales['scenes']} scenes of 512 px | all | " + " | ".join(f"{name} px" for name in SCALE_BINS) + " | hit |"
+    values = [scales["ap50"], *(scales[name] for name in SCALE_BINS), scales["hit"]]
+    row = "| AP50 | " + " | ".join(per_cent(value) for value in values) + " |"
+    return "\n".join([head, "|" + "---|" * (len(values) + 1), row])
+
+
+def speed_table(figures: Json) -> str:
+    """Markdown: times of one process and their ratios."""
+    rows = [
+        (f"encode a {figures['size']} x {figures['size']} image", f"{figures['encode_ms']:.0f} ms"),
+        ("one click", f"{figures['click_ms']:.0f} ms"),
+        ("encode and click, relative to RT-DETRv2-R18 in its faster precision", f"{figures['encode_and_click_to_rtdetr']:.2f}"),
+        ("click alone, relative to it", f"{figures['click_to_rtdetr']:.2f}"),
+        (f"training at {figures['train_size']} px", f"{figures['train_images_per_s']:.1f} images/s"),
+        ("evaluating 60 images x 250 objects x 1,000 detections", f"{figures['evaluate_dense_s']:.1f} s"),
+    ]
+    lines = [f"| {name} | {value} |" for name, value in rows]
+    return "\n".join([f"| on {figures['made_by']['device']} | |", "|---|---|", *lines])
+
+
+def training_sentence(training: Json) -> str:
+    """What was trained and for how long."""
+    parts, minutes = training["parts"], sum(part["minutes"] for part in training["parts"])
+    images = sum(part["steps"] * part["batch_size"] for part in parts)
+    name, millions = Path(training["checkpoint"]).stem, training["parameters"] / 1e6
+    return (
+        f"`{name}` ({millions:.1f} M parameters), trained from random weights for "
+        f"{minutes:.0f} minutes on a two-core CPU ({images:,} crops, in {len(parts)} parts)."
+    )
+
+
+def minutes_text(parts: list[Json]) -> str:
+    """Minutes of all parts of a training, those on a GPU apart.
+
+    >>> minutes_text([{"minutes": 30.0}, {"minutes": 8.4, "device": "NVIDIA H200"}, {"minutes": 8.5, "device": "NVIDIA H200"}])
+    '30 + 17 on a GPU'
+    """
+    on_gpu = sum(part["minutes"] for part in parts if not part.get("device", "CPU").startswith(("CPU", "unknown")))
+    others = sum(part["minutes"] for part in parts) - on_gpu
+    return f"{others:.0f}" + (f" + {on_gpu:.0f} on a GPU" if on_gpu else "")
+
+
+def model_table(models: dict[str, dict[str, Json]]) -> str:
+    """Markdown: models side by side; of each its results files by what they begin with, see `MODEL_FILES`."""
+    lines = [
+        "| model | parameters | crops | minutes trained | AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit "
+        "| hit, shown | scenes, AP50 | coins, recall | encode | click |",
+        "|" + "---|" * 14,
+    ]
+    for name, files in models.items():
+        real, training, photos, bench = (files[part] for part in MODEL_FILES)
+        crops = sum(part["steps"] * part["batch_size"] for part in training["parts"])
+        scores = over_seeds(real)[[*SCORES, "hit_shown"]].iloc[0].tolist()
+        scores += [photos["scenes"]["ap50"], photos["coins"]["recall"]]
+        lines.append(
+            f"| `{name}` | {training['parameters'] / 1e6:.1f} M | {crops:,} | {minutes_text(training['parts'])} | "
+            f"{' | '.join(map(per_cent, scores))} | {bench['encode_ms']:.0f} ms | {bench['click_ms']:.0f} ms |"
+        )
+    return "\n".join(lines)
+
+
+MODEL_FILES = ("realsmall", "training", "photos", "bench")
+"""What the results of a published model begin with, before `_NAME.json`."""
+
+
+def published_models(_: Json) -> str:
+    """The models of which all results are committed."""
+    folder = PROJECT_ROOT / "data" / "results"
+    files = {name: {part: folder / f"{part}_{name}.json" for part in MODEL_FILES} for name in MODELS}
+    there = {name: parts for name, parts in files.items() if all(file.is_file() for file in parts.values())}
+    return model_table({name: {part: read_json(file) for part, file in parts.items()} for name, parts in there.items()})
+
+
+# Thresholds and mistakes
+
+
+def threshold_table(results: Json) -> str:
+    """Markdown: F1 of four ways to cut, and the counting error of two of them; means over sources."""
+    f1, error = results["mean"]["f1"], results["mean"]["count_mae"]
+    rows = [
+        (f"fixed at {results['fixed']}", "fixed"),
+        ("adaptive", "adaptive"),
+        ("best fixed of each source, found on it", "best_of_source"),
+        ("best of each prompt, found on it", "oracle"),
+    ]
+    lines = [
+        f"| {name} | {per_cent(f1[key])} | {'–' if error.get(key) is None else format(error[key], '.1f')} |" for name, key in rows
+    ]
+    return "\n".join(["| threshold | F1 at IoU 0.5 | objects counted wrong |", "|---|---|---|", *lines])
+
+
+# Ablations
 
 
 def paired_gains(rows: Sequence[Json], metric: str = "ap50") -> list[Json]:
@@ -99,6 +272,13 @@ def ablation_table(results: Json) -> str:
     return "\n".join(lines)
 
 
+# Clicks
+
+
+TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9)
+"""AP50 whose number of clicks is reported."""
+
+
 def clicks_to_reach(curve: list[Json], least: float, metric: str = "ap50") -> int | None:
     """NoC: the fewest clicks whose AP is at least `least`; None if none is.
 
@@ -157,20 +337,110 @@ def position_table(results: Json) -> str:
         "| click at | AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit |",
         "|---|---|---|---|---|---|",
     ]
-    for point, over_seeds in zip(results["mean"], results["spread"], strict=True):
-        cells = [with_spread(point[c], over_seeds[c]) for c in SCORES]
+    for point, deviation in zip(results["mean"], results["spread"], strict=True):
+        cells = [with_spread(point[c], deviation[c]) for c in SCORES]
         lines.append(f"| {point['offset']:.2f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def history_table(history: Json) -> str:
-    """Markdown: a row per published checkpoint, oldest first: minutes of training and scores."""
-    head = "AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit | coins, recall | scenes, AP50"
-    lines = [f"| published | minutes | {head} |", "|" + "---|" * 9]
-    for row in history["checkpoints"]:
-        cells = [per_cent(row.get(key)) for key in (*SCORES, "coins_recall", "scenes_ap50")]
-        lines.append(f"| {row['date']} | {row['minutes']:.0f} | " + " | ".join(cells) + " |")
+# Across sources
+
+
+def transfer_table(results: Json) -> str:
+    """Markdown: AP of a click in the image itself and of prompts from other images, the image's own clicked object ignored."""
+    rows = [
+        ("a click in the image itself", "own"),
+        ("a click in one other image", "one"),
+        (f"the mean of clicks in {results['clicked']} others", "mean"),
+    ]
+    lines = [
+        f"| {name} | {per_cent(results['mean'][key]['ap50_ignored'])} | {per_cent(results['mean'][key]['ap75_ignored'])} |"
+        for name, key in rows
+    ]
+    return "\n".join(["| prompt | AP50, clicked ignored | AP75, clicked ignored |", "|---|---|---|", *lines])
+
+
+def protocol_table(results: Json, metrics: Sequence[str] = ("ap50", "ap75", "ap50_ignored", "hit")) -> str:
+    """Markdown: a row per cell and group, means over sources, spread over seeds of clicks, time of training and test."""
+    heads = {"ap50": "AP50", "ap75": "AP75", "ap50_ignored": "AP50, clicked ignored", "hit": "hit"}
+    lines = ["| trained on | tested on | sources | " + " | ".join(heads[m] for m in metrics) + " | steps | minutes |"]
+    lines.append("|---" * (len(metrics) + 5) + "|")
+    for row in results["rows"]:
+        cells = [with_spread(row["mean"][m], row["spread"][m]) for m in metrics]
+        about = [row["cell"], row["group"], str(len(row["sources"]))]
+        lines.append("| " + " | ".join([*about, *cells, str(row["steps"]), f"{row['minutes']:.1f}"]) + " |")
     return "\n".join(lines)
+
+
+def source_gaps(results: Json, metric: str = "ap50_ignored") -> list[Json]:
+    """Per held-out source: its score where it was trained on and where it was left out, highest loss first.
+
+    Returns:
+        `{"source", "seen", "unseen", "before" (None without a checkpoint to start from)}`; shares. Sources without a score in
+        either are left out.
+    """
+    value: dict[str, dict[str, float | None]] = {}
+    for row in results["rows"]:
+        if row["group"] != HELD:
+            continue
+        which = {"all sources": "seen", "before": "before"}.get(row["cell"], "unseen")
+        for name, source in row["sources"].items():
+            value.setdefault(name, {})[which] = source["mean"][metric]
+    rows = [{"source": name, "before": None, **scores} for name, scores in value.items()]
+    rows = [row for row in rows if row.get("seen") is not None and row.get("unseen") is not None]
+    return sorted(rows, key=lambda row: row["unseen"] - row["seen"])
+
+
+def shot_rows(results: Json, metric: str = "ap50") -> list[Json]:
+    """Mean over sources of every method, number of shots and seed: `{"method", "shots", "seed", metric}`; rows of plots.
+
+    Only sources that every method, number of shots and seed has: an unfinished run compares like with like.
+
+    >>> rows = [{"source": s, "method": "m", "shots": 1, "seed": 0, "mean": {"ap50": v}} for s, v in (("a", 0.2), ("b", 0.4))]
+    >>> [round(row["ap50"], 3) for row in shot_rows({"rows": rows})]
+    [0.3]
+    """
+    cells: dict[tuple[str, int, int], dict[str, float]] = {}
+    for row in results["rows"]:
+        if row["mean"].get(metric) is not None:
+            cells.setdefault((row["method"], row["shots"], row["seed"]), {})[row["source"]] = row["mean"][metric]
+    common = set.intersection(*(set(of) for of in cells.values())) if cells else set()
+    if not common:
+        return []
+    return [
+        {"method": method, "shots": k, "seed": seed, metric: mean(of[s] for s in common)}
+        for (method, k, seed), of in cells.items()
+    ]
+
+
+def shot_table(results: Json, metric: str = "ap50") -> str:
+    """Markdown: a row per method, a column per number of labelled images; mean over sources, spread over seeds."""
+    rows = shot_rows(results, metric)
+    counts = sorted({row["shots"] for row in rows})
+    lines = ["| | " + " | ".join(f"{k} image{'s' * (k != 1)}" for k in counts) + " |", "|---" * (1 + len(counts)) + "|"]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        cells = []
+        for k in counts:
+            values = [row[metric] for row in rows if (row["method"], row["shots"]) == (method, k)]
+            cells.append(with_spread(mean(values), stdev(values) if len(values) > 1 else None) if values else "–")
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def public_table(results: Sequence[Json]) -> str:
+    """Markdown: a row per data set and group of categories, and the paper's number beside the class-agnostic one."""
+    lines = ["| data | categories | AP50 | AP75 | AP50, clicked ignored | hit | paper AP50 |", "|" + "---|" * 7]
+    for result in results:
+        for group, scores in result["groups"].items():
+            columns = ("ap50", "ap75", "ap50_ignored", "hit")
+            cells = [with_spread(scores["mean"][c], scores["spread"][c]) for c in columns]
+            paper = f"{result['paper']['ap50']}" if group == "class-agnostic" and result["paper"] else "–"
+            about = f"| {result['data']} {result['split']}, {result['images']} images | {group} ({len(scores['categories'])}) | "
+            lines.append(about + " | ".join([*cells, paper]) + " |")
+    return "\n".join(lines)
+
+
+# References
 
 
 def template_table(results: Json, deal: Json | None = None) -> str:
@@ -183,7 +453,7 @@ def template_table(results: Json, deal: Json | None = None) -> str:
     variants = [name for name in names if name in results["mean"]]
     head = ["source", *(f"{names[v]}: AP50 | clicked ignored" for v in variants), "DEAL, one click: AP50 | clicked ignored"]
     lines = ["| " + " | ".join(head) + " |", "|---" * (1 + 2 * (len(variants) + 1)) + "|"]
-    own = {} if deal is None else deal["sources"]
+    own = pd.DataFrame() if deal is None else tidy(deal).groupby("source")[["ap50", "ap50_ignored"]].mean()
 
     def cells(of: Sequence[Json | None], reference: Json | None) -> str:
         shown = []
@@ -196,9 +466,9 @@ def template_table(results: Json, deal: Json | None = None) -> str:
 
     for name, source in sorted(results["sources"].items()):
         rows = [_mean_of(source["runs"].get(variant, [])) for variant in variants]
-        reference = _mean_of(own[name]["runs"]["1/category centre"]) if name in own else None
+        reference = own.loc[name].to_dict() if name in own.index else None
         lines.append(f"| {name} | {cells(rows, reference)} |")
-    reference = None if deal is None else deal["mean"]["1/category centre"]
+    reference = None if deal is None else over_seeds(deal).iloc[0].to_dict()
     return "\n".join(
         [*lines, f"| mean of {len(results['sources'])} | {cells([results['mean'][v] for v in variants], reference)} |"]
     )
@@ -208,3 +478,136 @@ def _mean_of(runs: Sequence[Json]) -> Json | None:
     """AP50 of several seeds, all objects and the clicked ones ignored; None where there is none."""
     columns = {metric: [run[metric] for run in runs if run[metric] is not None] for metric in ("ap50", "ap50_ignored")}
     return {metric: mean(values) if values else None for metric, values in columns.items()} if runs else None
+
+
+def template_results(results: Json) -> str:
+    """Template matching beside the committed results of DEAL."""
+    deal = PROJECT_ROOT / "data" / "results" / "realsmall_nano.json"
+    return template_table(results, read_json(deal) if deal.is_file() else None)
+
+
+# Labels
+
+
+def efficiency_table(results: Json) -> str:
+    """Markdown: a row per regime and method as in the file; per cent, mean over seeds, class-agnostic; and what it cost.
+
+    `clicked ignored`: AP50 without the objects that are clicked for DEAL, for every row the same. `passes`: crops drawn for every
+    image that they are drawn from.
+    """
+    head = ["labels", "method", *COLUMNS.values(), "AP50, clicked ignored", "labelled images", "passes", "minutes", "seeds"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name in dict.fromkeys(row["row"] for row in results["rows"]):
+        rows = [row for row in results["rows"] if row["row"] == name]
+        first, values = rows[0], metrics_of(results, name)
+        cells = [REGIME_NAMES[first["regime"]], method_name(first), *(per_cent(values[key]) for key in COLUMNS)]
+        cells[3] = with_spread(values["ap50"], _spread([row["metrics"]["ap50"] for row in rows]))
+        cost = {key: mean(row["cost"][key] for row in rows) for key in ("labelled_images", "passes", "minutes")}
+        cells += [per_cent(values["ap50_ignored"]), f"{cost['labelled_images']:.0f}"]
+        if first["model"] == "deal published":
+            cells[-1] = "its own"
+        trained = first["model"] != "deal published" and cost["minutes"] > 0
+        cells += [f"{cost['passes']:.1f}", f"{cost['minutes']:.1f}"] if trained else ["–", "–"]
+        lines.append("| " + " | ".join([*cells, str(len(rows))]) + " |")
+    return "\n".join(lines)
+
+
+def race_table(results: Json) -> str:
+    """Markdown: a row per model and point of its curve, results of `race.race`; per cent, means over files, class-agnostic.
+
+    `clicked ignored` is of DEAL alone: AP50 without the objects that it was given.
+    """
+    head = ["method", "images/s", "minutes", "step", "AP50", "AP75", "AP50, clicked ignored"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for model, of_model in results["models"].items():
+        for k, point in enumerate(of_model["curve"]):
+            first = ["", ""] if k else [MODEL_NAMES[model], f"{of_model['images_per_s']:.1f}"]
+            scores = [per_cent(point.get(key)) for key in ("ap50", "ap75", "ap50_ignored")]
+            lines.append("| " + " | ".join([*first, f"{point['minutes']:.1f}", str(point["step"]), *scores]) + " |")
+    return "\n".join(lines)
+
+
+def beside_paper(results: Json, paper: Json) -> str:
+    """Markdown: AP25, AP50, AP75 of every row that the paper has a like of, ours and the paper's; a dash where one is missing."""
+    theirs = {(row["regime"], row["method"]): row for row in paper["rows"]}
+    lines = ["| labels | ours | the paper's | AP25 | AP50 | AP75 | paper AP25 | AP50 | AP75 |", "|---" * 9 + "|"]
+    for name, key in PAPER_ROWS.items():
+        model, *method = name.split(" ", 1)[1].split(" ")
+        label = method_name({"model": model, "method": method[0] if method else "plain", "oracle": False})
+        ours, row = metrics_of(results, name) or {}, theirs[key]
+        cells = [REGIME_NAMES.get(key[0], "one click per category"), label, key[1]]
+        cells += [per_cent(ours.get(metric)) for metric in ("ap25", "ap50", "ap75")]
+        cells += ["–" if row[metric] is None else f"{row[metric]:.1f}" for metric in ("ap25", "ap50", "ap75")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def claims_table(claims: Sequence[Claim]) -> str:
+    """Markdown: claim, the paper's numbers, ours, verdict."""
+    lines = ["| claim | paper | ours | verdict |", "|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {c.text} | {c.paper} | {c.ours} | **{c.verdict}** |" for c in claims)])
+
+
+# Pages
+
+
+TABLES = {
+    "headline": ("unseen_nano.json", headline_table),
+    "unseen": ("unseen_nano.json", source_table),
+    "training": ("training_nano.json", training_sentence),
+    "models": ("realsmall_nano.json", published_models),
+    "sources": ("realsmall_nano.json", source_table),
+    "settings": ("realsmall_nano_settings.json", settings_table),
+    "photos": ("photos_nano.json", photo_table),
+    "scales": ("photos_nano.json", scale_table),
+    "scales_ablation": ("ablation_scales.json", ablation_table),
+    "speed": ("bench_nano.json", speed_table),
+    "thresholds": ("thresholds_nano.json", threshold_table),
+    "transfer": ("transfer_nano.json", transfer_table),
+    "rounds": ("rounds_nano.json", rounds_table),
+    "noc": ("rounds_nano.json", noc_table),
+    "positions": ("positions_nano.json", position_table),
+    "components": ("ablation_components.json", ablation_table),
+    "additions": ("ablation_additions.json", ablation_table),
+    "strategies": ("ablation_strategies.json", ablation_table),
+    "cycles": ("ablation_cycles.json", ablation_table),
+    "templates": ("template_realsmall.json", template_results),
+    "efficiency_domains": ("label_efficiency_domains.json", efficiency_table),
+    "efficiency_realsmall": ("label_efficiency_realsmall.json", efficiency_table),
+    "race": ("race_domains.json", race_table),
+    "heldout": ("protocol_heldout.json", protocol_table),
+    "domains": ("protocol_domains.json", protocol_table),
+    "categories": ("protocol_categories.json", protocol_table),
+    "real": ("protocol_real.json", protocol_table),
+    "adapt": ("adapt_heldout.json", shot_table),
+    "dior": ("public_dior_nano.json", lambda result: public_table([result])),
+    "dota2": ("public_dota-v2.0_nano.json", lambda result: public_table([result])),
+}
+"""Tables of the pages: the results file and the function that draws each."""
+
+
+PAGES = (PROJECT_ROOT / "README.md", PROJECT_ROOT / "data" / "results" / "README.md")
+"""Where they stand: the headline, and everything."""
+
+
+def update_tables(pages: Sequence[Path] = PAGES, results: Path = PROJECT_ROOT / "data" / "results") -> None:
+    """Write every table between its markers `<!-- table NAME -->` and `<!-- end -->` on the page that has them.
+
+    What stands between the markers of a table stays where there is no results file, or one of a run that is not finished.
+
+    Raises:
+        ValueError: a table that is on none of the pages, or on several; names it.
+    """
+    texts = {page: page.read_text() for page in pages}
+    for name, (file, table) in TABLES.items():
+        start, end = f"<!-- table {name} -->", "<!-- end -->"
+        found = [page for page in texts for _ in range(texts[page].count(start))]
+        if len(found) != 1:
+            raise ValueError(f"{' and '.join(map(str, pages))}: expected one marker {start!r}, found {len(found)}")
+        made = read_json(results / file) if (results / file).is_file() else None
+        if made is None or ("sources" in made and "mean" not in made):
+            continue
+        head, rest = texts[found[0]].split(start)
+        texts[found[0]] = f"{head}{start}\n{table(made)}\n{end}{rest.split(end, 1)[1]}"
+    for page, text in texts.items():
+        page.write_text(text)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
+from dealkit.evaluate.benchmark import per_cent
 from dealkit.files import Json
-from dealkit.report.tables import per_cent, with_spread
 
 COLUMNS = {
     "ap25": "AP25",
@@ -67,11 +67,11 @@ PAPER_ROWS = {
 """Our rows and those of the paper they stand beside: the same labels, the same or the nearest method."""
 
 
-def over_seeds(results: Json, row: str) -> dict[str, float | None] | None:
+def metrics_of(results: Json, row: str) -> dict[str, float | None] | None:
     """Metrics of a row, means over its seeds; None if it has not been run.
 
     >>> results = {"rows": [{"row": "full fcos", "metrics": {"ap50": v}} for v in (0.25, 0.75)]}
-    >>> over_seeds(results, "full fcos"), over_seeds(results, "full rtdetr")
+    >>> metrics_of(results, "full fcos"), over_seeds(results, "full rtdetr")
     ({'ap50': 0.5}, None)
     """
     rows = [r["metrics"] for r in results["rows"] if r["row"] == row]
@@ -79,44 +79,6 @@ def over_seeds(results: Json, row: str) -> dict[str, float | None] | None:
         return None
     values = {key: [r[key] for r in rows if r[key] is not None] for key in rows[0]}
     return {key: mean(of) if of else None for key, of in values.items()}
-
-
-def efficiency_table(results: Json) -> str:
-    """Markdown: a row per regime and method as in the file; per cent, mean over seeds, class-agnostic; and what it cost.
-
-    `clicked ignored`: AP50 without the objects that are clicked for DEAL, for every row the same. `passes`: crops drawn for every
-    image that they are drawn from.
-    """
-    head = ["labels", "method", *COLUMNS.values(), "AP50, clicked ignored", "labelled images", "passes", "minutes", "seeds"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for name in dict.fromkeys(row["row"] for row in results["rows"]):
-        rows = [row for row in results["rows"] if row["row"] == name]
-        first, values = rows[0], over_seeds(results, name)
-        cells = [REGIME_NAMES[first["regime"]], method_name(first), *(per_cent(values[key]) for key in COLUMNS)]
-        cells[3] = with_spread(values["ap50"], _spread([row["metrics"]["ap50"] for row in rows]))
-        cost = {key: mean(row["cost"][key] for row in rows) for key in ("labelled_images", "passes", "minutes")}
-        cells += [per_cent(values["ap50_ignored"]), f"{cost['labelled_images']:.0f}"]
-        if first["model"] == "deal published":
-            cells[-1] = "its own"
-        trained = first["model"] != "deal published" and cost["minutes"] > 0
-        cells += [f"{cost['passes']:.1f}", f"{cost['minutes']:.1f}"] if trained else ["–", "–"]
-        lines.append("| " + " | ".join([*cells, str(len(rows))]) + " |")
-    return "\n".join(lines)
-
-
-def race_table(results: Json) -> str:
-    """Markdown: a row per model and point of its curve, results of `race.race`; per cent, means over files, class-agnostic.
-
-    `clicked ignored` is of DEAL alone: AP50 without the objects that it was given.
-    """
-    head = ["method", "images/s", "minutes", "step", "AP50", "AP75", "AP50, clicked ignored"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for model, of_model in results["models"].items():
-        for k, point in enumerate(of_model["curve"]):
-            first = ["", ""] if k else [MODEL_NAMES[model], f"{of_model['images_per_s']:.1f}"]
-            scores = [per_cent(point.get(key)) for key in ("ap50", "ap75", "ap50_ignored")]
-            lines.append("| " + " | ".join([*first, f"{point['minutes']:.1f}", str(point["step"]), *scores]) + " |")
-    return "\n".join(lines)
 
 
 def method_name(row: Json) -> str:
@@ -133,21 +95,6 @@ def method_name(row: Json) -> str:
 def _spread(values: Sequence[float | None]) -> float | None:
     values = [value for value in values if value is not None]
     return stdev(values) if len(values) > 1 else None
-
-
-def beside_paper(results: Json, paper: Json) -> str:
-    """Markdown: AP25, AP50, AP75 of every row that the paper has a like of, ours and the paper's; a dash where one is missing."""
-    theirs = {(row["regime"], row["method"]): row for row in paper["rows"]}
-    lines = ["| labels | ours | the paper's | AP25 | AP50 | AP75 | paper AP25 | AP50 | AP75 |", "|---" * 9 + "|"]
-    for name, key in PAPER_ROWS.items():
-        model, *method = name.split(" ", 1)[1].split(" ")
-        label = method_name({"model": model, "method": method[0] if method else "plain", "oracle": False})
-        ours, row = over_seeds(results, name) or {}, theirs[key]
-        cells = [REGIME_NAMES.get(key[0], "one click per category"), label, key[1]]
-        cells += [per_cent(ours.get(metric)) for metric in ("ap25", "ap50", "ap75")]
-        cells += ["–" if row[metric] is None else f"{row[metric]:.1f}" for metric in ("ap25", "ap50", "ap75")]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 REPRODUCED, NOT_REPRODUCED, NOT_RUN = "reproduced", "not reproduced", "not run"
@@ -185,7 +132,7 @@ def check_claims(results: Json, paper: Json) -> list[Claim]:
 
 
 def _missing(results: Json, *names: str) -> str:
-    return ", ".join(name for name in names if over_seeds(results, name) is None)
+    return ", ".join(name for name in names if metrics_of(results, name) is None)
 
 
 def _claim(results: Json, text: str, paper: str, needed: Sequence[str], judge: Any) -> Claim:
@@ -193,7 +140,7 @@ def _claim(results: Json, text: str, paper: str, needed: Sequence[str], judge: A
     missing = _missing(results, *needed)
     if missing:
         return Claim(text, paper, f"no row {missing}", NOT_RUN)
-    ours, holds = judge(*(over_seeds(results, name) for name in needed))
+    ours, holds = judge(*(metrics_of(results, name) for name in needed))
     return Claim(text, paper, ours, REPRODUCED if holds else NOT_REPRODUCED)
 
 
@@ -266,12 +213,6 @@ def _points(results: Json, theirs: Mapping[Any, Json]) -> Claim:
     stated = "{:.0%} and {:.0%}".format(*shares(theirs["full", "FCOS"], theirs["point", "Point Teacher"])).replace("%", " %")
     text = "Points alone give AP25 but not AP75 (share of FCOS with all labels: at least half, under a fifth)"
     return _claim(results, text, stated, ["full fcos", "point fcos point_teacher"], judge)
-
-
-def claims_table(claims: Sequence[Claim]) -> str:
-    """Markdown: claim, the paper's numbers, ours, verdict."""
-    lines = ["| claim | paper | ours | verdict |", "|---|---|---|---|"]
-    return "\n".join([*lines, *(f"| {c.text} | {c.paper} | {c.ours} | **{c.verdict}** |" for c in claims)])
 
 
 def radar_series(results: Json, rows: Mapping[str, str]) -> dict[str, dict[str, float | None]]:

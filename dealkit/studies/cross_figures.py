@@ -15,7 +15,7 @@ from dealkit.figures import BLUE, FALSE, FOUND, GREEN, ORANGE, band_plot, draw_v
 from dealkit.files import Json
 from dealkit.predict.detections import Detections
 from dealkit.predict.predictor import Predictor
-from dealkit.report.cross_tables import shot_rows
+from dealkit.report.tables import shot_rows
 from dealkit.studies.adaptation import CLICKS
 from dealkit.studies.prompt_transfer import losses, rank_correlation
 

@@ -14,14 +14,13 @@ from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.coco import CocoFolder
 from dealkit.data.objects import image_folder
 from dealkit.data.subsets import first_images
-from dealkit.evaluate.benchmark import mean_row
+from dealkit.evaluate.benchmark import mean_row, per_cent
 from dealkit.evaluate.errors import errors_json, find_errors
 from dealkit.evaluate.factors import FACTORS, cases, drop, observed, pooled
 from dealkit.files import PROJECT_ROOT, Json, provenance, read_json, sha_of, write_json
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL
 from dealkit.predict.predictor import predict_coco
-from dealkit.report.tables import per_cent
 
 
 def predictions_of(model: DEAL, file: Path, folder: Path, *, images: int | None = None, seed: int = 0) -> tuple[Path, Path, Path]:

@@ -1,13 +1,17 @@
-"""What all studies run on: trainings that are made once and go on where they were cut off, results that resume, sources."""
+"""Trainings of studies: made once, named by what they depend on, gone on with where they were cut off.
+
+Results that resume and the loop over sources: `dealkit.files.Results`.
+"""
 
 import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from dealkit.config import RunConfig, as_json
-from dealkit.evaluate.benchmark import benchmark, spread_row
-from dealkit.evaluate.benchmark import mean_row as mean_of
+from dealkit.evaluate.benchmark import benchmark, over_seeds
 from dealkit.files import Json, read_json, sha_of, write_json
 from dealkit.train.deal import fit
 
@@ -41,22 +45,18 @@ def folder_of(run: RunConfig, init: Path | None, out: Path) -> Path:
 
 
 def scored(checkpoint: Path, files: Sequence[Path], out: Path, *, seeds: int = 3) -> Json:
-    """`report.benchmark`, short: per source and over sources mean and spread over seeds, hashes of the click lists, seconds.
+    """`benchmark`, short: per source and over sources mean and spread over seeds, hashes of the click lists, seconds."""
+    frame = benchmark(checkpoint, files, out, seeds=seeds).frame()
 
-    Returns:
-        `{"sources": {name: {"images", "objects", "clicks", "mean", "spread"}}, "mean", "spread", "test_s"}`.
-    """
-    full = benchmark(checkpoint, list(files), out, seeds=seeds)
-    sources = {}
-    for name, source in full["sources"].items():
-        runs = source["runs"]["1/category centre"]
-        rows = [{k: v for k, v in r.items() if k not in ("seed", "clicks")} for r in runs]
-        counts = {"images": source["images"], "objects": source["objects"], "clicks": [r["clicks"] for r in runs]}
-        sources[name] = {**counts, "mean": mean_of(rows), "spread": spread_row(rows)}
-    seconds = round(sum(source["predict_s"] for source in full["sources"].values()), 1)
-    return {
-        "sources": sources,
-        "mean": full["mean"]["1/category centre"],
-        "spread": full["spread"]["1/category centre"],
-        "test_s": seconds,
+    def means(part: pd.DataFrame) -> Json:
+        row = over_seeds(part).drop(columns=["images", "objects", "predict_s", "images_std", "objects_std", "predict_s_std"])
+        row = row.iloc[0].astype(object).where(row.iloc[0].notna(), None).to_dict()
+        numbers = {k: v for k, v in row.items() if not k.endswith("_std")}
+        return {"mean": numbers, "spread": {k: row[f"{k}_std"] for k in numbers}}
+
+    sources = {
+        name: {"images": int(part["images"].iloc[0]), "objects": int(part["objects"].iloc[0]), "clicks": part["clicks"].tolist()}
+        | means(part)
+        for name, part in frame.groupby("source", sort=False)
     }
+    return {"sources": sources, **means(frame), "test_s": round(frame.groupby("source")["predict_s"].first().sum(), 1)}

@@ -12,8 +12,6 @@ import torch
 
 from dealkit.clicks import clicks_hash, load_clicks
 from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD
-from dealkit.data.photos import photo
-from dealkit.evaluate.benchmark import benchmark, click_every_object, mean_row, recall_precision, spread_row
 from dealkit.evaluate.thresholds import (
     JudgedPrompt,
     best_cuts,
@@ -27,10 +25,11 @@ from dealkit.evaluate.thresholds import (
 from dealkit.files import PROJECT_ROOT, read_json
 from dealkit.model.checkpoint import load_model, save_model
 from dealkit.predict.detections import Detections
-from dealkit.predict.predictor import DEFAULT_CHECKPOINT, Predictor
+from dealkit.predict.predictor import DEFAULT_CHECKPOINT
 from dealkit.report.publish import publish
-from dealkit.report.readme import (
+from dealkit.report.tables import (
     PAGES,
+    SCORES,
     TABLES,
     model_table,
     settings_table,
@@ -49,28 +48,6 @@ def row(bbox, score=None, image=1, category=1):
     return {"image_id": image, "category_id": category, "bbox": bbox} | ({} if score is None else {"score": score})
 
 
-def test_a_mean_leaves_out_what_has_nothing_to_score():
-    assert mean_row([{"a": 1.0, "b": None}, {"a": 0.0, "b": 0.4}]) == {"a": 0.5, "b": 0.4}
-    assert mean_row([{"b": None}]) == {"b": None}
-
-
-def test_the_spread_of_one_seed_is_unknown():
-    assert spread_row([{"a": 0.3}]) == {"a": None}
-    assert spread_row([{"a": 0.1}, {"a": 0.3}])["a"] == pytest.approx(0.02**0.5)  # deviations of 0.1: sqrt((0.01 + 0.01) / 1)
-
-
-def test_a_second_box_on_one_object_is_a_false_one():
-    found = Detections(boxes=torch.tensor([[0.0, 0, 10, 10], [0.0, 0, 10, 9]]), scores=torch.tensor([0.9, 0.8]))
-    assert recall_precision(found, torch.tensor([[0.0, 0, 10, 10], [50.0, 50, 60, 60]])) == (0.5, 0.5)
-
-
-def test_recall_and_precision_of_nothing_are_zero():
-    nothing = Detections(boxes=torch.zeros(0, 4), scores=torch.zeros(0))
-    assert recall_precision(nothing, torch.tensor([[0.0, 0, 1, 1]])) == (0.0, 0.0)
-    one = Detections(boxes=torch.tensor([[0.0, 0, 1, 1]]), scores=torch.ones(1))
-    assert recall_precision(one, torch.zeros(0, 4)) == (0.0, 0.0)
-
-
 def test_f1_falls_with_false_detections_and_with_missed_objects():
     truth = [row([0, 0, 10, 10]), row([20, 0, 10, 10]), row([0, 0, 10, 10], image=2)]
     found = [row([0, 0, 10, 10], 0.9), row([0, 0, 10, 10], 0.8), row([20, 0, 10, 10], 0.3), row([5, 5, 4, 4], 0.2, image=3)]
@@ -86,38 +63,14 @@ def test_duplicates_go_within_a_category_only():
     assert without_duplicates([], 0.7) == []
 
 
-@pytest.fixture
-def source(make_coco, tiny_model, tmp_path):
-    """The annotation file of a tiny source with two images, and a checkpoint."""
-    file = make_coco("source", [[(5, (10, 10, 12, 8), 0), (5, (40, 30, 12, 8), 0)], [(9, (20, 20, 6, 6), 0)]])
-    save_model(tiny_model, tmp_path / "tiny.safetensors")
-    return file, tmp_path / "tiny.safetensors"
-
-
-def test_the_benchmark_writes_every_seed_and_does_not_repeat_a_source(source, tmp_path, capsys):
-    file, checkpoint = source
-    kinds = ["centre", "jitter"]
-    out, folder = tmp_path / "out.json", tmp_path / "clicks"
-    results = benchmark(checkpoint, [file], out, kinds=kinds, seeds=2, clicks_folder=folder)
-    runs = results["sources"]["source"]["runs"]
-    assert list(runs) == ["1/category centre", "1/category jitter"]
-    assert [r["seed"] for r in runs["1/category centre"]] == [0, 1]
-    for name, rows in runs.items():
-        for seed, entry in enumerate(rows):
-            written = folder / f"source-1-per-category-{name.split()[1]}-{seed}.json"
-            assert clicks_hash(load_clicks(written, file)) == entry["clicks"]
-    first = read_json(out)
-    assert first["made_by"]["python"]
-    again = benchmark(checkpoint, [file], out, kinds=kinds, seeds=2)
-    assert again["sources"] == first["sources"]  # with its seconds: nothing was run again
-
-
-def test_tables_show_per_cent_with_their_spread(source, tmp_path):
-    file, checkpoint = source
-    results = benchmark(checkpoint, [file], tmp_path / "out.json", seeds=2)
-    results["mean"]["1/category centre"]["ap50"], results["spread"]["1/category centre"]["ap50"] = 0.5, 0.0123
-    assert "**50.0** ± 1.2" in source_table(results)
-    assert settings_table(results).splitlines()[2].startswith("| 1/category centre |")
+def test_tables_show_per_cent_with_their_spread():
+    scores = dict.fromkeys((*SCORES, "ap25", "hit_shown"), 0.25)
+    about = {"source": "cells", "images": 3, "objects": 20, "setting": "1/category", "kind": "centre"}
+    rows = [about | scores | {"seed": seed, "ap50": value} for seed, value in ((0, 0.5), (1, 0.6))]
+    made = [[cell.strip() for cell in line.strip("|").split("|")] for line in source_table({"rows": rows}).splitlines()]
+    assert made[2][:5] == ["cells", "3", "20", "55.0", "25.0"]
+    assert made[3][:5] == ["**mean of 1**", "", "", "**55.0** ± 7.1", "**25.0** ± 0.0"]
+    assert settings_table({"rows": rows}).splitlines()[2].split("|")[1].strip() == "1/category centre"
 
 
 def test_calibration_names_one_of_its_thresholds_as_the_best(source, tmp_path):
@@ -205,14 +158,6 @@ def test_publishing_halves_the_weights_and_keeps_configs_and_logs_without_anyone
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
-def test_every_object_of_a_photograph_is_clicked_once(tiny_model):
-    sample = photo("coins")
-    results = click_every_object(Predictor(tiny_model), sample)
-    assert results["objects"] == len(results["clicks"]) == 24
-    for entry, box in zip(results["clicks"], sample.boxes.tolist(), strict=True):
-        assert entry["point"] == [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]
-
-
 def test_timing_takes_the_median_of_turns():
     turns = []
     times = milliseconds({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, 3)
@@ -247,10 +192,9 @@ def test_results_belong_to_the_committed_checkpoint_and_click_lists():
     for name in ("realsmall_nano.json", "realsmall_nano_settings.json"):
         assert read_json(RESULTS / name)["request"]["sha256"] == sha, name
     assert read_json(RESULTS / "photos_nano.json")["sha256"] == sha
-    for source, entry in read_json(RESULTS / "realsmall_nano.json")["sources"].items():
-        for run in entry["runs"]["1/category centre"]:
-            clicks = load_clicks(PROJECT_ROOT / "data" / "clicks" / f"{source}-1-per-category-centre-{run['seed']}.json")
-            assert clicks_hash(clicks) == run["clicks"]
+    for row in read_json(RESULTS / "realsmall_nano.json")["rows"]:
+        clicks = load_clicks(PROJECT_ROOT / "data" / "clicks" / f"{row['source']}-1-per-category-centre-{row['seed']}.json")
+        assert clicks_hash(clicks) == row["clicks"]
 
 
 @published
@@ -298,7 +242,7 @@ def test_tables_of_thresholds_and_transfer_show_shares_in_per_cent():
 def test_models_stand_side_by_side_in_per_cent_and_milliseconds():
     scores = dict.fromkeys(("ap50", "ap75", "ap50_ignored", "ap75_ignored", "hit"), 0.5) | {"hit_shown": 0.25}
     nano = {
-        "realsmall": {"mean": {"1/category centre": scores}},
+        "realsmall": {"rows": [{"seed": 0, "source": "cells", **scores}]},
         "training": {
             "parameters": 9_012_830,
             "parts": [{"minutes": 30.2, "steps": 100, "batch_size": 8}, {"minutes": 29.7, "steps": 150, "batch_size": 8}],

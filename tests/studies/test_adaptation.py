@@ -10,7 +10,7 @@ from dealkit.config import DataConfig, DetectorConfig, RunConfig, TrainConfig
 from dealkit.files import read_json
 from dealkit.model.checkpoint import save_model
 from dealkit.predict.detections import Detections
-from dealkit.report.cross_tables import shot_rows, shot_table
+from dealkit.report.tables import shot_rows, shot_table
 from dealkit.studies.adaptation import CLICKS, DEAL_TUNED, adapt, adapting_run, score_detector, tuned_detector
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")

@@ -12,6 +12,7 @@ from dealkit.config import Budget
 from dealkit.data.coco import Sample
 from dealkit.data.regimes import REGIMES
 from dealkit.files import PROJECT_ROOT, read_json
+from dealkit.report.tables import beside_paper, claims_table, efficiency_table, race_table
 from dealkit.studies.claims import (
     COLUMNS,
     MODEL_NAMES,
@@ -20,12 +21,8 @@ from dealkit.studies.claims import (
     PAPER_ROWS,
     REGIME_NAMES,
     REPRODUCED,
-    beside_paper,
     check_claims,
-    claims_table,
-    efficiency_table,
-    over_seeds,
-    race_table,
+    metrics_of,
     radar_series,
 )
 from dealkit.studies.efficiency_figures import labelled_view, race_figure, radar, regime_panel
@@ -87,7 +84,7 @@ def test_a_row_that_is_not_there_is_a_dash_beside_the_paper():
     assert "| all labels | RT-DETRv2 | RT-DETR | 40.0 | 30.0 | 10.0 | 57.2 | 43.1 | 12.1 |" in lines
     assert "| all labels | FCOS | FCOS | – | – | – | 66.3 | 49.5 | 17.1 |" in lines
     assert lines[-1].startswith("| one click per category | DEAL, one click per category | DEAL, one point per category |")
-    assert over_seeds({"rows": []}, "full fcos") is None
+    assert metrics_of({"rows": []}, "full fcos") is None
 
 
 def test_claims_without_rows_say_which_are_missing():

@@ -9,7 +9,7 @@ from PIL import Image
 import dealkit.studies.dior_dota
 from dealkit.data.coco import CocoFolder
 from dealkit.files import read_json
-from dealkit.report.cross_tables import public_table
+from dealkit.report.tables import public_table
 from dealkit.studies.dior_dota import SEEN, SPLITS, clicks_of, evaluate_public, of_categories, of_images, to_coco
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")

@@ -11,7 +11,7 @@ from dealkit.config import HELD_OUT, DataConfig, ModelConfig, RunConfig, TrainCo
 from dealkit.data.objects import load_domains
 from dealkit.files import PROJECT_ROOT, read_json
 from dealkit.model.checkpoint import save_model
-from dealkit.report.cross_tables import protocol_table, source_gaps
+from dealkit.report.tables import protocol_table, source_gaps
 from dealkit.studies.left_out import PROTOCOLS, cells_of, left_out_run, run_protocol
 from dealkit.studies.runs import trained
 
