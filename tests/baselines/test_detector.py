@@ -379,21 +379,26 @@ def test_published_weights_of_rtdetr_are_a_name_or_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("config", "change", "said"),
     [
-        ({"detector": "yolo"}, "DetectorConfig.detector: expected one of fcos, retinanet"),
-        ({"backbone": "swin_t"}, "DetectorConfig.backbone: expected one of nano"),
-        ({"finest_stride": 16}, "DetectorConfig.finest_stride: expected one of 4, 8"),
-        ({"hidden_dim": 48}, "DetectorConfig.hidden_dim: expected a multiple of 32"),
-        ({"queries": 0}, "DetectorConfig.queries: expected at least 1"),
-        ({"max_detections": 0}, "DetectorConfig.max_detections: expected at least 1"),
-        ({"categories": ("a", "a")}, "DetectorConfig.categories: expected different names"),
-        ({"published": "x"}, "DetectorConfig.published: expected with detector rtdetr only"),
+        (DetectorConfig, {"detector": "yolo"}, "expected one of fcos, retinanet"),
+        (DetectorConfig, {"backbone": "swin_t"}, "expected one of nano"),
+        (DetectorConfig, {"finest_stride": 16}, "expected one of 4, 8"),
+        (DetectorConfig, {"hidden_dim": 48}, "expected a multiple of 32"),
+        (DetectorConfig, {"queries": 0}, "expected at least 1"),
+        (DetectorConfig, {"max_detections": 0}, "expected at least 1"),
+        (DetectorConfig, {"categories": ("a", "a")}, "expected different names"),
+        (DetectorConfig, {"published": "x"}, "expected with detector rtdetr only"),
+        (MethodConfig, {"method": "none"}, ""),
+        (MethodConfig, {"teacher_start": 2.0}, ""),
+        (MethodConfig, {"teacher_high": 0.5}, ""),
+        (MethodConfig, {"point_size": -1.0}, ""),
     ],
+    ids=str,
 )
-def test_a_bad_setting_is_named(change, said):
-    with pytest.raises(ValueError, match=said):
-        DetectorConfig(**change)
+def test_a_bad_setting_is_named(config, change, said):
+    with pytest.raises(ValueError, match=f"{config.__name__}.*{next(iter(change))}.*{said}"):
+        config(**change)
 
 
 @pytest.mark.parametrize(
@@ -405,14 +410,6 @@ def test_every_setting_of_the_network_reaches_it(name, change):
     if name == "fcos" or change != {"finest_stride": 8}:
         assert plain != other
     assert (other < plain) == (change == {"finest_stride": 8})
-
-
-@pytest.mark.parametrize(
-    "change", [{"method": "none"}, {"teacher_start": 2.0}, {"teacher_high": 0.5}, {"point_size": -1.0}], ids=str
-)
-def test_a_bad_setting_of_a_method_is_named(change):
-    with pytest.raises(ValueError, match=f"MethodConfig.*{next(iter(change))}"):
-        MethodConfig(**change)
 
 
 # Learning
