@@ -72,7 +72,7 @@ def data_sources(write: bool = False) -> None:
 
 def data_get(name: tyro.conf.Positional[str], root: Path) -> None:
     """Fetch a source into ROOT/NAME and check it, or say how to get it by hand; exit code 2 if it is not there, 1 if nothing in
-    it can be read. Run again after an interruption: it goes on where it was.
+    it can be read. Run again after an interruption: what is complete is not fetched again.
 
     Args:
         name: key of `data sources`.
