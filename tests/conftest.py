@@ -68,6 +68,13 @@ def noise(height, width, seed=0):
     return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
+def same(a, b):
+    """Two sets of detections hold the same boxes and scores, in whatever order nearly equal scores are."""
+    assert len(a.boxes) == len(b.boxes) > 0
+    torch.testing.assert_close(a.scores.sort().values, b.scores.sort().values, rtol=1e-3, atol=1e-4)
+    assert (torch.cdist(a.boxes, b.boxes, compute_mode="donot_use_mm_for_euclid_dist").amin(1) < 0.05).all()
+
+
 @pytest.fixture
 def predictor(tiny_model):
     """A predictor that returns every query, with an image of noise set."""
@@ -87,6 +94,12 @@ def float32_cpu(monkeypatch):
     """Training and prediction on the CPU in float32, whatever the machine has."""
     bfloat16(monkeypatch, faster=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture
+def no_tensorboard(monkeypatch):
+    """Trainings that write no TensorBoard files."""
+    monkeypatch.setattr("dealkit.train.loop.tensorboard", lambda out: None)
 
 
 @pytest.fixture

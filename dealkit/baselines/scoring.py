@@ -1,27 +1,38 @@
-"""Detectors without prompts and DEAL on equal terms: one evaluator, the same images, the same minutes.
+"""Baselines and DEAL on equal terms: one evaluator, the same images, the same click lists.
 
-Two numbers for a detector. *Class-agnostic*: all annotations are one category, the headline. *Per category*: with an oracle of
-which categories an image has, as DEAL gets it by being clicked; detections of others are dropped, and a detector of one class
-offers each of its boxes for every category that is there.
+Two numbers for a detector without prompts. *Class-agnostic*: all annotations are one category, the headline. *Per category*:
+with an oracle of which categories an image has, as DEAL gets it by being clicked. Detections of others are dropped; a detector of
+one class offers each of its boxes for every category that is there. Template matching and open models are asked prompt by prompt.
 """
 
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torchvision.ops import box_convert, nms
+from torchvision.ops import nms
 from tqdm.auto import tqdm
 
 from dealkit.baselines.detector import Detector, load_detector
+from dealkit.baselines.open_models import OPEN_MODELS, Find, load_open_model
+from dealkit.baselines.templates import LEAST, MARGIN, OVERLAP, SCALES, SIDES, TURNS, estimate_box, match_box
+from dealkit.clicks import check_clicks, clicks_hash, make_clicks
 from dealkit.data.coco import CocoFolder
 from dealkit.data.scenes.scene import EVAL_SEED, write_coco
-from dealkit.evaluate.benchmark import METRICS, mean_row
+from dealkit.evaluate.benchmark import METRICS, mean_row, row_of, spread_row
 from dealkit.evaluate.coco import evaluate
+from dealkit.evaluate.thresholds import without_duplicates
 from dealkit.files import Json, provenance, read_json, sha_of, write_json
 from dealkit.predict.detections import Detections, to_rows
+
+VARIANTS: dict[str, Json] = {
+    "box": {},
+    "click": {},
+    "box, scaled and turned": {"scales": (0.8, 1.0, 1.25), "turns": 4},
+}
+"""Ways of `benchmark_templates`: what the method is shown, and how its templates vary."""
 
 MERGE = 0.6
 """IoU above which boxes of two categories are one object to the class-agnostic number, as FCOS merges boxes of one category."""
@@ -60,15 +71,7 @@ def one_class(rows: Iterable[Json], overlap: float = MERGE) -> list[Json]:
     >>> [row["score"] for row in one_class([a, a | {"category_id": 2, "score": 0.6}, a | {"image_id": 2}])]
     [0.6, 0.4]
     """
-    by_image: dict[int, list[Json]] = {}
-    for row in rows:
-        by_image.setdefault(row["image_id"], []).append(row)
-    kept = []
-    for of_image in by_image.values():
-        boxes = box_convert(torch.tensor([r["bbox"] for r in of_image], dtype=torch.float32), "xywh", "xyxy")
-        scores = torch.tensor([r["score"] for r in of_image], dtype=torch.float32)
-        kept += [of_image[i] for i in nms(boxes, scores, overlap).tolist()]
-    return kept
+    return without_duplicates(list(rows), overlap, class_agnostic=True)
 
 
 def category_rows(found: Sequence[Detections], data: CocoFolder, names: Sequence[str]) -> list[Json]:
@@ -160,3 +163,72 @@ def benchmark_detector(checkpoint: Path, files: Sequence[Path], out: Path, *, sc
         results["mean"] = {kind: mean_row([row[kind] for row in results["sources"].values()]) for kind in kinds}
     write_json(out, {**results, "made_by": provenance()})
     return results
+
+
+def reference_rows(find: Find, data: CocoFolder, clicks: Json, *, given: Literal["box", "click"] = "box") -> list[Json]:
+    """COCO results of a reference for a click list: records as `predict_coco` gives them.
+
+    Args:
+        given: `box`: the reference is shown the annotated box of each clicked object; `click`: only `estimate_box` of the click.
+    """
+    if given not in ("box", "click"):
+        raise ValueError(f"given: expected box or click, got {given!r}")
+    names, row = dict(data.categories), {image_id: i for i, image_id in enumerate(data.image_ids)}
+    box_of = dict(zip(data.annotation_ids.tolist(), data.boxes, strict=True))
+    rows = []
+    for prompt in tqdm(check_clicks(clicks)["prompts"], desc=f"{data.source}: {given}", unit="prompt", mininterval=2):
+        image = data[row[prompt["image_id"]]].image
+        points = [xy for xy, label in zip(prompt["points"], prompt["labels"], strict=True) if label]
+        if given == "box":
+            boxes = torch.stack([box_of[i] for i in prompt["annotation_ids"]])
+        else:
+            boxes = torch.stack([estimate_box(image, xy) for xy in points])
+        rows += to_rows(find(image, boxes, names[prompt["category_id"]]), prompt["image_id"], prompt["category_id"])
+    return rows
+
+
+def benchmark_templates(files: Sequence[Path], out: Path, *, variants: Sequence[str] = ("box", "click"), seeds: int = 1) -> Json:
+    """Template matching and open models on COCO sources with one click per category at the centre; writes and returns the
+    results.
+
+    Same protocol, click lists and columns as `evaluate.benchmark`, so the two stand side by side. What `out` already holds is not
+    run again, also when variants or seeds are added.
+
+    Args:
+        files: annotation files; images lie in `images` beside each, the folder's name is the source's.
+        variants: keys of `VARIANTS` or `OPEN_MODELS`. seeds: click lists of each.
+
+    Raises:
+        ValueError: an open model whose weights are not in the local cache; before anything is run.
+    """
+    finders: dict[str, Find] = {v: load_open_model(v) for v in variants if v in OPEN_MODELS}
+    finders |= {
+        v: lambda image, boxes, _, options=VARIANTS[v]: match_box(image, boxes, **options) for v in variants if v in VARIANTS
+    }
+    request = {"method": "template matching", "setting": "1/category", "kind": "centre", "margin": MARGIN, "least": LEAST}
+    request |= {"overlap": OVERLAP, "sides": list(SIDES), "scales": list(SCALES), "turns": TURNS}
+    results: Json = {"request": request, "sources": {}}
+    if out.is_file() and read_json(out).get("request") == request:
+        results = read_json(out)
+    for seed, variant, file in [(seed, variant, file) for seed in range(seeds) for variant in variants for file in files]:
+        truth = read_json(file)
+        entry = {"images": len(truth["images"]), "objects": len(truth["annotations"]), "runs": {}}
+        runs = results["sources"].setdefault(file.parent.name, entry)["runs"].setdefault(variant, [])
+        if any(run["seed"] == seed for run in runs):
+            continue
+        clicks, data = make_clicks(truth, setting="1/category", seed=seed), CocoFolder(file, file.parent / "images")
+        given = "click" if variant == "click" else "box"
+        found = reference_rows(finders[variant], data, clicks, given=given)
+        runs.append({"seed": seed, "clicks": clicks_hash(clicks), **row_of(evaluate(truth, found, clicks))})
+        write_json(out, results)
+    results["mean"], results["spread"] = {}, {}
+    for variant in variants:
+        rows = [[_numbers(entry["runs"][variant][seed]) for entry in results["sources"].values()] for seed in range(seeds)]
+        of_seeds = [mean_row(of_seed) for of_seed in rows]
+        results["mean"][variant], results["spread"][variant] = mean_row(of_seeds), spread_row(of_seeds)
+    write_json(out, {**results, "made_by": provenance()})
+    return results
+
+
+def _numbers(run: Json) -> Json:
+    return {key: value for key, value in run.items() if key not in ("seed", "clicks")}

@@ -56,8 +56,7 @@ def errors(
         ignore_clicked: the clicked objects are neither found nor missed.
     """
     from dealkit.clicks import load_clicks
-    from dealkit.evaluate.errors import find_errors
-    from dealkit.evaluate.oracle import errors_json, errors_text
+    from dealkit.evaluate.errors import errors_json, errors_text, find_errors
     from dealkit.files import write_json
 
     thresholds = {"max_dets": max_dets, "min_score": min_score, "foreground": foreground, "background": background}
@@ -101,8 +100,8 @@ def benchmark(
     """
     files = find_files(list(coco)) if coco or not scenes else []
     from dealkit.baselines.detector import is_detector
-    from dealkit.baselines.references import OPEN_MODELS, VARIANTS, benchmark_templates
-    from dealkit.baselines.scoring import benchmark_detector
+    from dealkit.baselines.open_models import OPEN_MODELS
+    from dealkit.baselines.scoring import VARIANTS, benchmark_detector, benchmark_templates
     from dealkit.evaluate.benchmark import benchmark as run_benchmark
     from dealkit.evaluate.thresholds import calibrate, compare_thresholds
 

@@ -447,7 +447,7 @@ def template_table(results: Json, deal: Json | None = None) -> str:
     """Markdown: template matching per source, mean over seeds, beside DEAL's one click; bold where the template finds more.
 
     Args:
-        results: of `references.benchmark_templates`. deal: of `report.benchmark`, for the last columns; None leaves dashes.
+        results: of `scoring.benchmark_templates`. deal: of `report.benchmark`, for the last columns; None leaves dashes.
     """
     names = {"box": "shown the box", "click": "shown the click", "box, scaled and turned": "the box, scaled and turned"}
     variants = [name for name in names if name in results["mean"]]

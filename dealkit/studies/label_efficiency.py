@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 
 from dealkit.baselines.detector import Detector, load_detector
 from dealkit.baselines.methods import train_with
-from dealkit.baselines.references import match_box, reference_rows
-from dealkit.baselines.scoring import agnostic_rows, category_rows, detect_coco, one_class
+from dealkit.baselines.scoring import agnostic_rows, category_rows, detect_coco, one_class, reference_rows
+from dealkit.baselines.templates import match_box
 from dealkit.clicks import make_clicks
 from dealkit.config import (
     DETECTORS,

@@ -1,4 +1,4 @@
-"""`baselines.scoring` and `studies.race`: hand-made detections on the two numbers, resumable benchmarks, equal minutes."""
+"""`baselines.scoring` and `studies.race`: hand-made detections, benchmarks that resume, equal minutes."""
 
 import json
 from types import SimpleNamespace
@@ -6,18 +6,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import dealkit.train.loop
 from dealkit.baselines.detector import build_detector
 from dealkit.baselines.scoring import (
+    VARIANTS,
     agnostic_rows,
     benchmark_detector,
+    benchmark_templates,
     category_rows,
     detect_coco,
     evaluate_detector,
     evaluate_detector_on_scenes,
+    reference_rows,
 )
+from dealkit.clicks import make_clicks
 from dealkit.config import DataConfig, DetectorConfig, TrainConfig
 from dealkit.data.coco import CocoFolder
+from dealkit.evaluate.coco import evaluate
 from dealkit.files import read_json
 from dealkit.model.checkpoint import save_model
 from dealkit.predict.detections import Detections
@@ -90,9 +94,8 @@ def test_a_benchmark_goes_on_where_it_was_stopped(make_coco, tmp_path, monkeypat
     save_model(build_detector(DetectorConfig(hidden_dim=32)), tmp_path / "d.safetensors")
     out = tmp_path / "results.json"
     first = benchmark_detector(tmp_path / "d.safetensors", files[:1], out)
-    monkeypatch.setattr(
-        dealkit.baselines.scoring, "evaluate_detector", lambda detector, file: {**first["sources"]["a"], "new": file.parent.name}
-    )
+    again = lambda detector, file: {**first["sources"]["a"], "new": file.parent.name}  # noqa: E731
+    monkeypatch.setattr("dealkit.baselines.scoring.evaluate_detector", again)
     results = benchmark_detector(tmp_path / "d.safetensors", files, out)
     assert "new" not in results["sources"]["a"] and results["sources"]["b"]["new"] == "b"
     assert results["mean"]["class_agnostic"]["ap50"] == first["sources"]["a"]["class_agnostic"]["ap50"]
@@ -102,6 +105,40 @@ def test_a_benchmark_goes_on_where_it_was_stopped(make_coco, tmp_path, monkeypat
 def test_scenes_are_scored_class_agnostic():
     results = evaluate_detector_on_scenes(Fake([[0, 0, 4, 4, 0.5, 0]]), 2, 64)
     assert results["images"] == 2 and 0 <= results["class_agnostic"]["ap50"] <= 1
+
+
+# Prompt by prompt
+
+
+def test_rows_are_those_of_the_click_list(tiny_coco):
+    data = CocoFolder(tiny_coco, tiny_coco.parent / "images")
+    clicks = make_clicks(tiny_coco, setting="3/category", seed=0)
+    asked = []
+
+    def find(image, boxes, name):
+        asked.append((name, len(boxes)))
+        return Detections(boxes=boxes, scores=torch.ones(len(boxes)))
+
+    rows = reference_rows(find, data, clicks)
+    assert sorted(asked) == [("bolt", 2), ("nut", 1)]  # one prompt per category, with all its examples
+    assert evaluate(tiny_coco, rows, clicks)["all"]["ap50"] == pytest.approx(1)
+    assert len(reference_rows(find, data, clicks, given="click")) == 3
+    with pytest.raises(ValueError, match="given: expected box or click, got 'point'"):
+        reference_rows(find, data, clicks, given="point")
+
+
+def test_a_benchmark_is_resumed_and_extended(make_coco, tmp_path, monkeypatch):
+    files = [make_coco(name, [[(5, [10, 12, 6, 8], 0), (5, [50, 40, 6, 8], 0)], []]) for name in ("a", "b")]
+    first = benchmark_templates(files, tmp_path / "t.json")
+    row = first["sources"]["a"]["runs"]["box"][0]
+    assert row["ap50"] == pytest.approx(1) and row["hit"] == 1 and set(first["mean"]) == {"box", "click"}
+    monkeypatch.setattr("dealkit.baselines.scoring.match_box", lambda *a, **k: pytest.fail("run again"))
+    assert benchmark_templates(files, tmp_path / "t.json")["mean"] == first["mean"]
+    monkeypatch.undo()
+    variants = list(VARIANTS)
+    more = benchmark_templates(files, tmp_path / "t.json", variants=variants, seeds=2)
+    assert [run["seed"] for run in more["sources"]["b"]["runs"][variants[2]]] == [0, 1]
+    assert more["spread"]["box"]["ap50"] == pytest.approx(0) and json.loads((tmp_path / "t.json").read_text())["made_by"]
 
 
 # Equal budgets
@@ -121,8 +158,7 @@ def test_an_unknown_model_is_named(tmp_path):
         race(tmp_path, minutes=1.0, models=("yolo",))
 
 
-def test_a_race_gives_every_model_the_same_minutes_and_is_run_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(dealkit.train.loop, "tensorboard", lambda out: None)
+def test_a_race_gives_every_model_the_same_minutes_and_is_run_once(tmp_path, no_tensorboard):
     settings = {
         "minutes": 0.02,
         "models": ("fcos",),
