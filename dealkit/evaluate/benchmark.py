@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torchvision.ops import box_iou
 
-from dealkit.boxes import SIZE_BINS
+from dealkit.boxes import SIZE_BINS, claim
 from dealkit.clicks import clicks_hash, make_clicks, save_clicks
 from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.coco import CocoFolder, Sample
@@ -181,13 +181,7 @@ def recall_precision(found: Detections, boxes: torch.Tensor, iou: float = 0.5) -
     >>> recall_precision(found, torch.tensor([[0.0, 0.0, 4.0, 4.0]]))
     (1.0, 0.5)
     """
-    free = torch.ones(len(boxes), dtype=torch.bool)
-    overlap = box_iou(found.boxes, boxes) if len(found) and len(boxes) else torch.zeros(len(found), len(boxes))
-    hits = 0
-    for row in overlap:
-        best = int((row * free).argmax()) if len(boxes) else 0
-        if len(boxes) and free[best] and row[best] >= iou:
-            free[best], hits = False, hits + 1
+    hits = int((claim(box_iou(found.boxes, boxes), iou) >= 0).sum())
     return hits / max(len(boxes), 1), hits / max(len(found), 1)
 
 

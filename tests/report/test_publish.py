@@ -2,12 +2,11 @@
 
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 import torch
 
+from dealkit.__main__ import GROUPS, main
 from dealkit.clicks import clicks_hash, load_clicks
 from dealkit.config import DEFAULT_CHECKPOINT, DEFAULT_NMS, DEFAULT_THRESHOLD
 from dealkit.files import PROJECT_ROOT, read_json
@@ -118,18 +117,20 @@ def page_commands():
                 yield line.split("  #")[0].strip()
 
 
-def test_every_command_of_the_pages_has_options_that_exist():
-    helps = {}
-    commands = list(page_commands())
+def test_every_command_of_the_pages_has_options_and_files_that_exist(capsys):
+    names, helps = {name for group in GROUPS.values() for name in group}, {}
+    commands = [shlex.split(command)[3:] for command in page_commands() if shlex.split(command)[3:]]
     assert len(commands) > 5
-    for command in commands:
-        words = shlex.split(command)[3:]
-        name = tuple(words[:2]) if words[0] == "data" or " ".join(words[:2]) in ("bench index", "bench browse") else (words[0],)
+    for words in commands:
+        name = " ".join(words[:2]) if " ".join(words[:2]) in names else words[0]
         if name not in helps:
-            process = subprocess.run([sys.executable, "-m", "dealkit", *name, "--help"], capture_output=True, text=True)
-            helps[name] = process.stdout
-        for option in (w for w in words if w.startswith("-")):
-            assert re.search(rf"(^|[\s│,|]){re.escape(option)}[\s,│]", helps[name]), f"{option} of: {command}"
+            with pytest.raises(SystemExit):
+                main([*name.split(), "--help"])
+            helps[name] = capsys.readouterr().out
+        for option in (w for w in words if re.match(r"--?[a-z]", w)):
+            assert re.search(rf"(^|[\s│,|]){re.escape(option)}[\s,│]", helps[name]), f"{option} of: {words}"
+        for file in (w for w in words if w.startswith("notebooks/")):
+            assert (PROJECT_ROOT / file).is_file(), f"{file} of: {words}"
 
 
 def test_tables_of_thresholds_and_transfer_show_shares_in_per_cent():
@@ -168,6 +169,6 @@ def test_a_table_without_results_stays_as_it_is(tmp_path):
     readme.write_text(text.replace("<!-- table cycles -->", ""))
     with pytest.raises(ValueError, match="expected one marker '<!-- table cycles -->', found 0"):
         update_tables([readme], tmp_path)
-    with pytest.raises(ValueError, match="expected one marker '<!-- table training -->', found 2"):
+    with pytest.raises(ValueError, match="expected one marker '<!-- table headline -->', found 2"):
         (tmp_path / "second.md").write_text(text)
         update_tables([tmp_path / "second.md", readme], tmp_path)
