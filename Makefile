@@ -1,4 +1,4 @@
-# make demo | test | install | lint | notebooks | clean
+# make demo | test | install | lint | notebooks | clean; NOTEBOOKS="notebooks/00_quickstart.ipynb" chooses some
 #
 # Uses the active virtual or conda environment; where none is active, makes `.venv` with python3 and uses that.
 # Works with the make of macOS (3.81) and of Linux.
@@ -26,6 +26,8 @@ step = @echo "==> $(1)"; start=$$(date +%s); set -o pipefail; $(2) && echo "==> 
 # Of what pip says: the downloads of 10 MB and more as they start, and the end. Errors and warnings come whole.
 brief = awk '/Downloading .*([0-9][0-9][.][0-9] MB|GB)|^Installing|^Successfully/ { print substr($$0, 1, 100); fflush() }'
 
+NOTEBOOKS ?= $(sort $(wildcard notebooks/*.ipynb))
+
 # FiftyOne sends usage statistics unless told not to; tests and notebooks of ours do not.
 export FIFTYONE_DO_NOT_TRACK := true
 
@@ -46,7 +48,8 @@ lint: $(ALL)
 	$(call step,lint,"$(PYTHON)" -m ruff check . && "$(PYTHON)" -m ruff format --check .)
 
 notebooks: $(ALL)
-	$(call step,run every notebook from top to bottom and keep its outputs,"$(PYTHON)" -m dealkit.cli.notebooks)
+	$(call step,run notebooks from top to bottom and keep their outputs,TQDM_DISABLE=1 "$(PYTHON)" -m nbconvert --to notebook \
+	  --execute --inplace $(NOTEBOOKS) && "$(PYTHON)" -m dealkit.cli.notebooks $(NOTEBOOKS))
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,60 +1,50 @@
-"""`python -m dealkit COMMAND`: names mapped to library functions, help taken from their docstrings. `--help` after any
-command."""
+"""python -m dealkit COMMAND: click one small object, get all of its kind. `--help` after a command lists its options."""
 
 import sys
 import time
+from collections.abc import Sequence
 
 import tyro
 
-from dealkit.cli import data, model, scores, studies
+from dealkit.cli import data, evaluate, model, notebooks
 
-COMMANDS = (
-    *(model.demo, model.train, data.clicks, data.regime, model.predict, scores.evaluate, scores.errors, scores.benchmark),
-    *(scores.templates, scores.failures, scores.controlled, scores.calibrate, scores.thresholds, scores.transfer),
-    *(scores.rounds, scores.positions, studies.ablate, studies.race, studies.label_efficiency, studies.protocols),
-    *(
-        studies.adapt,
-        studies.matrix,
-        studies.public,
-        model.average,
-        model.publish,
-        model.report,
-        model.run,
-        model.browse,
-    ),
-    model.bench,
-)
 GROUPS = {
-    "data": {
-        "check": data.data_check,
-        "synth": data.data_synth,
-        "domains": data.data_domains,
-        "sources": data.data_sources,
-        "get": data.data_get,
-        "build": data.data_build,
+    "Use": {"demo": model.demo, "predict": model.predict, "browse": data.browse, "export": data.export},
+    "Train and score": {
+        **{"train": model.train, "clicks": data.clicks, "evaluate": evaluate.evaluate, "errors": evaluate.errors},
+        **{"benchmark": evaluate.benchmark, "bench": model.bench},
     },
-    "bench": {"index": model.bench_index},
+    "Data": {
+        **{"data check": data.data_check, "data sources": data.data_sources, "data get": data.data_get},
+        **{"data build": data.data_build, "data scenes": data.data_scenes},
+    },
+    "Notebooks and pages": {"run": notebooks.run_notebook, "report": model.report, "publish": model.publish},
 }
-"""Commands of two words; `bench` alone is a command, too."""
+"""Group -> command -> function; the docstring of the function is the help."""
 
 
-def main() -> None:
-    app = tyro.extras.SubcommandApp()
-    for function in COMMANDS:
-        app.command(function)
+def overview() -> str:
+    """Every command with the first line of its docstring, by group."""
+    lines = [__doc__]
+    for group, commands in GROUPS.items():
+        lines += ["", group, *(f"  {name:14}{function.__doc__.splitlines()[0]}" for name, function in commands.items())]
+    return "\n".join(lines)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command line, by default that of the process; exit code 2 after a mistake in it."""
+    args = list(sys.argv[1:] if args is None else args)
+    commands = {name: function for group in GROUPS.values() for name, function in group.items()}
+    name = next((name for name in (" ".join(args[:2]), " ".join(args[:1])) if name in commands), None)
     started = time.monotonic()
-    first, second = [*sys.argv[1:3], "", ""][:2]
     try:
-        if first == "bench" and second in GROUPS["bench"]:
-            tyro.cli(GROUPS["bench"][second], prog=f"python -m dealkit bench {second}", args=sys.argv[3:])
-        elif first == "data":
-            group = tyro.extras.SubcommandApp()
-            for name, function in GROUPS["data"].items():
-                group.command(function, name=name)
-            group.cli(prog="python -m dealkit data", description="Check, make and build data.", args=sys.argv[2:])
+        if name is not None:
+            rest = args[len(name.split()) :]
+            tyro.cli(commands[name], prog=f"python -m dealkit {name}", args=rest, config=(tyro.conf.OmitArgPrefixes,))
+        elif args and args[-1] not in ("-h", "--help"):
+            raise ValueError(f"command: expected one of {', '.join(commands)}; got {' '.join(args[:2])!r}")
         else:
-            also = ", ".join(f"`{group} {'|'.join(names)}`" for group, names in GROUPS.items())
-            app.cli(prog="python -m dealkit", description=f"{__doc__} Also: {also}.")
+            print(overview())
     except (ValueError, FloatingPointError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

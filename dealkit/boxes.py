@@ -1,4 +1,4 @@
-"""Box formats, overlaps, size bins and clipping.
+"""Box formats, overlaps, size bins, and who finds whom.
 
 `N`, `M` boxes. A format is always named: `xyxy` corners, `cxcywh` centre and size, `xywh` corner and size.
 torchvision's `box_convert`, `box_iou` and `clip_boxes_to_image` are the vocabulary; here is what they lack.
@@ -97,3 +97,27 @@ def size_bin(area: Tensor) -> list[str]:
     ['vt', 't', 'm']
     """
     return [next(k for k, (low, high) in SIZE_BINS.items() if low <= a <= high) for a in area.tolist()]
+
+
+def claim(overlap: Tensor, threshold: float = 0.5) -> Tensor:
+    """Which object each detection finds: strongest detection first, every object found once.
+
+    A detection takes the free object that it overlaps most, from `threshold` on; of equal ones the first.
+
+    Args:
+        overlap: (N, G) IoU of detections, strongest first, with objects.
+
+    Returns:
+        (N,) int64: the column of the object, -1 for none.
+
+    >>> claim(torch.tensor([[0.6, 0.9], [0.7, 0.8], [0.9, 0.9], [0.2, 0.0]])).tolist()
+    [1, 0, -1, -1]
+    """
+    free = torch.where(overlap >= threshold, overlap, -1.0)
+    column = torch.full((len(overlap),), -1)
+    for row in (overlap >= threshold).any(1).nonzero()[:, 0].tolist():
+        best = int(free[row].argmax())
+        if free[row, best] >= threshold:
+            column[row] = best
+            free[:, best] = -1.0
+    return column

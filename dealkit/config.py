@@ -6,11 +6,12 @@ import json
 import typing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from tyro.conf import Suppress  # options that the command line does not show
+from dealkit.files import PROJECT_ROOT, Json, read_json
 
-from dealkit.files import PROJECT_ROOT, Json
+DEFAULT_CHECKPOINT = PROJECT_ROOT / "data" / "checkpoints" / "nano.safetensors"
+"""What is clicked with where no other checkpoint is named."""
 
 DEFAULT_THRESHOLD = 0.25
 """Score from which detections are shown and counted. Choice: by F1 on training images, see `data/results/threshold_nano.json`."""
@@ -24,6 +25,13 @@ DEFAULT_NMS = 0.7
 HELD_OUT = ("cctv", "pcb_joints", "ibis", "grapes", "foosball", "pools", "hemocytometer")
 """Sources that the headline protocol never trains on. Choice: one of every domain that has several, of daily life two;
 fixed before anything was trained."""
+
+
+def require(config: Any, name: str, holds: bool, expected: str) -> None:
+    """Raise a ValueError that names a field of a config and its value, unless the field is as expected."""
+    if not holds:
+        raise ValueError(f"{type(config).__name__}.{name}: expected {expected}, got {getattr(config, name)!r}")
+
 
 BACKBONES = ("nano", "resnet18", "resnet50", "swin_t", "convnext_tiny")
 
@@ -71,21 +79,13 @@ class ModelConfig:
     """Most queries of a prompt set, and so the most boxes of one category in one image or tile."""
 
     def __post_init__(self) -> None:
-        if self.backbone not in BACKBONES:
-            raise ValueError(f"ModelConfig.backbone: expected one of {', '.join(BACKBONES)}, got {self.backbone!r}")
-        if self.hidden_dim % (4 * self.num_heads):
-            raise ValueError(
-                f"ModelConfig.hidden_dim: expected a multiple of 4 x num_heads = {4 * self.num_heads}, got {self.hidden_dim}"
-            )
+        require(self, "backbone", self.backbone in BACKBONES, f"one of {', '.join(BACKBONES)}")
+        step = 4 * self.num_heads
+        require(self, "hidden_dim", self.hidden_dim % step == 0, f"a multiple of 4 x num_heads = {step}")
         for name in ("fine_dim", "num_kernels", "decoder_layers", "sampling_points", "min_queries"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ModelConfig.{name}: expected at least 1, got {getattr(self, name)}")
-        if not self.click_sizes or min(self.click_sizes) <= 0:
-            raise ValueError(f"ModelConfig.click_sizes: expected one or more positive numbers, got {self.click_sizes}")
-        if self.max_queries < self.min_queries:
-            raise ValueError(
-                f"ModelConfig.max_queries: expected at least min_queries = {self.min_queries}, got {self.max_queries}"
-            )
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        require(self, "click_sizes", min(self.click_sizes, default=0) > 0, "one or more positive numbers")
+        require(self, "max_queries", self.max_queries >= self.min_queries, f"at least min_queries = {self.min_queries}")
 
 
 MODELS: dict[str, ModelConfig] = {
@@ -133,18 +133,13 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         for name in ("synthetic", "wander", "enlarged_scenes", "large_scenes", "twins", "variety"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"DataConfig.{name}: expected a share from 0 to 1, got {getattr(self, name)}")
-        if self.weights and (len(self.weights) != len(self.coco) or min(self.weights) <= 0):
-            raise ValueError(
-                f"DataConfig.weights: expected {len(self.coco)} positive numbers, one per entry of coco, got {self.weights}"
-            )
-        if self.size < 64 or self.size % 32:
-            raise ValueError(f"DataConfig.size: expected a multiple of 32, at least 64, got {self.size}")
-        if not 0 < self.min_scale <= self.max_scale:
-            raise ValueError(f"DataConfig.min_scale: expected 0 < min_scale <= max_scale, got {self.min_scale}, {self.max_scale}")
-        if self.sets_per_image < 1 or self.max_clicks < 1:
-            raise ValueError("DataConfig.sets_per_image and max_clicks: expected at least 1")
+            require(self, name, 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
+        fits = not self.weights or (len(self.weights) == len(self.coco) and min(self.weights) > 0)
+        require(self, "weights", fits, f"{len(self.coco)} positive numbers, one per entry of coco")
+        require(self, "size", self.size >= 64 and self.size % 32 == 0, "a multiple of 32, at least 64")
+        require(self, "min_scale", 0 < self.min_scale <= self.max_scale, f"a positive number up to max_scale = {self.max_scale}")
+        for name in ("sets_per_image", "max_clicks"):
+            require(self, name, getattr(self, name) >= 1, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,12 +163,9 @@ class BuildConfig:
     """Which groups these are."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.overlap < self.tile:
-            raise ValueError(f"BuildConfig.overlap: expected 0 to {self.tile - 1} (tile - 1), got {self.overlap}")
-        if not 0 < self.min_visible <= 1:
-            raise ValueError(f"BuildConfig.min_visible: expected above 0 and up to 1, got {self.min_visible}")
-        if not 0 <= self.near < 128:
-            raise ValueError(f"BuildConfig.near: expected 0 to 127 bits, got {self.near}")
+        require(self, "overlap", 0 <= self.overlap < self.tile, f"0 to {self.tile - 1} (tile - 1)")
+        require(self, "min_visible", 0 < self.min_visible <= 1, "above 0 and up to 1")
+        require(self, "near", 0 <= self.near < 128, "0 to 127 bits")
         if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):
             raise ValueError(f"BuildConfig.val, test: expected shares that leave some to train, got {self.val}, {self.test}")
 
@@ -210,14 +202,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"TrainConfig.{name}: expected at least 1, got {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"TrainConfig.ema_decay: expected 0 <= decay < 1, got {self.ema_decay}")
-        if not 0 <= self.seed < 1_000_000:
-            raise ValueError(f"TrainConfig.seed: expected 0 to 999,999 (others make the evaluation scenes), got {self.seed}")
-        if self.lr <= 0:
-            raise ValueError(f"TrainConfig.lr: expected a positive number, got {self.lr}")
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        require(self, "ema_decay", 0 <= self.ema_decay < 1, "0 <= decay < 1")
+        require(self, "seed", 0 <= self.seed < 1_000_000, "0 to 999,999 (others make the evaluation scenes)")
+        require(self, "lr", self.lr > 0, "a positive number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,13 +241,10 @@ class PromptConfig:
     """Share of the later prompts that get a negative click on the most confident false positive."""
 
     def __post_init__(self) -> None:
-        if self.cycles < 1:
-            raise ValueError(f"PromptConfig.cycles: expected at least 1, got {self.cycles}")
+        require(self, "cycles", self.cycles >= 1, "at least 1")
         for name, allowed in (("strategy", STRATEGIES), ("keep", ("replace", "add"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"PromptConfig.{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if not 0 <= self.negatives <= 1:
-            raise ValueError(f"PromptConfig.negatives: expected a share from 0 to 1, got {self.negatives}")
+            require(self, name, getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
+        require(self, "negatives", 0 <= self.negatives <= 1, "a share from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,7 +265,7 @@ DETECTORS = ("fcos", "retinanet", "faster_rcnn", "rtdetr")
 class DetectorConfig:
     """A detector without prompts, see `dealkit.baselines.detector`."""
 
-    detector: Annotated[str, Suppress] = "fcos"
+    detector: str = "fcos"
     """One of `fcos`, `retinanet`, `faster_rcnn` (torchvision), `rtdetr` (RT-DETRv2 of Hugging Face transformers)."""
     backbone: str = "nano"
     """One of `nano`, `resnet18`, `resnet50`; RT-DETR has its own ResNets of these sizes."""
@@ -298,22 +283,17 @@ class DetectorConfig:
     """Names of the categories that are told apart; empty: one class of objects."""
     published: str = ""
     """RT-DETR: name or folder of published weights to start from; architecture and queries are theirs."""
-    architecture: Annotated[str, Suppress] = ""
+    architecture: str = ""
     """RT-DETR from published weights: their configuration as JSON, kept in checkpoints; not to be set."""
 
     def __post_init__(self) -> None:
         allowed = {"detector": DETECTORS, "backbone": ("nano", "resnet18", "resnet50"), "finest_stride": (4, 8)}
         for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                expected = ", ".join(map(str, values))
-                raise ValueError(f"DetectorConfig.{name}: expected one of {expected}, got {getattr(self, name)!r}")
-        if self.hidden_dim < 32 or self.hidden_dim % 32:
-            raise ValueError(f"DetectorConfig.hidden_dim: expected a multiple of 32, got {self.hidden_dim}")
+            require(self, name, getattr(self, name) in values, f"one of {', '.join(map(str, values))}")
+        require(self, "hidden_dim", self.hidden_dim >= 32 and self.hidden_dim % 32 == 0, "a multiple of 32")
         for name in ("queries", "max_detections"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"DetectorConfig.{name}: expected at least 1, got {getattr(self, name)}")
-        if len(set(self.categories)) < len(self.categories):
-            raise ValueError(f"DetectorConfig.categories: expected different names, got {', '.join(self.categories)}")
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        require(self, "categories", len(set(self.categories)) == len(self.categories), "different names")
         if self.detector != "rtdetr" and (self.published or self.architecture):
             raise ValueError("DetectorConfig.published: expected with detector rtdetr only")
 
@@ -340,15 +320,12 @@ class MethodConfig:
     """Point teacher: side in pixels of the first boxes round the points; 0: estimated from the image."""
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"MethodConfig.method: expected one of {', '.join(METHODS)}, got {self.method!r}")
-        if not 0 <= self.teacher_start <= 1:
-            raise ValueError(f"MethodConfig.teacher_start: expected a share from 0 to 1, got {self.teacher_start}")
+        require(self, "method", self.method in METHODS, f"one of {', '.join(METHODS)}")
+        require(self, "teacher_start", 0 <= self.teacher_start <= 1, "a share from 0 to 1")
         if not 0 <= self.teacher_low <= self.teacher_high <= 1:
             got = f"{self.teacher_low}, {self.teacher_high}"
             raise ValueError(f"MethodConfig.teacher_low, teacher_high: expected 0 <= low <= high <= 1, got {got}")
-        if self.point_size < 0:
-            raise ValueError(f"MethodConfig.point_size: expected pixels, or 0, got {self.point_size}")
+        require(self, "point_size", self.point_size >= 0, "pixels, or 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -385,11 +362,8 @@ class Budget:
     """Most val images of every source that are scored; 0: all."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Budget.{name}: expected at least 1, got {getattr(self, name)}")
-        if self.minutes < 0 or self.images < 0:
-            raise ValueError(f"Budget.minutes, images: expected 0 or more, got {self.minutes}, {self.images}")
+        for name, least in (("steps", 1), ("batch_size", 1), ("minutes", 0), ("images", 0)):
+            require(self, name, getattr(self, name) >= least, f"at least {least}")
 
 
 T = TypeVar("T")
@@ -440,10 +414,7 @@ def load_config(path: Path, cls: type[T] | None = None) -> T:
 
     Without `cls` it is a `DetectorRun` if it has a `detector`, else a `RunConfig`.
     """
-    try:
-        values = json.loads(Path(path).read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
+    values = read_json(Path(path))
     if isinstance(values, dict):
         values.pop("made_by", None)  # `fit` notes there what made the run; it is no setting
         cls = cls or (DetectorRun if "detector" in values else RunConfig)
@@ -458,6 +429,3 @@ def as_json(run: RunConfig) -> Json:
 def portable(run: RunConfig) -> Json:
     """The config without paths of a machine."""
     return as_json(replace(run, data=replace(run.data, coco=())))
-
-
-NANO = PROJECT_ROOT / "data" / "checkpoints" / "nano.safetensors"

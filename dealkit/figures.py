@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from dealkit.boxes import claim
 from dealkit.data.coco import Sample
 from dealkit.predict.detections import Detections
 from dealkit.report.tables import interval
@@ -135,15 +136,11 @@ def verdicts_of(found: Detections, sample: Sample, iou: float = 0.5) -> tuple[li
     >>> verdicts_of(Detections(boxes=torch.cat([box, box + 4]), scores=torch.tensor([0.9, 0.8])), sample)
     (['found', 'false'], ['found'])
     """
-    overlap = box_iou(found.boxes, sample.boxes)  # (N, T)
-    of_object = [UNCLEAR if crowd else MISSED for crowd in sample.crowd.tolist()]
-    of_detection = []
-    for row in overlap.tolist():
-        free = [(value, t) for t, value in enumerate(row) if value >= iou and of_object[t] == MISSED]
-        if free:
-            of_object[max(free)[1]] = FOUND
-        on_crowd = any(value >= iou and of_object[t] == UNCLEAR for t, value in enumerate(row))
-        of_detection.append(FOUND if free else UNCLEAR if on_crowd else FALSE)
+    overlap, crowd = box_iou(found.boxes, sample.boxes), sample.crowd  # (N, T), (T,)
+    owner = claim(overlap.masked_fill(crowd, -1.0), iou).tolist()
+    on_crowd = (overlap[:, crowd] >= iou).any(1).tolist()
+    of_object = [UNCLEAR if c else FOUND if t in owner else MISSED for t, c in enumerate(crowd.tolist())]
+    of_detection = [FOUND if t >= 0 else UNCLEAR if c else FALSE for t, c in zip(owner, on_crowd, strict=True)]
     return of_detection, of_object
 
 

@@ -1,7 +1,9 @@
 """Ground truth, detections and click lists made by hand or at random, for the tests of everything that is scored."""
 
 import numpy as np
+import torch
 
+from dealkit.baselines.detector import Objects
 from dealkit.clicks import make_clicks
 
 
@@ -47,3 +49,9 @@ def random_case(seed: int, images: int = 12) -> tuple[dict, list[dict], dict]:
     coco["categories"] = [{"id": k, "name": str(k)} for k in range(3)]
     rng.shuffle(rows)
     return coco, rows, make_clicks(coco, setting="3/category", seed=seed)
+
+
+def labels_of(*boxes: list[float], crowd: list[list[float]] = ()) -> Objects:
+    """Labels of one image as a detector learns them: xyxy boxes, all of class 0, and crowd regions."""
+    boxes, crowd = (torch.tensor(b, dtype=torch.float32).reshape(-1, 4) for b in (boxes, crowd))
+    return Objects(boxes=boxes, labels=torch.zeros(len(boxes), dtype=torch.int64), crowd=crowd)

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -22,15 +23,8 @@ from dealkit.model.deal import build_model
 from dealkit.predict.predictor import Predictor
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+CHROMIUM_FLAGS += ["--disable-component-update", "--disable-sync"]
 
 REAL = Path(os.environ.get("DEALKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -74,6 +68,13 @@ def noise(height, width, seed=0):
     return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
+def same(a, b):
+    """Two sets of detections hold the same boxes and scores, in whatever order nearly equal scores are."""
+    assert len(a.boxes) == len(b.boxes) > 0
+    torch.testing.assert_close(a.scores.sort().values, b.scores.sort().values, rtol=1e-3, atol=1e-4)
+    assert (torch.cdist(a.boxes, b.boxes, compute_mode="donot_use_mm_for_euclid_dist").amin(1) < 0.05).all()
+
+
 @pytest.fixture
 def predictor(tiny_model):
     """A predictor that returns every query, with an image of noise set."""
@@ -93,6 +94,12 @@ def float32_cpu(monkeypatch):
     """Training and prediction on the CPU in float32, whatever the machine has."""
     bfloat16(monkeypatch, faster=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture
+def no_tensorboard(monkeypatch):
+    """Trainings that write no TensorBoard files."""
+    monkeypatch.setattr("dealkit.train.loop.tensorboard", lambda out: None)
 
 
 @pytest.fixture
@@ -178,19 +185,8 @@ def serve(fo, tmp_path):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command = [
-            sys.executable,
-            "-m",
-            "dealkit",
-            "browse",
-            str(file),
-            "--name",
-            name,
-            "--port",
-            str(port),
-            "--remote",
-            *options,
-        ]
+        command = [sys.executable, "-m", "dealkit", "browse", str(file), *options]
+        command += ["--name", name, "--port", str(port), "--remote"]
         log = tmp_path / f"{port}.log"
         with open(log, "w") as target:
             started.append(subprocess.Popen(command, stdout=target, stderr=target, cwd=PROJECT_ROOT))
@@ -207,7 +203,45 @@ def serve(fo, tmp_path):
 
 
 @pytest.fixture
+def app_images(browser):
+    """Opens the App on a saved view and waits until it shows so many images with their boxes; gives the page."""
+
+    page = browser.new_page()
+
+    def show(address, view, images):
+        page.goto(f"{address}?view={view.replace(': ', '-').replace(' ', '-')}" if view else address, timeout=120_000)
+        counted = "n => document.querySelector('[data-cy=entry-counts]')?.innerText.startsWith(n)"
+        page.wait_for_function(counted, arg=str(images), timeout=120_000)
+        drawn = "n => document.querySelectorAll('[data-cy=looker]').length >= n"
+        page.wait_for_function(drawn, arg=min(images, 8), timeout=120_000)
+        page.wait_for_timeout(5000)  # boxes are drawn after their images
+        return page
+
+    return show
+
+
+@pytest.fixture(scope="session")
+def colour_pixels():
+    """Counts the pixels of a picture that have about each of some colours: {name: "#RRGGBB"}."""
+
+    def count(path, colours, *, near):
+        pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+        wanted = {name: [int(colour[i : i + 2], 16) for i in (1, 3, 5)] for name, colour in colours.items()}
+        return {name: int((np.abs(pixels - rgb).max(-1) < near).sum()) for name, rgb in wanted.items()}
+
+    return count
+
+
+@pytest.fixture
 def checkpoint(tiny_model, tmp_path):
     """File of the tiny model."""
     save_model(tiny_model, tmp_path / "tiny.safetensors")
     return tmp_path / "tiny.safetensors"
+
+
+@pytest.fixture
+def source(make_coco, tiny_model, tmp_path):
+    """The annotation file of a tiny source with two images, and a checkpoint."""
+    file = make_coco("source", [[(5, (10, 10, 12, 8), 0), (5, (40, 30, 12, 8), 0)], [(9, (20, 20, 6, 6), 0)]])
+    save_model(tiny_model, tmp_path / "tiny.safetensors")
+    return file, tmp_path / "tiny.safetensors"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou, generalized_box_iou
 
-from dealkit.boxes import SIZE_BINS, check_xyxy, in_regions, paired_iou, size_bin, to_cxcywh, to_xyxy
+from dealkit.boxes import SIZE_BINS, check_xyxy, claim, in_regions, paired_iou, size_bin, to_cxcywh, to_xyxy
 
 
 def boxes(*rows):
@@ -89,3 +89,33 @@ def test_points_inside_regions_are_found_borders_included():
     regions = boxes([4, 3, 6, 7], [29.5, 29.5, 30.5, 30.5])
     assert in_regions(points, regions).tolist() == [[False, True], [True, True]]
     assert in_regions(points, boxes()).tolist() == [[False, False], [False, False]]
+
+
+@pytest.mark.parametrize(
+    ("overlap", "threshold", "columns"),
+    [
+        ([[0.9], [0.8]], 0.5, [0, -1]),  # an object is found once, by the strongest
+        ([[0.9, 0.6], [0.8, 0.7]], 0.5, [0, 1]),  # the second best is free
+        ([[0.9, 0.4], [0.8, 0.4]], 0.5, [0, -1]),  # but too far away
+        ([[0.5, 0.5]], 0.5, [0]),  # the threshold itself is enough; of equal ones the first
+        ([[0.4, 0.0], [0.3, 0.2]], 0.2, [0, 1]),
+        ([[float("nan"), 0.6]], 0.5, [1]),
+        ([[], []], 0.5, [-1, -1]),  # no objects
+    ],
+)
+def test_each_object_is_claimed_once(overlap, threshold, columns):
+    assert claim(torch.tensor(overlap), threshold).tolist() == columns
+
+
+def test_nothing_claims_nothing_and_the_overlap_stays_as_it_was():
+    assert claim(torch.zeros(0, 3)).tolist() == []
+    overlap = torch.rand(40, 25, generator=torch.Generator().manual_seed(0))
+    before = overlap.clone()
+    column = claim(overlap, 0.7)
+    assert torch.equal(overlap, before)
+    free, expected = set(range(25)), []
+    for row in overlap.tolist():  # said once more in plain Python
+        best = max(free, key=lambda t: row[t], default=None)
+        expected.append(best if best is not None and row[best] >= 0.7 else -1)
+        free -= {expected[-1]}
+    assert column.tolist() == expected and sorted(set(expected)) == list(range(-1, 25))

@@ -8,7 +8,7 @@ and the evaluation, the same as DEAL's. `B` images, `N` boxes, `C` classes.
     detector.detect(images)            # -> list[Detections], xyxy pixels, with `classes`
     fit_detector(DetectorRun(), out)   # the loop, log, checkpoints and resume of `dealkit.train.loop`
     load_detector(out / "model.safetensors")
-    compare.evaluate_detector(detector, file)  # class-agnostic and per category, on a COCO file
+    scoring.evaluate_detector(detector, file)  # class-agnostic and per category, on a COCO file
 
 Incomplete labels come as ordinary COCO files. What an `iscrowd` or `ignore` box covers is neither found nor missed, so **an
 unlabelled image is one whose only annotation is a crowd box over all of it**; without annotations it is an image of background.
@@ -53,20 +53,11 @@ Hook = Callable[[list[Objects], list[Tensor], "Detector", float, torch.Generator
 a random source -> the labels to learn from."""
 
 
-def prepare(images: Sequence[Tensor]) -> list[Tensor]:
-    """The networks' inputs, as DEAL's: (3, H, W) uint8 RGB of any sizes -> (3, H, W) float32, normalised, not resized.
-
-    >>> prepare([torch.full((3, 5, 7), 124, dtype=torch.uint8)])[0].abs().max() < 0.5
-    tensor(True)
-    """
-    return [to_input(image) for image in images]
-
-
 def hide(image: Tensor, target: Objects) -> Tensor:
     """The normalised image (3, H, W) with the mean colour painted over its crowd regions, but not over objects.
 
     Choice: the losses of the libraries know no regions that are neither found nor missed; FCOS, which the methods for incomplete
-    labels need them for, has them left out instead (`model.detectors.IgnoringFCOS`). TinyPerson's training images have theirs
+    labels need them for, has them left out instead (`networks.IgnoringFCOS`). TinyPerson's training images have theirs
     painted over as well; to call them background would teach that what is in them is none.
 
     >>> boxes, crowd = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[0.0, 0.0, 2.0, 1.0]])
@@ -115,7 +106,7 @@ class Detector(nn.Module):
 
         Names: those of the library with `loss_` before them; RT-DETR's layers are summed, those of denoising apart.
         """
-        inputs = prepare(images)
+        inputs = [to_input(image) for image in images]
         if self.config.detector != "fcos":  # which leaves regions out of its loss
             inputs = [hide(image, target) for image, target in zip(inputs, targets, strict=True)]
         if self.config.detector == "rtdetr":
@@ -136,7 +127,7 @@ class Detector(nn.Module):
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
         """What is found in B images (3, H, W) uint8, on the CPU: boxes clipped to the image, strongest first, `classes`."""
         device = self.mean.device
-        inputs = prepare([image.to(device) for image in images])
+        inputs = [to_input(image.to(device)) for image in images]
         with autocast(device):
             rows = self._rtdetr_rows(inputs) if self.config.detector == "rtdetr" else self.net(inputs)
         offset, found = int(self.config.detector == "faster_rcnn"), []
@@ -253,7 +244,7 @@ def fit_detector(
     validate: Callable[[Detector], dict[str, float]] | None = None,
     stop_at: int | None = None,
 ) -> list[dict[str, float]]:
-    """Train a detector by the loop, stream, schedule and checkpoints of DEAL; returns its log. See `train.training_loop`.
+    """Train a detector by the loop, stream, schedule and checkpoints of DEAL; returns its log. See `train.loop.training_loop`.
 
     Args:
         run: the run. out: its folder.

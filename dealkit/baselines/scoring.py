@@ -1,29 +1,40 @@
-"""Detectors without prompts and DEAL on equal terms: one evaluator, the same images, the same minutes.
+"""Baselines and DEAL on equal terms: one evaluator, the same images, the same click lists.
 
-Two numbers for a detector. *Class-agnostic*: all annotations are one category, the headline. *Per category*: with an oracle of
-which categories an image has, as DEAL gets it by being clicked; detections of others are dropped, and a detector of one class
-offers each of its boxes for every category that is there.
+Two numbers for a detector without prompts. *Class-agnostic*: all annotations are one category, the headline. *Per category*:
+with an oracle of which categories an image has, as DEAL gets it by being clicked. Detections of others are dropped; a detector of
+one class offers each of its boxes for every category that is there. Template matching and open models are asked prompt by prompt.
 """
 
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torchvision.ops import box_convert, nms
+from torchvision.ops import nms
 from tqdm.auto import tqdm
 
 from dealkit.baselines.detector import Detector, load_detector
+from dealkit.baselines.open_models import OPEN_MODELS, Find, load_open_model
+from dealkit.baselines.templates import LEAST, MARGIN, OVERLAP, SCALES, SIDES, TURNS, estimate_box, match_box
+from dealkit.clicks import check_clicks, clicks_hash, make_clicks
 from dealkit.data.coco import CocoFolder
 from dealkit.data.scenes.scene import EVAL_SEED, write_coco
-from dealkit.evaluate.benchmark import METRICS
+from dealkit.evaluate.benchmark import METRICS, row_of
 from dealkit.evaluate.coco import evaluate
+from dealkit.evaluate.thresholds import without_duplicates
 from dealkit.files import Json, Results, read_json, sha_of
 from dealkit.model.deal import DEAL
 from dealkit.predict.detections import Detections, to_rows
 from dealkit.predict.predictor import predict_coco
+
+VARIANTS: dict[str, Json] = {
+    "box": {},
+    "click": {},
+    "box, scaled and turned": {"scales": (0.8, 1.0, 1.25), "turns": 4},
+}
+"""Ways of `benchmark_templates`: what the method is shown, and how its templates vary."""
 
 MERGE = 0.6
 """IoU above which boxes of two categories are one object to the class-agnostic number, as FCOS merges boxes of one category."""
@@ -62,15 +73,7 @@ def one_class(rows: Iterable[Json], overlap: float = MERGE) -> list[Json]:
     >>> [row["score"] for row in one_class([a, a | {"category_id": 2, "score": 0.6}, a | {"image_id": 2}])]
     [0.6, 0.4]
     """
-    by_image: dict[int, list[Json]] = {}
-    for row in rows:
-        by_image.setdefault(row["image_id"], []).append(row)
-    kept = []
-    for of_image in by_image.values():
-        boxes = box_convert(torch.tensor([r["bbox"] for r in of_image], dtype=torch.float32), "xywh", "xyxy")
-        scores = torch.tensor([r["score"] for r in of_image], dtype=torch.float32)
-        kept += [of_image[i] for i in nms(boxes, scores, overlap).tolist()]
-    return kept
+    return without_duplicates(list(rows), overlap, class_agnostic=True)
 
 
 def category_rows(found: Sequence[Detections], data: CocoFolder, names: Sequence[str]) -> list[Json]:
@@ -189,4 +192,63 @@ def benchmark_detector(checkpoint: Path, files: Sequence[Path], out: Path | None
         results.add(key, *({"kind": kind} | about | made[kind] for kind in ("class_agnostic", "per_category")))
     for key in results.todo([{"source": "scenes", "images": scenes}] if scenes else []):
         results.add(key, {"kind": "class_agnostic"} | evaluate_detector_on_scenes(detector, scenes)["class_agnostic"])
+    return results
+
+
+def reference_rows(find: Find, data: CocoFolder, clicks: Json, *, given: Literal["box", "click"] = "box") -> list[Json]:
+    """COCO results of a reference for a click list: records as `predict_coco` gives them.
+
+    Args:
+        given: `box`: the reference is shown the annotated box of each clicked object; `click`: only `estimate_box` of the click.
+    """
+    if given not in ("box", "click"):
+        raise ValueError(f"given: expected box or click, got {given!r}")
+    names, row = dict(data.categories), {image_id: i for i, image_id in enumerate(data.image_ids)}
+    box_of = dict(zip(data.annotation_ids.tolist(), data.boxes, strict=True))
+    rows = []
+    for prompt in tqdm(check_clicks(clicks)["prompts"], desc=f"{data.source}: {given}", unit="prompt", mininterval=2):
+        image = data[row[prompt["image_id"]]].image
+        points = [xy for xy, label in zip(prompt["points"], prompt["labels"], strict=True) if label]
+        if given == "box":
+            boxes = torch.stack([box_of[i] for i in prompt["annotation_ids"]])
+        else:
+            boxes = torch.stack([estimate_box(image, xy) for xy in points])
+        rows += to_rows(find(image, boxes, names[prompt["category_id"]]), prompt["image_id"], prompt["category_id"])
+    return rows
+
+
+def benchmark_templates(
+    files: Sequence[Path], out: Path | None, *, variants: Sequence[str] = ("box", "click"), seeds: int = 1
+) -> Results:
+    """Template matching and open models on COCO sources, one click per category at the centre: rows by source, variant, seed.
+
+    Same protocol, click lists and columns as `benchmark`, so the two stand side by side. What `out` already holds is not run
+    again, also when variants or seeds are added.
+
+    Args:
+        files: annotation files; images lie in `images` beside each, the folder's name is the source's.
+        variants: keys of `VARIANTS` or `OPEN_MODELS`. seeds: click lists of each.
+
+    Raises:
+        ValueError: an unknown variant, or an open model whose weights are not in the local cache; before anything is run.
+    """
+    unknown = [name for name in variants if name not in {*VARIANTS, *OPEN_MODELS}]
+    if unknown:
+        raise ValueError(f"variants: expected some of {'; '.join([*VARIANTS, *OPEN_MODELS])}, got {unknown[0]!r}")
+    finders: dict[str, Find] = {v: load_open_model(v) for v in variants if v in OPEN_MODELS}
+    finders |= {
+        v: lambda image, boxes, _, options=VARIANTS[v]: match_box(image, boxes, **options) for v in variants if v in VARIANTS
+    }
+    request = {"method": "template matching", "setting": "1/category", "kind": "centre", "margin": MARGIN, "least": LEAST}
+    request |= {"overlap": OVERLAP, "sides": list(SIDES), "scales": list(SCALES), "turns": TURNS}
+    results, of_source = Results(out, request), {file.parent.name: file for file in files}
+    keys = [{"source": s, "variant": v, "seed": i} for i in range(seeds) for v in variants for s in of_source]
+    for key in results.todo(keys, "template matching"):
+        file = of_source[key["source"]]
+        truth, data = read_json(file), CocoFolder(file, file.parent / "images")
+        clicks = make_clicks(truth, setting="1/category", seed=key["seed"])
+        given = "click" if key["variant"] == "click" else "box"
+        found = reference_rows(finders[key["variant"]], data, clicks, given=given)
+        about = {"clicks": clicks_hash(clicks), "images": len(data), "objects": len(data.boxes)}
+        results.add(key, about | row_of(evaluate(truth, found, clicks)))
     return results

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torchvision.ops import box_convert, box_iou
 
-from dealkit.browse.dataset import OBJECTS, import_fiftyone, objects_fingerprint
+from dealkit.browse.dataset import OBJECTS, by_path, import_fiftyone, objects_fingerprint
 from dealkit.data.objects import ObjectTable, read_table
 from dealkit.files import Json, read_json, write_json
 
@@ -187,8 +187,7 @@ def _distinct(found: list[Label]) -> list[Label]:
 def _sides(bbox: Sequence[float], size_wh: tuple[int, int]) -> list[float]:
     """x1, y1, x2, y2 of the part of a box that lies in its image."""
     x, y, w, h = bbox
-    low, high = (max(x, 0.0), max(y, 0.0)), (min(x + w, size_wh[0]), min(y + h, size_wh[1]))
-    return [*low, *high]
+    return [max(x, 0.0), max(y, 0.0), min(x + w, size_wh[0]), min(y + h, size_wh[1])]
 
 
 def _inside(bbox: Sequence[float], size_wh: tuple[int, int], where: str) -> list[float]:
@@ -217,11 +216,11 @@ def _where(name: str, seen: Label) -> str:
 
 def _check_unchanged(dataset: Any, table: ObjectTable, file: str) -> None:
     """Raise unless every image of the table is in the data set with the boxes of the table."""
-    known = dict(zip(*dataset.values(["filepath", "objects_fingerprint"]), strict=True))
+    known = by_path(dataset, ["objects_fingerprint"])
     for i, path in enumerate(table.images["path"].tolist()):
         if path not in known:
             raise ValueError(f"{file}: image {table.images['image_id'][i]}: {path} is not in the data set {dataset.name}")
-        if known[path] != objects_fingerprint(table, i):
+        if known[path]["objects_fingerprint"] != objects_fingerprint(table, i):
             raise ValueError(
                 f"{file}: image {table.images['image_id'][i]}: its annotations are not those that the data set {dataset.name} "
                 "was made from: expected the file as it was then"
@@ -230,15 +229,11 @@ def _check_unchanged(dataset: Any, table: ObjectTable, file: str) -> None:
 
 def _read_labels(dataset: Any, field: str, table: ObjectTable) -> list[Label]:
     """All boxes of a field in the images of the table."""
-    parts = [f"{field}.detections.{part}" for part in ("annotation_id", "bounding_box", "label", "tags")]
-    place = {path: i for i, path in enumerate(table.images["path"].tolist())}
+    known = by_path(dataset, [f"{field}.detections.{part}" for part in ("annotation_id", "bounding_box", "label", "tags")])
     labels = []
-    for path, *columns in zip(*dataset.values(["filepath", *parts]), strict=True):
-        if path not in place:
-            continue
-        i = place[path]
+    for i, path in enumerate(table.images["path"].tolist()):
         image_id, width, height = (int(table.images[key][i]) for key in ("image_id", "width", "height"))
-        for annotation_id, (x, y, w, h), label, tags in zip(*(column or [] for column in columns), strict=True):
+        for annotation_id, (x, y, w, h), label, tags in zip(*(column or [] for column in known[path].values()), strict=True):
             bbox = (x * width, y * height, w * width, h * height)
             labels.append(Label(image_id=image_id, annotation_id=annotation_id, bbox=bbox, label=label, tags=tuple(tags or ())))
     return labels

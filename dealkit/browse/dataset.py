@@ -1,13 +1,13 @@
 """A data set in FiftyOne: every object with its size, density and contrast, saved views, and the App to look at them.
 
-Only this module and its companions `browse_errors`, `browse_map` and `corrections` use fiftyone, and import it only when a
-function is called: everything else works without it. FiftyOne is for looking; no figure that is reported comes from it.
+Only `dealkit/browse` uses fiftyone, and imports it only when a function is called: everything else works without it. FiftyOne is
+for looking; no figure that is reported comes from it.
 """
 
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ MAX_OBJECTS = 30_000
 HIDDEN = ["annotations", "image_id", "filepath", "fingerprint", "objects_fingerprint", "id", "created_at", "last_modified_at"]
 """Sample fields in a closed group of the App's sidebar."""
 
-_VERSION = 2  # part of every fingerprint: a new number has all samples written again
+_VERSION = 3  # part of every fingerprint: a new number has all samples written again
 _MADE_BY = "dealkit"
 
 
@@ -49,22 +49,16 @@ class Build:
 
     dataset: Any
     """`fiftyone.Dataset`."""
-    added: int
-    """Images that were new."""
-    updated: int
-    """Images whose file or boxes had changed."""
-    removed: int
-    """Images that are in no file any more."""
-    unchanged: int
-    """Images that were left as they are."""
+    images: dict[str, int]
+    """Images `added`, `updated` (file or boxes had changed), `removed` (in no file any more) and `unchanged`."""
     objects: int
     """Boxes in the data set."""
     seconds: float
     """Time it took."""
 
     def __str__(self) -> str:
-        images = self.added + self.updated + self.unchanged
-        counts = f"{self.added} added, {self.updated} updated, {self.removed} removed, {self.unchanged} unchanged"
+        images = sum(self.images.values()) - self.images["removed"]
+        counts = ", ".join(f"{count} {what}" for what, count in self.images.items())
         return f"{self.dataset.name}: {images} images, {self.objects} objects ({counts}) in {self.seconds:.1f} s"
 
 
@@ -96,32 +90,25 @@ def build_dataset(
     _check_paths(table)
     fo = import_fiftyone()
     dataset = _dataset(fo, name or default_name(files))
-    known = dict(zip(dataset.values("filepath"), zip(*dataset.values(["id", "fingerprint"]), strict=True), strict=True))
+    known = by_path(dataset, ["id", "fingerprint"])
     prints = [_fingerprint(table, i) for i in range(len(paths))]
-    gone = [sample_id for path, (sample_id, _) in known.items() if path not in set(paths)]
+    gone = [known[path]["id"] for path in known.keys() - set(paths)]
     dataset.delete_samples(gone)
     new = [i for i, path in enumerate(paths) if path not in known]
-    changed = [i for i, path in enumerate(paths) if path in known and known[path][1] != prints[i]]
+    changed = [i for i, path in enumerate(paths) if path in known and known[path]["fingerprint"] != prints[i]]
     with tqdm(total=len(new) + len(changed), desc="browse", unit="image", delay=3, leave=False) as bar:
-        for rows in _batches(new, batch):
-            ids = _add(fo, dataset, table, rows)
-            _write(dataset, ids, table, rows, [prints[i] for i in rows])
-            bar.update(len(rows))
-        for rows in _batches(changed, batch):
-            ids = [known[paths[i]][0] for i in rows]
-            _update(dataset, ids, table, rows)
+        for rows in [*batches(new, batch), *batches(changed, batch)]:
+            ids = [known[paths[i]]["id"] for i in rows if paths[i] in known]
+            if ids:
+                _update(dataset, ids, table, rows)
+            else:
+                ids = _add(fo, dataset, table, rows)
             _write(dataset, ids, table, rows, [prints[i] for i in rows])
             bar.update(len(rows))
     save_views(dataset)
-    return Build(
-        dataset=dataset,
-        added=len(new),
-        updated=len(changed),
-        removed=len(gone),
-        unchanged=len(paths) - len(new) - len(changed),
-        objects=len(table.objects["image"]),
-        seconds=time.monotonic() - started,
-    )
+    images = {"added": len(new), "updated": len(changed), "removed": len(gone)}
+    images["unchanged"] = len(paths) - len(new) - len(changed)
+    return Build(dataset=dataset, images=images, objects=len(table.objects["image"]), seconds=time.monotonic() - started)
 
 
 def save_views(dataset: Any) -> None:
@@ -185,13 +172,19 @@ def default_name(files: Iterable[str | Path]) -> str:
     return Path(os.path.commonpath([Path(file).resolve().parent for file in files])).name or "dealkit"
 
 
+def by_path(dataset: Any, fields: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Path of an image -> these fields of its sample."""
+    columns = dataset.values(["filepath", *fields])
+    return {path: dict(zip(fields, values, strict=True)) for path, *values in zip(*columns, strict=True)}
+
+
 def _check_paths(table: ObjectTable) -> None:
-    paths, counts = np.unique(table.images["path"].astype(str), return_counts=True)
-    if (counts > 1).any():
-        path = paths[counts > 1][0]
-        files = sorted(set(table.images["file"][table.images["path"] == path]))
-        raise ValueError(f"{files[-1]}: images: file_name: {path} is already an image of {files[0]}")
-    of_image = np.bincount(table.objects["image"], minlength=len(paths))
+    of_path: dict[str, str] = {}
+    for path, file in zip(table.images["path"], table.images["file"], strict=True):
+        if path in of_path:
+            raise ValueError(f"{file}: images: file_name: {path} is already an image of {of_path[path]}")
+        of_path[path] = file
+    of_image = np.bincount(table.objects["image"], minlength=len(of_path))
     if len(of_image) and of_image.max() > MAX_OBJECTS:
         path = table.images["path"][of_image.argmax()]
         raise ValueError(f"{path}: {of_image.max()} objects, expected at most {MAX_OBJECTS}: cut the image into tiles")
@@ -203,8 +196,6 @@ def _dataset(fo: Any, name: str) -> Any:
         dataset = fo.load_dataset(name)
         if dataset.info.get("made_by") != _MADE_BY:
             raise ValueError(f"FiftyOne has a data set {name!r} that was not built here: choose another name")
-        if not dataset.has_field("objects_fingerprint"):  # built by an earlier version
-            dataset.add_sample_field("objects_fingerprint", fo.StringField)
         return dataset
     dataset = fo.Dataset(name, persistent=True)
     text, whole, real = fo.StringField, fo.IntField, fo.FloatField
@@ -216,18 +207,32 @@ def _dataset(fo: Any, name: str) -> Any:
     attributes |= {"source": text, "annotation_id": whole, "iscrowd": whole}
     dataset.add_dynamic_sample_fields({f"{OBJECTS}.detections.{field}": kind() for field, kind in attributes.items()})
     dataset.info["made_by"] = _MADE_BY
-    colours = [{"value": size_bin, "color": colour} for size_bin, colour in COLOURS.items()]
-    boxes = {"path": OBJECTS, "colorByAttribute": "size_bin", "valueColors": colours}
-    dataset.app_config.color_scheme = fo.ColorScheme(color_by="value", fields=[boxes])
-    dataset.app_config.sidebar_groups = [
-        fo.SidebarGroupDocument(name="labels", paths=[OBJECTS]),
-        fo.SidebarGroupDocument(name="data", paths=["domain", "source", "split"]),
-        fo.SidebarGroupDocument(name="tags", paths=["tags", "_label_tags"]),
-        fo.SidebarGroupDocument(name="files", paths=HIDDEN, expanded=False),
-        fo.SidebarGroupDocument(name="metadata", expanded=False),
-    ]
+    lay_out_app(fo, dataset, {OBJECTS: ("size_bin", COLOURS)}, ["domain", "source", "split"], HIDDEN)
     dataset.save()
     return dataset
+
+
+def lay_out_app(
+    fo: Any, dataset: Any, colours: Mapping[str, tuple[str, Mapping[str, str]]], data: list[str], hidden: list[str]
+) -> None:
+    """Colours and sidebar of a data set in the App; the caller saves.
+
+    Args:
+        colours: field of labels -> the attribute that its colours stand for, and the colour of each value.
+        data: sample fields shown. hidden: those in a closed group.
+    """
+    fields = [
+        {"path": path, "colorByAttribute": attribute, "valueColors": [{"value": v, "color": c} for v, c in values.items()]}
+        for path, (attribute, values) in colours.items()
+    ]
+    dataset.app_config.color_scheme = fo.ColorScheme(color_by="value", fields=fields)
+    dataset.app_config.sidebar_groups = [
+        fo.SidebarGroupDocument(name="labels", paths=list(colours)),
+        fo.SidebarGroupDocument(name="data", paths=data),
+        fo.SidebarGroupDocument(name="tags", paths=["tags", "_label_tags"]),
+        fo.SidebarGroupDocument(name="files", paths=hidden, expanded=False),
+        fo.SidebarGroupDocument(name="metadata", expanded=False),
+    ]
 
 
 def _add(fo: Any, dataset: Any, table: ObjectTable, rows: list[int]) -> list[str]:
@@ -249,8 +254,8 @@ def _update(dataset: Any, ids: list[str], table: ObjectTable, rows: list[int]) -
     fields = [_sample_fields(table, i) for i in rows]
     for field in fields[0]:
         view.set_values(field, [of_sample[field] for of_sample in fields])
-    view.set_values("metadata.width", [int(table.images["width"][i]) for i in rows])
-    view.set_values("metadata.height", [int(table.images["height"][i]) for i in rows])
+    for side in ("width", "height"):
+        view.set_values(f"metadata.{side}", table.images[side][rows].tolist())
 
 
 def _sample_fields(table: ObjectTable, i: int) -> dict[str, Any]:
@@ -273,50 +278,43 @@ def _detections(table: ObjectTable, i: int) -> dict[str, Any]:
 
     rows = table.rows(i)
     columns = {name: values[rows] for name, values in table.objects.items()}
-    contrast = image_contrast(table, i)[0]
     size_wh = np.array([table.images["width"][i], table.images["height"][i]], dtype=np.float64)
     low, high = columns["box"][:, :2] / size_wh, columns["box"][:, 2:] / size_wh
-    places = np.concatenate([low, high - low], axis=1).tolist()  # xywh, shares of the image
-    source, domain = str(table.images["source"][i]), str(table.images["domain"][i])
+    shown = {"label": columns["category"], "bounding_box": np.concatenate([low, high - low], axis=1)}  # xywh, shares of the image
+    shown |= {name: columns[name] for name in ("annotation_id", "size_bin", "density", "suspicious")}
+    shown |= {"size_px": columns["size"].astype(float).round(2), "iscrowd": columns["crowd"].astype(int)}
+    shown["contrast"] = image_contrast(table, i)[0].astype(float).round(4)
+    same = {"_cls": "Detection", "attributes": {}, "source": str(table.images["source"][i])}
+    same["domain"] = str(table.images["domain"][i])
     detections = [
-        {"_id": ObjectId(), "_cls": "Detection", "attributes": {}, "tags": [], "label": label, "bounding_box": place}
-        | {"annotation_id": annotation_id, "size_px": size, "size_bin": size_bin, "density": density, "contrast": value}
-        | {"suspicious": suspicious or None, "iscrowd": int(crowd), "source": source, "domain": domain}
-        for place, label, annotation_id, size, size_bin, density, value, suspicious, crowd in zip(
-            places,
-            columns["category"].tolist(),
-            columns["annotation_id"].tolist(),
-            columns["size"].astype(float).round(2).tolist(),
-            columns["size_bin"].tolist(),
-            columns["density"].tolist(),
-            contrast.astype(float).round(4).tolist(),
-            columns["suspicious"].tolist(),
-            columns["crowd"].tolist(),
-            strict=True,
-        )
+        {"_id": ObjectId(), "tags": []} | same | dict(zip(shown, values, strict=True))
+        for values in zip(*(column.tolist() for column in shown.values()), strict=True)
     ]
+    for detection in detections:
+        detection["suspicious"] = detection["suspicious"] or None
     return {"_cls": "Detections", "detections": detections}
+
+
+def fingerprint_of(*content: Any) -> str:
+    """Twelve bytes, in hex digits, that change with the content."""
+    return hashlib.blake2b(repr((_VERSION, *content)).encode(), digest_size=12).hexdigest()
 
 
 def objects_fingerprint(table: ObjectTable, i: int) -> str:
     """Changes with the boxes, labels or ids of the objects of an image."""
     rows = table.rows(i)
-    content = [table.objects[name][rows].tolist() for name in ("annotation_id", "box", "category")]
-    return hashlib.blake2b(repr(content).encode(), digest_size=12).hexdigest()
+    return fingerprint_of(*(table.objects[name][rows].tolist() for name in ("annotation_id", "box", "category")))
 
 
 def _fingerprint(table: ObjectTable, i: int) -> str:
     """Changes with the image file and with everything that is written of an image."""
     rows, stat = table.rows(i), os.stat(table.images["path"][i])
-    digest = hashlib.blake2b(digest_size=12)
     about = [os.path.abspath(c[i]) if name == "file" else str(c[i]) for name, c in table.images.items()]
-    digest.update(repr((_VERSION, stat.st_size, stat.st_mtime_ns, about)).encode())
-    for values in table.objects.values():
-        if values is not table.objects["image"]:
-            part = values[rows]
-            digest.update(repr(part.tolist()).encode() if part.dtype == object else np.ascontiguousarray(part).tobytes())
-    return digest.hexdigest()
+    parts = [values[rows] for name, values in table.objects.items() if name != "image"]
+    content = [part.tolist() if part.dtype == object else part.tobytes() for part in parts]
+    return fingerprint_of(stat.st_size, stat.st_mtime_ns, about, content)
 
 
-def _batches(rows: list[int], size: int) -> Iterable[list[int]]:
+def batches(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """`rows` in parts of at most `size`."""
     return (rows[start : start + size] for start in range(0, len(rows), size))

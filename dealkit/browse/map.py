@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dealkit.browse.dataset import OBJECTS
+from dealkit.browse.dataset import OBJECTS, by_path
 from dealkit.data.objects import ObjectTable
 from dealkit.evaluate.errors import FOUND, IGNORED
 from dealkit.predict.objects import embed_rows
@@ -61,14 +61,12 @@ def _draw(rng: np.random.Generator, rows: list[int], most: int) -> NDArray[np.in
 
 def _label_ids(dataset: Any, name: str, table: ObjectTable) -> dict[int, tuple[str, str | None]]:
     """Row of `table.objects` -> id in FiftyOne and state; without objects that are new there."""
-    place = {path: i for i, path in enumerate(table.images["path"].tolist())}
-    fields = [f"{OBJECTS}.detections.{part}" for part in ("annotation_id", "id", f"{name}_error")]
+    known = by_path(dataset, [f"{OBJECTS}.detections.{part}" for part in ("annotation_id", "id", f"{name}_error")])
     labels = {}
-    for path, *columns in zip(*dataset.values(["filepath", *fields]), strict=True):
-        if path not in place:
-            continue
-        of_image = {annotation_id: rest for annotation_id, *rest in zip(*(column or [] for column in columns), strict=True)}
-        here = table.rows(place[path])
+    for i, path in enumerate(table.images["path"].tolist()):
+        columns = [column or [] for column in known[path].values()]
+        of_image = {annotation_id: rest for annotation_id, *rest in zip(*columns, strict=True)}
+        here = table.rows(i)
         for row, annotation_id in enumerate(table.objects["annotation_id"][here].tolist(), start=here.start):
             if annotation_id in of_image:
                 labels[row] = tuple(of_image[annotation_id])

@@ -1,9 +1,8 @@
 """What a model makes of a data set, in FiftyOne: predictions, clicks, the kind of every mistake, and saved views of each.
 
-It adds to the data set of `browse.dataset.build`. The kinds of mistakes are those of `evaluate.errors`; nothing is measured here.
+It adds to the data set of `build_dataset`. The kinds of mistakes are those of `evaluate.errors`; nothing is measured here.
 """
 
-import hashlib
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dealkit.browse.dataset import HIDDEN, OBJECTS, import_fiftyone
-from dealkit.browse.judged import SHOWN_FACTORS, Record, click_labels, image_labels, judge_images, measure_factors
+from dealkit.browse.dataset import HIDDEN, OBJECTS, batches, by_path, fingerprint_of, import_fiftyone, lay_out_app
+from dealkit.browse.outcomes import SHOWN_FACTORS, ImageOutcome, click_labels, find_outcomes, image_labels, measure_factors
 from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.objects import ObjectTable
 from dealkit.evaluate.errors import BACKGROUND, BOTH, DUPLICATE, FOUND, IGNORED, LOCALISATION, MISSED, OTHER, TRUE
@@ -55,7 +54,6 @@ ERROR_COLOURS: dict[str, str] = {
 CLICK_COLOURS: dict[str, str] = {"this": "#FFFFFF", "not this": "#000000"}
 """Colour of a click by its meaning."""
 
-_VERSION = 1  # part of every fingerprint: a new number has the predictions of all images written again
 _RESERVED = (OBJECTS, CLICKS, "id", "filepath", "tags", "metadata", "source", "domain", "split", "annotations", "image_id")
 
 
@@ -126,42 +124,46 @@ def add_predictions(
             tagged and would be removed, or a row that is broken (see `find_errors`); says which.
     """
     started = time.monotonic()
-    names = _names(predictions)
+    names = [field_name(pattern) for pattern in predictions]
+    if not 1 <= len(names) <= 2:
+        raise ValueError(f"predictions: expected one or two sets, got {len(names)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"predictions: {' and '.join(map(str, predictions))} are both shown as {names[0]!r}: rename one")
     files = list(dict.fromkeys(table.images["file"].tolist()))
     for pattern in (*predictions, *([clicks] if clicks else [])):
         if len(files) > 1 and "{source}" not in str(pattern):
             raise ValueError(f"{pattern}: expected {{source}} in the name, since there are {len(files)} COCO files")
-    judged = {name: judge_images(table, files, pattern, clicks, score) for name, pattern in zip(names, predictions, strict=True)}
+    patterns = dict(zip(names, predictions, strict=True))
+    outcomes = {name: find_outcomes(table, files, pattern, clicks, score) for name, pattern in patterns.items()}
     fo = import_fiftyone()
     _remove_others(dataset, names)
     for name in names:
         _declare(fo, dataset, name)
-    _style(fo, dataset, names, judged[names[0]].categories)
-    known = _by_path(dataset, ["id", "fingerprint", "factors_fingerprint", *(f"{name}_fingerprint" for name in names)])
-    _add_factors(dataset, table, judged[names[0]].records, known, batch)
-    work: dict[str, list[Record]] = {name: [] for name in names}
+    _style(fo, dataset, names, outcomes[names[0]].categories)
+    known = by_path(dataset, ["id", "fingerprint", "factors_fingerprint", *(f"{name}_fingerprint" for name in names)])
+    _add_factors(dataset, table, outcomes[names[0]].records, known, batch)
+    work: dict[str, list[ImageOutcome]] = {name: [] for name in names}
     for name in names:
-        for record in judged[name].records:
-            sample = known[record.path]
-            mark = _digest(sample["fingerprint"], record.size_wh, record.objects, record.detections, record.prompts)
-            if sample[f"{name}_fingerprint"] != mark:
-                work[name].append(replace(record, sample_id=sample["id"], fingerprint=mark))
+        for r in outcomes[name].records:
+            mark = fingerprint_of(known[r.path]["fingerprint"], r.size_wh, r.objects, r.detections, r.prompts)
+            if known[r.path][f"{name}_fingerprint"] != mark:
+                work[name].append(replace(r, sample_id=known[r.path]["id"], fingerprint=mark))
     changed = [name for name in names if work[name] or dataset.info.get("views_of") != names]
     if changed:  # whatever stops this build, the next one saves the views
         dataset.info["views_of"] = []
         dataset.save()
     with tqdm(total=sum(map(len, work.values())), desc="predictions", unit="image", delay=3, leave=False) as bar:
         for name, records in work.items():
-            for start in range(0, len(records), batch):
-                _write(dataset, name, records[start : start + batch])
-                bar.update(len(records[start : start + batch]))
+            for part in batches(records, batch):
+                _write(dataset, name, part)
+                bar.update(len(part))
     if changed:
         save_error_views(dataset, names, changed)
     return ErrorBuild(
         names=names,
         written={name: len(work[name]) for name in names},
-        detections={name: sum(len(r.detections) for r in judged[name].records) for name in names},
-        mistakes={name: judged[name].mistakes for name in names},
+        detections={name: sum(len(r.detections) for r in outcomes[name].records) for name in names},
+        mistakes={name: outcomes[name].mistakes for name in names},
         seconds=time.monotonic() - started,
     )
 
@@ -195,25 +197,6 @@ def save_error_views(dataset: Any, names: Sequence[str], changed: Sequence[str] 
         dataset.save_view(f"only {name}", dataset.filter_labels(OBJECTS, only), description=description, overwrite=True)
     dataset.info["views_of"] = list(names)
     dataset.save()
-
-
-def _names(predictions: Sequence[str | Path]) -> list[str]:
-    names = [field_name(pattern) for pattern in predictions]
-    if not 1 <= len(names) <= 2:
-        raise ValueError(f"predictions: expected one or two sets, got {len(names)}")
-    if len(set(names)) < len(names):
-        raise ValueError(f"predictions: {' and '.join(map(str, predictions))} are both shown as {names[0]!r}: rename one")
-    return names
-
-
-def _by_path(dataset: Any, fields: list[str]) -> dict[str, Json]:
-    """Path of an image -> these fields of its sample."""
-    columns = dataset.values(["filepath", *fields])
-    return {path: dict(zip(fields, values, strict=True)) for path, *values in zip(*columns, strict=True)}
-
-
-def _digest(*content: Any) -> str:
-    return hashlib.blake2b(repr((_VERSION, *content)).encode(), digest_size=12).hexdigest()
 
 
 def _remove_others(dataset: Any, names: Sequence[str]) -> None:
@@ -262,21 +245,10 @@ def _declare(fo: Any, dataset: Any, name: str) -> None:
 def _style(fo: Any, dataset: Any, names: Sequence[str], categories: list[str]) -> None:
     """Colours by kind of mistake; the sidebar: the first predictions, objects and clicks are shown; and what objects may be drawn
     as in the App."""
-    colours = [{"value": kind, "color": colour} for kind, colour in ERROR_COLOURS.items()]
-    boxes = [{"path": OBJECTS, "colorByAttribute": f"{names[0]}_error", "valueColors": colours}]
-    boxes += [{"path": name, "colorByAttribute": f"{name}_error", "valueColors": colours} for name in names]
-    meanings = [{"value": meaning, "color": colour} for meaning, colour in CLICK_COLOURS.items()]
-    boxes.append({"path": CLICKS, "colorByAttribute": "meaning", "valueColors": meanings})
-    dataset.app_config.color_scheme = fo.ColorScheme(color_by="value", fields=boxes)
+    colours = {OBJECTS: (f"{names[0]}_error", ERROR_COLOURS)} | {name: (f"{name}_error", ERROR_COLOURS) for name in names}
+    data = ["domain", "source", "split", *(f"{name}_loss" for name in names)]
     hidden = [*HIDDEN, "factors_fingerprint", *(f"{name}_fingerprint" for name in names)]
-    losses = [f"{name}_loss" for name in names]
-    dataset.app_config.sidebar_groups = [
-        fo.SidebarGroupDocument(name="labels", paths=[OBJECTS, *names, CLICKS]),
-        fo.SidebarGroupDocument(name="data", paths=["domain", "source", "split", *losses]),
-        fo.SidebarGroupDocument(name="tags", paths=["tags", "_label_tags"]),
-        fo.SidebarGroupDocument(name="files", paths=hidden, expanded=False),
-        fo.SidebarGroupDocument(name="metadata", expanded=False),
-    ]
+    lay_out_app(fo, dataset, colours | {CLICKS: ("meaning", CLICK_COLOURS)}, data, hidden)
     schema = {"type": "detections", "component": "dropdown", "classes": categories, "attributes": []}
     dataset.set_label_schemas(dataset.label_schemas | {OBJECTS: schema})
     dataset.activate_label_schemas(OBJECTS)
@@ -284,22 +256,18 @@ def _style(fo: Any, dataset: Any, names: Sequence[str], categories: list[str]) -
     dataset.save()
 
 
-def _add_factors(dataset: Any, table: ObjectTable, records: Sequence[Record], known: Mapping[str, Json], batch: int) -> None:
+def _add_factors(dataset: Any, table: ObjectTable, records: list[ImageOutcome], known: Mapping[str, Json], batch: int) -> None:
     """Measure and write the factors of the objects of images whose pixels, objects or clicks have changed."""
     rows = {path: i for i, path in enumerate(table.images["path"].tolist())}
-    marks = {r.path: _digest(known[r.path]["fingerprint"], r.prompts) for r in records}
+    marks = {r.path: fingerprint_of(known[r.path]["fingerprint"], r.prompts) for r in records}
     changed = [r for r in records if known[r.path]["factors_fingerprint"] != marks[r.path]]
-    bar = tqdm(total=len(changed), desc="factors", unit="image", delay=3, leave=False)
-    for start in range(0, len(changed), batch):
-        part = changed[start : start + batch]
-        images = [rows[r.path] for r in part]
-        measured = [measure_factors(table, i, r.prompts or []) for i, r in zip(images, part, strict=True)]
-        ids = [known[r.path]["id"] for r in part]
-        _set_objects(dataset, ids, measured)
-        marked = dataset.select(ids, ordered=True)
-        marked.set_values("factors_fingerprint", [marks[r.path] for r in part], expand_schema=False)
-        bar.update(len(part))
-    bar.close()
+    with tqdm(total=len(changed), desc="factors", unit="image", delay=3, leave=False) as bar:
+        for part in batches(changed, batch):
+            ids = [known[r.path]["id"] for r in part]
+            _set_objects(dataset, ids, [measure_factors(table, rows[r.path], r.prompts or []) for r in part])
+            marked = dataset.select(ids, ordered=True)
+            marked.set_values("factors_fingerprint", [marks[r.path] for r in part], expand_schema=False)
+            bar.update(len(part))
 
 
 def _set_objects(dataset: Any, ids: Sequence[str], values: Sequence[Mapping[int, Json]]) -> None:
@@ -324,7 +292,7 @@ def _set_objects(dataset: Any, ids: Sequence[str], values: Sequence[Mapping[int,
         dataset._bulk_write(updates, ids=list(ids))
 
 
-def _write(dataset: Any, name: str, records: Sequence[Record]) -> None:
+def _write(dataset: Any, name: str, records: Sequence[ImageOutcome]) -> None:
     """Write predictions, clicks and what became of the objects, then the fingerprints that say they are there."""
     ids = [record.sample_id for record in records]
     view = dataset.select(ids, ordered=True)

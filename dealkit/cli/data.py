@@ -1,5 +1,6 @@
-"""Commands that check, make, fetch and build data."""
+"""Commands that check, make, fetch and look at data."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -7,9 +8,8 @@ from typing import Literal
 
 import tyro
 
-from dealkit.cli.shared import Flat
-from dealkit.config import BuildConfig
-from dealkit.files import PROJECT_ROOT
+from dealkit.config import DEFAULT_THRESHOLD, BuildConfig
+from dealkit.files import PROJECT_ROOT, find_files
 
 
 def data_check(file: tyro.conf.Positional[Path], images: Path) -> None:
@@ -26,39 +26,8 @@ def data_check(file: tyro.conf.Positional[Path], images: Path) -> None:
     sys.exit(code)
 
 
-def data_synth(out: Path, count: int = 500, size: int = 256, seed: int | None = None) -> None:
-    """Write procedural scenes as PNG images and `annotations.json` (COCO).
-
-    Args:
-        out: folder to write.
-        count: number of scenes.
-        size: width and height in pixels.
-        seed: family of scenes; the default is the one kept for evaluation, never trained on.
-    """
-    from dealkit.data.scenes.scene import EVAL_SEED, write_coco
-
-    print(write_coco(out, count, size=size, seed=EVAL_SEED if seed is None else seed))
-
-
-def data_domains(
-    out: Path = PROJECT_ROOT / "data" / "processed" / "domains", train: int = 100, val: int = 40, size: int = 256
-) -> None:
-    """Write the procedural data set of six domains: a folder each with `train.json`, `val.json` and `images`; once, the same
-    everywhere.
-
-    Args:
-        out: folder to write.
-        train: scenes of each domain to train on.
-        val: scenes of each domain to score on.
-        size: width and height in pixels.
-    """
-    from dealkit.data.scenes.domains import write_domains
-
-    print(*write_domains(out, train=train, val=val, size=size), sep="\n")
-
-
 def data_sources(write: bool = False) -> None:
-    """List the public data sets that can be read: domain, licence, how to get each, size, what it is known for.
+    """List the public data sets that can be read: domain, licence, size, how to get each.
 
     Args:
         write: also write the table of the data card, `data/README.md`.
@@ -71,11 +40,12 @@ def data_sources(write: bool = False) -> None:
 
 
 def data_get(name: tyro.conf.Positional[str], root: Path) -> None:
-    """Fetch a source into ROOT/NAME and check it, or say how to get it by hand; exit code 2 if it is not there, 1 if nothing in
-    it can be read. Run again after an interruption: it goes on where it was.
+    """Fetch a source and check it, or say how to get it by hand; what is complete is not fetched again.
+
+    Exit code 2 if it is not there, 1 if nothing in it can be read.
 
     Args:
-        name: key of `data sources`.
+        name: key of `data sources`; it goes into ROOT/NAME.
         root: folder that holds one folder per source.
     """
     from dealkit.data.sources.download import get
@@ -88,11 +58,11 @@ def data_get(name: tyro.conf.Positional[str], root: Path) -> None:
 def data_build(
     root: Path,
     out: Path = PROJECT_ROOT / "data" / "processed" / "tinyset",
-    build: Flat[BuildConfig] = BuildConfig(),  # noqa: B008 (frozen)
+    build: BuildConfig = BuildConfig(),  # noqa: B008 (frozen)
     workers: int = os.cpu_count() or 1,
     engine: Literal["processes", "ray"] = "processes",
 ) -> None:
-    """Merge the sources under a folder into a TinySet: tiles, copies left out, splits, COCO files and a Parquet index.
+    """Merge sources into a TinySet: tiles, no copies, splits, COCO files and a Parquet index.
 
     Goes on where it was stopped. What was left out, and why, is in `report.json`.
 
@@ -115,25 +85,25 @@ def data_build(
     print(f"{out}: train.json, val.json, test.json, index.parquet, report.json")
 
 
-def regime(
-    name: tyro.conf.Positional[str], coco: tyro.conf.Positional[Path], out: Path, seed: int = 0, training: bool = False
-) -> None:
-    """Write a COCO file with fewer or poorer labels: noise20 noise40 semi1 semi5 semi10 sparse1 sparse3 sparse5 point zero.
+def data_scenes(out: Path, count: int = 500, size: int = 256, seed: int | None = None, domains: bool = False) -> None:
+    """Write procedural scenes as images and COCO, or the procedural data set of six domains.
 
     Args:
-        name: which, see `dealkit.data.regimes`.
-        coco: COCO JSON with all labels.
-        out: COCO JSON to write; its images are those of the file it is made from.
-        seed: which labels.
-        training: as detectors and their methods learn from it: points as boxes of one size, unlabelled images under a crowd box.
+        out: folder to write: `annotations.json` and `images`.
+        count: number of scenes.
+        size: width and height in pixels.
+        seed: family of scenes; the default is the one kept for evaluation, never trained on.
+        domains: instead a folder for each of six domains, with `train.json` (100 scenes), `val.json` (40) and `images`; once, the
+            same everywhere.
     """
-    from dealkit.data.regimes import apply_regime, for_training
-    from dealkit.files import read_json, write_json
+    if domains:
+        from dealkit.data.scenes.domains import write_domains
 
-    made = apply_regime(read_json(coco), name, seed=seed)
-    write_json(out, for_training(made) if training else made)
-    unlabelled = f", {len(made['unlabelled'])} images without" if "unlabelled" in made else ""
-    print(f"{out}: {len(made['annotations'])} labels in {len(made['images'])} images{unlabelled}, {name}, seed {seed}")
+        print(*write_domains(out, size=size), sep="\n")
+        return
+    from dealkit.data.scenes.scene import EVAL_SEED, write_coco
+
+    print(write_coco(out, count, size=size, seed=EVAL_SEED if seed is None else seed))
 
 
 def clicks(
@@ -157,3 +127,72 @@ def clicks(
     made = make_clicks(coco, setting=setting, seed=seed, kind=kind)
     save_clicks(made, out)
     print(f"{out}: {len(made['prompts'])} prompts, {setting}, {kind}, seed {seed}, hash {clicks_hash(made)}")
+
+
+def browse(
+    files: tyro.conf.Positional[tuple[str, ...]],
+    name: str | None = None,
+    domains: Path | None = PROJECT_ROOT / "data" / "domains.json",
+    predictions: tuple[str, ...] = (),
+    clicks: str | None = None,
+    score: float = DEFAULT_THRESHOLD,
+    map_with: Path | None = None,
+    view: str | None = None,
+    port: int = 5151,
+    app: bool = True,
+    remote: bool = False,
+) -> None:
+    """Look at COCO data sets, and at the mistakes of one or two models, in FiftyOne's App.
+
+    Only images that have changed since the last time are read.
+
+    Args:
+        files: COCO files, glob patterns allowed; images in `images` beside each.
+        name: of the FiftyOne data set; default: of the folder that holds all files.
+        domains: JSON of source -> domain, for files that do not say it.
+        predictions: COCO results of one or two models; "{source}" stands for the folder of each COCO file.
+        clicks: click list that they were made from; "{source}" as above.
+        score: lowest score shown; the mistakes are those of the detections shown.
+        map_with: checkpoint that lays out the missed objects of the first predictions on a map, panel Embeddings.
+        view: saved view to start with, such as "very tiny".
+        port: of the App.
+        app: --no-app brings the data set up to date and ends.
+        remote: serve the App without opening a browser.
+    """
+    found = find_files(list(files), "FILES")
+    if (clicks or map_with) and not predictions:
+        raise ValueError("--clicks, --map-with: expected --predictions, too")
+    from dealkit.browse.dataset import build_dataset, open_app
+    from dealkit.data.objects import load_domains, read_table
+
+    made = build_dataset(found, name=name, domains=load_domains(domains) if domains else None)
+    print(made, flush=True)
+    if predictions:
+        from dealkit.browse.mistakes import add_predictions
+
+        table = read_table(found)
+        added = add_predictions(made.dataset, table, predictions, clicks, score=score)
+        print(added, flush=True)
+        if map_with:
+            from dealkit.browse.map import add_map
+
+            print(f"{added.names[0]}_map: {add_map(made.dataset, table, added.names[0], map_with)} objects", flush=True)
+    if app:
+        session = open_app(made.dataset, port=port, view=view, remote=remote)
+        print(f"http://localhost:{port}; Ctrl-C ends it", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            session.wait(-1)
+
+
+def export(file: tyro.conf.Positional[Path], out: Path, name: str | None = None) -> None:
+    """Write a COCO file with what was tagged (wrong, missing, fix) and edited in FiftyOne's App.
+
+    Args:
+        file: COCO JSON that `browse` has shown.
+        out: COCO JSON to write.
+        name: of the FiftyOne data set, if the file is one of several in it.
+    """
+    from dealkit.browse.corrections import export_corrections
+    from dealkit.browse.dataset import default_name
+
+    print(f"{out}: {export_corrections(name or default_name([file]), file, out)}")

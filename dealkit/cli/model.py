@@ -1,19 +1,16 @@
-"""Commands that train and use a model, look at what it finds, and publish it."""
+"""Commands that train and use a model, time it, and publish it."""
 
-import contextlib
-import json
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from dealkit.cli.shared import Flat
 from dealkit.config import (
+    DEFAULT_CHECKPOINT,
     DEFAULT_THRESHOLD,
     DETECTORS,
     MODELS,
-    NANO,
     BuildConfig,
     DataConfig,
     DetectorConfig,
@@ -24,11 +21,20 @@ from dealkit.config import (
     RunConfig,
     TrainConfig,
     load_config,
+    to_dict,
 )
-from dealkit.files import PROJECT_ROOT, find_files
+from dealkit.files import PROJECT_ROOT, write_json
 
 
-def demo(out: Path = PROJECT_ROOT / "data" / "runs" / "demo", checkpoint: Path = NANO) -> None:
+@dataclass(frozen=True, kw_only=True)
+class DetectorOptions(DetectorConfig):
+    """A `DetectorConfig` without the two fields that are no options: --model names the detector, checkpoints the architecture."""
+
+    detector: Annotated[str, tyro.conf.Suppress] = DetectorConfig.detector
+    architecture: Annotated[str, tyro.conf.Suppress] = DetectorConfig.architecture
+
+
+def demo(out: Path = PROJECT_ROOT / "data" / "runs" / "demo", checkpoint: Path = DEFAULT_CHECKPOINT) -> None:
     """Click one coin of a photograph and get all coins; then the galaxies of the Hubble deep field.
 
     Args:
@@ -43,12 +49,12 @@ def demo(out: Path = PROJECT_ROOT / "data" / "runs" / "demo", checkpoint: Path =
 def train(
     out: Path,
     model: Literal["nano", "small", "fcos", "retinanet", "faster_rcnn", "rtdetr"] = "nano",
-    data: Flat[DataConfig] = DataConfig(),  # noqa: B008 (frozen)
-    schedule: Flat[TrainConfig] = TrainConfig(),  # noqa: B008
-    loss: Flat[LossConfig] = LossConfig(),  # noqa: B008
-    prompt: Flat[PromptConfig] = PromptConfig(),  # noqa: B008
-    detector: Flat[DetectorConfig] = DetectorConfig(),  # noqa: B008
-    method: Flat[MethodConfig] = MethodConfig(),  # noqa: B008
+    data: DataConfig = DataConfig(),  # noqa: B008 (frozen)
+    schedule: TrainConfig = TrainConfig(),  # noqa: B008
+    loss: LossConfig = LossConfig(),  # noqa: B008
+    prompt: PromptConfig = PromptConfig(),  # noqa: B008
+    detector: DetectorOptions = DetectorOptions(),  # noqa: B008
+    method: MethodConfig = MethodConfig(),  # noqa: B008
     per_category: bool = False,
     config: Path | None = None,
     resume: bool = False,
@@ -68,10 +74,6 @@ def train(
         init: checkpoint to start the weights from.
         teacher: checkpoint of a `nano` that a `small` starts from and whose maps it imitates, instead of learning from labels.
     """
-    from dealkit.evaluate.benchmark import validate_on_scenes
-    from dealkit.train.deal import fit
-    from dealkit.train.imitate import imitate
-
     if resume:
         config = out / "config.json"
     if config:
@@ -80,16 +82,19 @@ def train(
         from dealkit.baselines.detector import detector_categories
 
         names = detector_categories(data) if per_category else detector.categories
-        detector = replace(detector, detector=model, categories=names)
-        run = DetectorRun(detector=detector, data=data, train=schedule, method=method)
+        chosen = DetectorConfig(**to_dict(detector) | {"detector": model, "categories": names})
+        run = DetectorRun(detector=chosen, data=data, train=schedule, method=method)
     else:
         run = RunConfig(model=MODELS[model], data=data, train=schedule, loss=loss, prompt=prompt)
     if teacher and (init or isinstance(run, DetectorRun)):
         raise ValueError("--teacher: expected a DEAL and no --init, since the weights start from the teacher")
-    if isinstance(run, DetectorRun):
-        from dealkit.baselines.methods import train_with
-        from dealkit.baselines.scoring import validate_detector
+    from dealkit.baselines.methods import train_with
+    from dealkit.baselines.scoring import validate_detector
+    from dealkit.evaluate.benchmark import validate_on_scenes
+    from dealkit.train.deal import fit
+    from dealkit.train.imitate import imitate
 
+    if isinstance(run, DetectorRun):
         train_with(run, out, resume=resume, init=init, validate=validate_detector)
     elif teacher:
         imitate(run, out, teacher, resume=resume, validate=validate_on_scenes)
@@ -99,7 +104,7 @@ def train(
 
 def predict(
     image: tyro.conf.Positional[Path | None] = None,
-    checkpoint: Path = NANO,
+    checkpoint: Path = DEFAULT_CHECKPOINT,
     point: Annotated[list[tuple[float, float]], tyro.conf.arg(metavar="X Y"), tyro.conf.UseAppendAction] = [],  # noqa: B006
     not_point: Annotated[list[tuple[float, float]], tyro.conf.arg(metavar="X Y"), tyro.conf.UseAppendAction] = [],  # noqa: B006
     threshold: float | Literal["adaptive"] | None = None,
@@ -113,8 +118,9 @@ def predict(
     tile: int = 0,
     overlap: int = BuildConfig.overlap,
 ) -> None:
-    """Detect everything of the clicked kind: in IMAGE at each --point or of an --embedding clicked in another image, or in a
-    COCO data set from a click list.
+    """Detect everything of the clicked kind in one image, or in a COCO data set from a click list.
+
+    In IMAGE the kind is what lies at each --point, or the --embedding of a click in another image.
 
     Args:
         image: one image file.
@@ -132,33 +138,32 @@ def predict(
         tile: read one image in tiles of this side in pixels, for images too large for the memory; 0: in one piece.
         overlap: pixels that tiles share.
     """
+    if (image is None) == (coco is None):
+        raise ValueError("predict: expected either IMAGE with --point X Y, or --coco, --images and --clicks")
+    if coco is not None and (images is None or clicks is None or out is None):
+        raise ValueError("predict --coco: expected --images, --clicks and --out, too")
+    if image is not None and not point and embedding is None:
+        raise ValueError("predict IMAGE: expected at least one --point X Y, or --embedding")
+    if embedding is not None and (point or not_point or save_embedding):
+        raise ValueError("predict --embedding: expected no --point, --not-point or --save-embedding")
+    if tile and save_embedding is not None:
+        raise ValueError("predict --tile: expected no --save-embedding; embed in an image that is read in one piece")
     from dealkit.clicks import load_clicks
     from dealkit.data.coco import CocoFolder
-    from dealkit.files import write_json
     from dealkit.model.checkpoint import load_model
     from dealkit.predict.embedding import load_embedding
     from dealkit.predict.predictor import Predictor, predict_coco
     from dealkit.predict.tiles import predict_large
 
-    if (image is None) == (coco is None):
-        raise ValueError("predict: expected either IMAGE with --point X Y, or --coco, --images and --clicks")
     if coco is not None:
-        if images is None or clicks is None or out is None:
-            raise ValueError("predict --coco: expected --images, --clicks and --out, too")
         found = predict_coco(load_model(checkpoint), CocoFolder(coco, images), [load_clicks(clicks, coco)])[0]
         write_json(out, found)
         print(f"{out}: {len(found)} detections")
         return
-    if not point and embedding is None:
-        raise ValueError("predict IMAGE: expected at least one --point X Y, or --embedding")
-    if embedding is not None and (point or not_point or save_embedding):
-        raise ValueError("predict --embedding: expected no --point, --not-point or --save-embedding")
     predictor = Predictor(checkpoint, threshold=DEFAULT_THRESHOLD if threshold is None else threshold)
     points, labels = point + not_point, [1] * len(point) + [0] * len(not_point)
     kind = load_embedding(embedding) if embedding else None
     if tile:
-        if save_embedding is not None:
-            raise ValueError("predict --tile: expected no --save-embedding; embed in an image that is read in one piece")
         asked = [] if kind else [(points, labels)]
         detections = predict_large(predictor, image, asked, embedding=kind, tile=tile, overlap=overlap)[0]
     else:
@@ -174,184 +179,91 @@ def predict(
         detections.save_figure(figure)
 
 
-def average(
-    earlier: tyro.conf.Positional[Path],
-    later: tyro.conf.Positional[tuple[Path, ...]],
-    out: Path,
-    shares: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7, 1.0),
-    scenes: int = 100,
-    results: Path | None = None,
+def bench(
+    what: tyro.conf.Positional[Literal["model", "index"]] = "model",
+    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    checkpoint: Path = DEFAULT_CHECKPOINT,
+    size: int = 512,
+    boxes: int = 9_000_000,
 ) -> None:
-    """Average checkpoints of one training; the share of the later ones is chosen on held-out procedural scenes.
+    """Time a model beside RT-DETRv2-R18, or the index of a TinySet beside COCO JSON.
 
     Args:
-        earlier: model weights.
-        later: model weights of the same training, later on; of several that started from the same weights the mean counts.
-        out: checkpoint to write.
-        shares: shares of the later weights to try.
-        scenes: held-out scenes.
-        results: JSON of the scores.
-    """
-    from dealkit.files import write_json
-    from dealkit.report.publish import choose_average
-
-    made = choose_average(earlier, later, out, shares=shares, scenes=scenes)
-    if results is not None:
-        write_json(results, made)
-    for row in made["shares"]:
-        print(f"{row['share']:.2f} of the later: AP50 {100 * row['ap50']:.1f}, clicked ignored {100 * row['ap50_ignored']:.1f}")
-    print(f"{out}: {made['best']:.2f}")
-
-
-def publish(run: tyro.conf.Positional[Path], out: Path = NANO, after: tuple[Path, ...] = (), weights: Path | None = None) -> None:
-    """Make a finished run a checkpoint: averaged weights in half precision, with config and log beside it.
-
-    Args:
-        run: folder of the run.
-        out: checkpoint to write; `<name>.config.json` and `<name>.log.jsonl` go beside it.
-        after: folders of the earlier parts of this training, in order.
-        weights: what to publish instead of the run's own weights, as `average` writes them.
-    """
-    from dealkit.report.publish import publish as publish_run
-
-    publish_run(run, out, after=after, weights=weights, training=PROJECT_ROOT / "data" / "results" / f"training_{out.stem}.json")
-    print(out)
-
-
-def run(
-    notebook: tyro.conf.Positional[str],
-    params: Annotated[Path | None, tyro.conf.arg(aliases=["-f"])] = None,
-    force: bool = False,
-) -> None:
-    """Execute a notebook with papermill; the executed copy goes to `data/runs/`.
-
-    Args:
-        notebook: its name, as `02_train_deal`.
-        params: YAML file of parameters; one that the notebook does not have is an error.
-        force: run it again although this run is finished.
-    """
-    from dealkit.cli.notebooks import run_notebook
-
-    print(run_notebook(notebook, params, force=force))
-
-
-def browse(
-    files: tyro.conf.Positional[list[str]],
-    name: str | None = None,
-    domains: Path | None = PROJECT_ROOT / "data" / "domains.json",
-    predictions: list[str] = [],  # noqa: B006
-    clicks: str | None = None,
-    score: float = DEFAULT_THRESHOLD,
-    map_with: Path | None = None,
-    export: Path | None = None,
-    view: str | None = None,
-    port: int = 5151,
-    app: bool = True,
-    remote: bool = False,
-) -> None:
-    """Look at COCO data sets in FiftyOne's App, and at the mistakes of one or two models; only images that have changed since
-    the last time are read.
-
-    Args:
-        files: COCO files, glob patterns allowed; images in `images` beside each.
-        name: of the FiftyOne data set; default: of the folder that holds all files.
-        domains: JSON of source -> domain, for files that do not say it.
-        predictions: COCO results of one or two models; "{source}" stands for the folder of each COCO file.
-        clicks: click list that they were made from; "{source}" as above.
-        score: lowest score shown; the mistakes are those of the detections shown.
-        map_with: checkpoint that lays out the missed objects of the first predictions on a map, panel Embeddings.
-        export: COCO file to write, with what was tagged (wrong, missing, fix) and edited in the App; nothing else is done then.
-        view: saved view to start with, such as "very tiny".
-        port: of the App.
-        app: --no-app brings the data set up to date and ends.
-        remote: serve the App without opening a browser.
-    """
-    from dealkit.browse.dataset import build_dataset, default_name, open_app
-    from dealkit.data.objects import load_domains, read_table
-
-    found = find_files(files, "FILES")
-    if export is not None:
-        from dealkit.browse.corrections import export_corrections
-
-        if len(found) != 1 or predictions:
-            raise ValueError("--export: expected one COCO file, --name if it is one of several, and no --predictions")
-        print(f"{export}: {export_corrections(name or default_name(found), found[0], export)}")
-        return
-    if (clicks or map_with) and not predictions:
-        raise ValueError("--clicks, --map-with: expected --predictions, too")
-    made = build_dataset(found, name=name, domains=load_domains(domains) if domains else None)
-    print(made, flush=True)
-    if predictions:
-        from dealkit.browse.mistakes import add_predictions
-
-        table = read_table(found)
-        added = add_predictions(made.dataset, table, predictions, clicks, score=score)
-        print(added, flush=True)
-        if map_with:
-            from dealkit.browse.map import add_map
-
-            print(f"{added.names[0]}_map: {add_map(made.dataset, table, added.names[0], map_with)} objects", flush=True)
-    if app:
-        session = open_app(made.dataset, port=port, view=view, remote=remote)
-        print(f"http://localhost:{port}; Ctrl-C ends it", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            session.wait(-1)
-
-
-def bench(json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None, checkpoint: Path = NANO, size: int = 512) -> None:
-    """Speed of encode, click, training and evaluation, as ratios to RT-DETRv2-R18 in the same process.
-
-    Args:
+        what: `model`: encode, click, training and evaluation, as ratios in the same process; `index`: time and memory to open it
+            and to read it at random, beside COCO JSON, plain and by pycocotools.
         json_file: write the figures to this file.
         checkpoint: model to time.
         size: side of the timed image.
-    """
-    from dealkit.studies.speed import run_bench
-
-    figures = run_bench(checkpoint, size=size)
-    text = json.dumps(figures, indent=1)
-    print(text)
-    if json_file is not None:
-        json_file.write_text(text + "\n")
-
-
-def bench_index(
-    boxes: int = 9_000_000,
-    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
-    coco_boxes: int = 1_000_000,
-    reads: int = 20_000,
-) -> None:
-    """Time and memory to open the index of a TinySet and to read it at random, beside COCO JSON, plain and by pycocotools.
-
-    Args:
         boxes: size of the largest synthetic index.
-        json_file: write the figures to this file.
-        coco_boxes: size of the largest COCO JSON; it takes about 1 GB of memory per million boxes.
-        reads: random records read.
     """
-    from dealkit.studies.bench_index import bench_index as run_bench_index
-    from dealkit.studies.bench_index import index_table
+    if what == "index":
+        from dealkit.studies.bench_index import bench_index, index_table
 
-    figures = run_bench_index(boxes, coco_boxes, reads)
-    print(index_table(figures))
+        figures = bench_index(boxes)
+        print(index_table(figures))
+    else:
+        from dealkit.studies.speed import run_bench
+
+        figures = run_bench(checkpoint, size=size)
+        print(*(f"{name}: {value}" for name, value in figures.items()), sep="\n")
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(figures, indent=1) + "\n")
+        write_json(json_file, figures)
 
 
-def report(checkpoint: Path = NANO, tables_only: bool = False) -> None:
-    """Results on photographs and procedural scenes, for `nano` the README's picture, and the tables of the README and of
-    `data/results`.
+def report(photos: bool = False, checkpoint: Path = DEFAULT_CHECKPOINT) -> None:
+    """Write the tables of the README and of `data/results` from the results there are.
 
     Args:
+        photos: first score the checkpoint on photographs and procedural scenes, and draw the README's picture with the default
+            one.
         checkpoint: model weights.
-        tables_only: only rewrite the tables from the results there are.
     """
-    from dealkit.evaluate.benchmark import photo_results
     from dealkit.report.tables import update_tables
 
-    if not tables_only:
+    if photos:
+        from dealkit.evaluate.benchmark import photo_results
+
         photo_results(checkpoint, PROJECT_ROOT / "data" / "results" / f"photos_{checkpoint.stem}.json")
-        if checkpoint.resolve() == NANO:
+        if checkpoint.resolve() == DEFAULT_CHECKPOINT:
             demo(PROJECT_ROOT / "figures", checkpoint)
     update_tables()
+
+
+def publish(
+    run: tyro.conf.Positional[Path],
+    out: Path,
+    after: tuple[Path, ...] = (),
+    weights: tuple[Path, ...] = (),
+    shares: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7, 1.0),
+    scenes: int = 100,
+) -> None:
+    """Make a finished run, or an average of weights of one training, a checkpoint in half precision.
+
+    Config and log go beside it as `<name>.config.json` and `<name>.log.jsonl`; minutes and scores of the averages go to
+    `data/results` for a checkpoint of `data/checkpoints`, else beside it.
+
+    Args:
+        run: folder of the run.
+        out: checkpoint to write.
+        after: folders of the earlier parts of this training, in order.
+        weights: checkpoints to publish instead of the run's own weights: one as it is; of several an average of the first and
+            the mean of the others, which came later in the same training.
+        shares: shares of the later weights to try; held-out procedural scenes decide.
+        scenes: number of these scenes.
+    """
+    from dealkit.report.publish import choose_average
+    from dealkit.report.publish import publish as publish_run
+
+    published = out.resolve().parent == DEFAULT_CHECKPOINT.parent
+    results, chosen = PROJECT_ROOT / "data" / "results" if published else out.parent, weights[0] if weights else None
+    if len(weights) > 1:
+        chosen = run / "averaged.safetensors"
+        made = choose_average(weights[0], weights[1:], chosen, shares=shares, scenes=scenes)
+        write_json(results / f"average_{out.stem}.json", made)
+        for row in made["shares"]:
+            print(
+                f"{row['share']:.2f} of the later: AP50 {100 * row['ap50']:.1f}, clicked ignored {100 * row['ap50_ignored']:.1f}"
+            )
+        print(f"{made['best']:.2f} of the later is published")
+    publish_run(run, out, after=after, weights=chosen, training=results / f"training_{out.stem}.json")
+    print(out)

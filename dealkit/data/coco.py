@@ -20,6 +20,9 @@ from tqdm import tqdm
 
 from dealkit.data.images import read_image
 
+SPLIT_NAMES = ("train", "val", "test")
+NOT_STATED = "not stated"
+"""What stands where a source says nothing: of its domain, its licence, its size."""
 BOX_TOLERANCE = 1.0
 """Pixels by which a box on disk may stand out of its image; what stands out is cut off on reading.
 

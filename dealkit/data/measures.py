@@ -162,6 +162,9 @@ def ring_contrast(image: NDArray[np.uint8], boxes: NDArray) -> NDArray[np.float3
 def near_duplicates(thumbnails: NDArray[np.uint8], correlation: float = 0.98) -> NDArray[np.int64]:
     """Pairs of images whose thumbnails look alike: (P, 2) rows i < j, sorted.
 
+    Choice: not the hashes by which a TinySet finds copies. They see nothing in a nearly even infrared sky, of which this finds
+    copies across the splits of a real source, `sirst`. It compares all with all, which takes too long for a TinySet.
+
     Args:
         thumbnails: (M, S, S) grey.
         correlation: of their grey levels, from which a pair counts. Images of one colour are like nothing.

@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dealkit.boxes import SIZE_BINS
-from dealkit.data.coco import CocoFolder
+from dealkit.data.coco import NOT_STATED, SPLIT_NAMES, CocoFolder
 from dealkit.data.images import read_image
 from dealkit.data.measures import SUSPICIOUS, THUMBNAIL, box_sizes, local_density, ring_contrast, suspicious_boxes
+from dealkit.files import read_json
 
 LOW_CONTRAST = 0.05
 """Contrast, of 0..1, under which an object hardly differs from what is around it."""
 CROWDED = 5
 """Other objects within `DENSITY_RADIUS` from which an object counts as crowded."""
-UNKNOWN = "not stated"
-"""Domain of a source that no table names."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,11 +78,9 @@ def load_domains(path: str | Path) -> dict[str, str]:
         ValueError: no such file, not JSON, or something but text in it; names file and source.
     """
     try:
-        domains = json.loads(Path(path).read_text(encoding="utf-8"))
+        domains = read_json(Path(path))
     except OSError:
         raise ValueError(f"{path}: no such file of domains") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
     wrong = [name for name, domain in domains.items() if not isinstance(domain, str)] if isinstance(domains, dict) else ["file"]
     if wrong:
         raise ValueError(f'{path}: {wrong[0]}: expected an object {{"source": "domain"}} of texts')
@@ -94,7 +91,7 @@ def read_table(files: Sequence[str | Path], domains: Mapping[str, str] | None = 
     """All images and objects of COCO files as columns; no image is opened.
 
     An image record may name its `source` and `domain`. Otherwise the source is the folder of the file and the domain that of
-    the source in `domains`, or `UNKNOWN`.
+    the source in `domains`, or `NOT_STATED`.
 
     Args:
         files: COCO JSON; images as in `image_folder`.
@@ -133,8 +130,8 @@ def _read_file(file: Path, domains: Mapping[str, str]) -> tuple[dict[str, NDArra
     folder = CocoFolder(file, _image_folder(file, records))
     more = {record["id"]: record for record in records}
     sources = [str(more[i].get("source") or folder.source) for i in folder.image_ids]
-    places = [str(more[i].get("domain") or domains.get(s, UNKNOWN)) for i, s in zip(folder.image_ids, sources, strict=True)]
-    split = file.stem if file.stem in ("train", "val", "test") else ""
+    places = [str(more[i].get("domain") or domains.get(s, NOT_STATED)) for i, s in zip(folder.image_ids, sources, strict=True)]
+    split = file.stem if file.stem in SPLIT_NAMES else ""
     counts = [folder.rows(i).stop - folder.rows(i).start for i in range(len(folder))]
     images = {
         "file": np.array([str(file)] * len(folder), dtype=object),

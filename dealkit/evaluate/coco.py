@@ -9,13 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
+from hotcoco import COCO, COCOeval
 
 from dealkit.boxes import SIZE_BINS
-from dealkit.clicks import check_clicks, clicks_hash, make_clicks
+from dealkit.clicks import clicks_hash, make_clicks
 from dealkit.config import DEFAULT_THRESHOLD
-from dealkit.evaluate.matching import Array, Rows, index_ids, match_pair, read_detections, read_objects
-from dealkit.files import Json, read_json
+from dealkit.evaluate.matching import Array, Inputs, match_pair, overlaps, read_inputs
+from dealkit.files import Json
 
 IOU_THRESHOLDS: Array = np.array([0.25, *np.linspace(0.5, 0.95, 10)])
 """The first serves `ap25` alone; each is matched apart, so `ap` is the mean over the other ten, as ever."""
@@ -78,44 +78,21 @@ def evaluate(
     >>> round(scores["ap50"], 3), scores["ap75"], round(scores["ap"], 3)  # IoU 0.5, 0.55, 0.6 of ten
     (1.0, 0.0, 0.3)
     """
-    if max_dets < 1:
-        raise ValueError(f"max_dets: expected at least 1, got {max_dets}")
-    in_truth, in_predictions = (f"{s}: " if isinstance(s, str | Path) else "" for s in (coco, predictions))
-    coco, predictions = read_json(coco), read_json(predictions)
-    images = index_ids(coco, "images", in_truth)
-    categories = index_ids(coco, "categories", in_truth)
-    names = {row["id"]: str(row.get("name", row["id"])) for row in coco["categories"]}
-    shown_categories = [{"id": i, "name": names[i]} for i in categories]
-    if class_agnostic:
-        categories, shown_categories = dict.fromkeys(categories, 0), [{"id": None, "name": "all categories as one"}]
-    shape = len(images), max(len(shown_categories), 1)
-    objects, ignored = read_objects(coco["annotations"], images, categories, shape[1], in_truth)
-    every = read_detections(predictions, images, categories, shape[1], in_predictions)
-    rank = np.arange(len(every.pair)) - np.searchsorted(every.pair, every.pair)
-    detections = every.take(np.flatnonzero(rank < max_dets))
-
-    clicked = prompted = np.zeros(len(objects.pair), dtype=bool)
+    given = read_inputs(coco, predictions, clicks, max_dets=max_dets, class_agnostic=class_agnostic)
+    ignored, clicked, clicks = given.ignored, given.clicked, given.clicks
     click_protocol = dict.fromkeys(("setting", "kind", "seed", "clicks"))
-    if clicks is not None:
-        clicks = check_clicks(read_json(clicks), coco, name=str(clicks) if isinstance(clicks, str | Path) else "clicks")
-        click_protocol = {key: clicks[key] for key in ("setting", "kind", "seed")} | {"clicks": clicks_hash(clicks)}
-        rows = [coco["annotations"][i] for i in objects.source.tolist()]
-        chosen = {i for prompt in clicks["prompts"] for i in prompt["annotation_ids"]}
-        pairs = {(prompt["image_id"], prompt["category_id"]) for prompt in clicks["prompts"]}
-        clicked = np.array([row["id"] in chosen for row in rows], dtype=bool)
-        prompted = np.array([(row["image_id"], row["category_id"]) in pairs for row in rows], dtype=bool)
-
-    overall, tables, count, hits = _score(objects, ignored, detections, shape, max_dets, score_threshold, size_bins, clicked)
+    options = {"max_dets": max_dets, "score_threshold": score_threshold, "size_bins": size_bins}
+    overall, tables, count, hits = _score(given, ignored, **options)
     second: Json | None = None
-    second_tables: list[Json] = []
+    second_tables: list[Json] = [{}] * len(tables)
     if clicks is not None:
-        rows = (objects, ignored | clicked, detections)
-        second, second_tables, _, _ = _score(*rows, shape, max_dets, score_threshold, size_bins, None)
-    column = objects.pair % shape[1]
+        click_protocol = {key: clicks[key] for key in ("setting", "kind", "seed")} | {"clicks": clicks_hash(clicks)}
+        second, second_tables, _, _ = _score(given, ignored | clicked, **options)
+    column = given.objects.pair % given.columns
     per_category = []
-    for k, category in enumerate(shown_categories):
+    for k, category in enumerate(given.categories):
         row = category | {"objects": int(((column == k) & ~ignored).sum())} | tables[k]
-        row["clicked_ignored"] = {key: second_tables[k][key] for key in ("ap50", "ap75")} if clicks is not None else None
+        row["clicked_ignored"] = {key: second_tables[k][key] for key in ("ap50", "ap75")} if second else None
         per_category.append(row | {"hit": _share(hits[0][clicked & (column == k)])})
     return {
         "protocol": {
@@ -124,17 +101,17 @@ def evaluate(
             "score_threshold": score_threshold,
             **click_protocol,
             "size_bins": {name: list(ends) for name, ends in size_bins.items()},
-            "evaluator": f"faster-coco-eval {version('faster-coco-eval')}",
+            "evaluator": f"hotcoco {version('hotcoco')}",
         },
         "counts": {
-            "images": len(images),
+            "images": len(given.coco["images"]),
             "objects": int((~ignored).sum()),
             "ignored": int(ignored.sum()),
-            "predictions": len(every.pair),
-            "over_max_dets": len(every.pair) - len(detections.pair),
+            "predictions": len(given.every.pair),
+            "over_max_dets": len(given.every.pair) - len(given.detections.pair),
             "prompts": len(clicks["prompts"]) if clicks is not None else None,
             "clicked": int(clicked.sum()) if clicks is not None else None,
-            "objects_without_prompt": int((~prompted & ~ignored).sum()) if clicks is not None else None,
+            "objects_without_prompt": int((~given.prompted & ~ignored).sum()) if clicks is not None else None,
         },
         "all": overall,
         "clicked_ignored": second,
@@ -174,6 +151,7 @@ def dense_case(images: int = 60, objects: int = 250, detections: int = 1000, see
     rng = np.random.default_rng(seed)
     annotations, predictions = [], []
     for image_id in range(1, images + 1):
+        of = {"image_id": image_id, "category_id": 1}
         size = np.exp(rng.uniform(np.log(4), np.log(40), (objects, 2)))
         boxes = np.concatenate([rng.uniform(0, 1000 - size), size], axis=1)
         found = boxes[rng.integers(objects, size=detections)] if objects else rng.uniform(4, 40, (detections, 4))
@@ -182,67 +160,46 @@ def dense_case(images: int = 60, objects: int = 250, detections: int = 1000, see
         stray = rng.random(detections) < 0.5
         found[stray, :2] = rng.uniform(0, 960, (int(stray.sum()), 2))
         scores = np.clip(rng.normal(np.where(stray, 0.3, 0.6), 0.2), 0, 1)
-        for box in boxes.tolist():
-            ann = {"id": len(annotations) + 1, "image_id": image_id, "category_id": 1, "bbox": box}
-            annotations.append(ann | {"area": box[2] * box[3], "iscrowd": 0})
-        for box, score in zip(found.tolist(), scores.tolist(), strict=True):
-            predictions.append({"image_id": image_id, "category_id": 1, "bbox": box, "score": score})
+        annotations += [of | {"id": len(annotations) + i, "bbox": box} for i, box in enumerate(boxes.tolist(), start=1)]
+        predictions += [of | {"bbox": b, "score": s} for b, s in zip(found.tolist(), scores.tolist(), strict=True)]
     pictures = [{"id": i, "file_name": f"{i}.png", "width": 1000, "height": 1000} for i in range(1, images + 1)]
     coco = {"images": pictures, "categories": [{"id": 1, "name": "object"}], "annotations": annotations}
     return coco, predictions, make_clicks(coco, setting="1/category", seed=seed)
 
 
-def _run(
-    objects: Rows,
-    ignored: Array,
-    detections: Rows,
-    shape: tuple[int, int],
-    max_dets: int,
-    size_bins: Mapping[str, tuple[float, float]],
-) -> COCOeval_faster:
-    """COCO's evaluation with all ids counted from 1, because to COCO's matching the id 0 means 'not matched'."""
-    frame = {"images": [{"id": i + 1} for i in range(shape[0])], "categories": [{"id": k + 1} for k in range(shape[1])]}
-    keys = ("id", "image_id", "category_id", "bbox", "area", "score", "iscrowd")
-
-    def as_coco(of: Rows, area: Array, crowd: Array) -> COCO:
-        image, category = np.divmod(of.pair, shape[1])
-        columns = image + 1, category + 1, of.boxes, area, of.value, crowd  # the "score" of an object is not read
-        rows = zip(range(1, len(area) + 1), *(column.tolist() for column in columns), strict=True)
-        return COCO(frame | {"annotations": [dict(zip(keys, row, strict=True)) for row in rows]})
-
-    truth = as_coco(objects, objects.value, ignored.astype(np.int64))
-    area = detections.boxes[:, 2] * detections.boxes[:, 3]
-    found = as_coco(detections, area, np.zeros(len(area), dtype=np.int64))
-    run = COCOeval_faster(truth, found, "bbox", ranges={name: list(ends) for name, ends in size_bins.items()})
-    run.params.maxDets, run.params.iouThrs = [max_dets], IOU_THRESHOLDS
+def _curves(given: Inputs, ignored: Array, max_dets: int, size_bins: Mapping[str, tuple[float, float]]) -> tuple[Array, Array]:
+    """COCO's precision (T, R, K, A) and recall (T, K, A) at the T `IOU_THRESHOLDS`; of the A areas the first is all."""
+    objects, detections = given.objects, given.detections
+    images = [{"id": i + 1} for i in range(len(given.coco["images"]))]
+    categories = [{"id": k + 1, "name": str(k)} for k in range(given.columns)]
+    image, category = np.divmod(objects.pair, given.columns)
+    truth = COCO.from_arrays(images, categories, image + 1, category + 1, objects.boxes, area=objects.value, iscrowd=ignored)
+    image, category = np.divmod(detections.pair, given.columns)
+    found = truth.load_res(np.column_stack([image + 1, detections.boxes, detections.value, category + 1]))
+    run = COCOeval(truth, found, "bbox")
+    run.params.max_dets, run.params.iou_thrs = [max_dets], IOU_THRESHOLDS.tolist()
+    run.params.area_rng = [[0.0, 1e10], *(list(ends) for ends in size_bins.values())]
+    run.params.area_rng_lbl = ["all", *size_bins]
     run.evaluate()
     run.accumulate()
-    return run
+    return run.eval["precision"][..., 0], run.eval["recall"][..., 0]
 
 
 def _score(
-    objects: Rows,
-    ignored: Array,
-    detections: Rows,
-    shape: tuple[int, int],
-    max_dets: int,
-    score_threshold: float,
-    size_bins: Mapping[str, tuple[float, float]],
-    clicked: Array | None,
+    given: Inputs, ignored: Array, *, max_dets: int, score_threshold: float, size_bins: Mapping[str, tuple[float, float]]
 ) -> tuple[Json, list[Json], Json, tuple[Array, Array]]:
-    """Scores over all categories, per category, the counting error, and which of the `clicked` objects are hit, shown."""
-    run = _run(objects, ignored, detections, shape, max_dets, size_bins)
-    precision, recall = run.eval["precision"][..., 0], run.eval["recall"][..., 0]  # (T, R, K, A), (T, K, A)
+    """Scores over all categories, per category, the counting error, and which objects are hit, shown (bool, (G,) each)."""
+    objects, detections, columns = given.objects, given.detections, given.columns
+    precision, recall = _curves(given, ignored, max_dets, size_bins)
     status, overlap = np.zeros(len(detections.pair), dtype=np.int8), np.zeros(len(detections.pair))
     hits = np.zeros(len(objects.pair), dtype=bool), np.zeros(len(objects.pair), dtype=bool)
     shown = detections.value >= score_threshold
     for pair in np.intersect1d(objects.pair, detections.pair).tolist():
         here, found = objects.of(pair), detections.of(pair)
-        iou = run.ious[pair // shape[1] + 1, pair % shape[1] + 1]  # (D, G), rows and columns in the order of ours
+        iou = overlaps(detections.boxes[found], objects.boxes[here], ignored[here])
         status[found], overlap[found], _ = match_pair(iou, ignored[here])
-        if clicked is not None and clicked[here].any():
-            hits[0][here] = (iou >= 0.5).any(0)
-            hits[1][here] = (iou[shown[found]] >= 0.5).any(0)
+        hits[0][here] = (iou >= 0.5).any(0)
+        hits[1][here] = (iou[shown[found]] >= 0.5).any(0)
 
     scores = {"ap25": precision[_AP25, :, :, 0], "ap50": precision[_AP50, :, :, 0], "ap75": precision[_AP75, :, :, 0]}
     scores["ap"] = precision[_AP, :, :, 0]
@@ -252,15 +209,15 @@ def _score(
     overall |= {"ar": _mean(recall[_AP, :, 0]), "recall50": _mean(recall[_AP50, :, 0])}
 
     tables = []
-    for k in range(shape[1]):
+    for k in range(columns):
         table: Json = {key: _mean(scores[key][..., k]) for key in ("ap50", "ap75")}
-        of = np.flatnonzero(detections.pair % shape[1] == k)
-        total = int(((objects.pair % shape[1] == k) & ~ignored).sum())
+        of = np.flatnonzero(detections.pair % columns == k)
+        total = int(((objects.pair % columns == k) & ~ignored).sum())
         tables.append(table | _olrp(detections.value[of], status[of], overlap[of], total))
     for key in ("olrp", "olrp_loc", "olrp_fp", "olrp_fn"):
         overall[key] = _mean(np.array([t[key] for t in tables if t[key] is not None]))
 
-    pairs = shape[0] * shape[1]
+    pairs = len(given.coco["images"]) * columns
     expected = np.bincount(objects.pair[~ignored], minlength=pairs)
     counted = np.bincount(detections.pair[shown & (status >= 0)], minlength=pairs)
     error = (counted - expected)[(counted > 0) | (expected > 0)].astype(np.float64)

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from faster_coco_eval.core.mask import iou as coco_iou
 
-from dealkit.clicks import check_clicks, clicks_hash
+from dealkit.clicks import clicks_hash
 from dealkit.config import DEFAULT_THRESHOLD
-from dealkit.evaluate.matching import Array, index_ids, match_pair, read_detections, read_objects
-from dealkit.files import Json, read_json
+from dealkit.evaluate.matching import Array, match_pair, overlaps, read_inputs
+from dealkit.files import Json
 
 FOUND, MISSED, IGNORED = "found", "missed", "ignored"
 TRUE, LOCALISATION, OTHER = "true", "localisation", "other category"
@@ -113,42 +112,24 @@ def find_errors(
     >>> errors.objects["state"].tolist(), errors.detections["type"].tolist()
     (['localisation'], ['localisation'])
     """
-    if max_dets < 1:
-        raise ValueError(f"max_dets: expected at least 1, got {max_dets}")
     if not 0 < background < foreground <= 1:
         raise ValueError(f"thresholds: expected 0 < background < foreground <= 1, got {background} and {foreground}")
     if ignore_clicked and clicks is None:
         raise ValueError("ignore_clicked: expected a click list, too")
-    in_truth, in_predictions = (f"{s}: " if isinstance(s, str | Path) else "" for s in (coco, predictions))
-    name = str(clicks) if isinstance(clicks, str | Path) else "clicks"
-    coco, predictions = read_json(coco), read_json(predictions)
-    images, categories = (index_ids(coco, key, in_truth) for key in ("images", "categories"))
-    columns = max(len(categories), 1)
-    objects, ignored = read_objects(coco["annotations"], images, categories, columns, in_truth)
-    every = read_detections(predictions, images, categories, columns, in_predictions)
-    rank = np.arange(len(every.pair)) - np.searchsorted(every.pair, every.pair)
-    found = every.take(np.flatnonzero((rank < max_dets) & (every.value >= min_score)))
-
-    annotations = [coco["annotations"][i] for i in objects.source.tolist()]
-    clicked, prompted = np.zeros(len(annotations), bool), np.ones(len(annotations), bool)
-    if clicks is not None:
-        clicks = check_clicks(read_json(clicks), coco, name=name)
-        chosen = {i for prompt in clicks["prompts"] for i in prompt["annotation_ids"]}
-        pairs = {(prompt["image_id"], prompt["category_id"]) for prompt in clicks["prompts"]}
-        clicked = np.array([row["id"] in chosen for row in annotations], dtype=bool)
-        prompted = np.array([(row["image_id"], row["category_id"]) in pairs for row in annotations], dtype=bool)
-    crowd = ignored
-    if ignore_clicked:
-        ignored = ignored | clicked
+    given = read_inputs(coco, predictions, clicks, max_dets=max_dets)
+    objects, every, columns, crowd = given.objects, given.every, given.columns, given.ignored
+    found = given.detections.take(np.flatnonzero(given.detections.value >= min_score))
+    ignored = crowd | given.clicked if ignore_clicked else crowd
+    rows = [given.coco["annotations"][i] for i in objects.source.tolist()]
 
     kinds = np.full(len(found.pair), BACKGROUND, dtype=object)
     of_object, overlap = np.full(len(kinds), -1), np.zeros(len(kinds))
-    taken, taken_score = np.full(len(annotations), -1), np.zeros(len(annotations))
+    taken, taken_score = np.full(len(rows), -1), np.zeros(len(rows))
     for image in np.unique(found.pair // columns).tolist():
         here, there = (slice(*np.searchsorted(r.pair, [image * columns, (image + 1) * columns])) for r in (objects, found))
         own = found.pair[there, None] == objects.pair[None, here]  # (D, G) of the image
         boxes = found.boxes[there], objects.boxes[here]
-        iou = np.where(own, _overlaps(*boxes, ignored[here]), _overlaps(*boxes, crowd[here]))
+        iou = np.where(own, overlaps(*boxes, ignored[here]), overlaps(*boxes, crowd[here]))
         kind, which = _judge(iou, own, ignored[here], crowd[here], found.pair[there], foreground, background)
         kinds[there] = kind
         concerned = which >= 0
@@ -161,59 +142,45 @@ def find_errors(
 
     state, detection = _states(kinds, of_object, found.value, ignored)
     at, back = np.argsort(objects.source), np.argsort(every.source)
-    has = detection >= 0
-    ids = np.array(list(categories))
-    row_of_found = found.source[detection[has]]
-    columns_of_objects = {
-        "annotation_id": np.array([row["id"] for row in annotations]),
-        "image_id": np.array([row["image_id"] for row in annotations]),
-        "category_id": np.array([row["category_id"] for row in annotations]),
+    has, counted = detection >= 0, np.isin(every.source, found.source)
+    best = detection[has]
+    ids = [row["id"] for row in given.categories]
+    of_objects = {
+        "annotation_id": np.array([row["id"] for row in rows]),
+        "image_id": np.array([row["image_id"] for row in rows]),
+        "category_id": np.array([row["category_id"] for row in rows]),
         "state": state,
-        "detection": _put(len(state), has, row_of_found, -1),
-        "iou": _put(len(state), has, overlap[detection[has]], 0.0),
-        "score": _put(len(state), has, found.value[detection[has]], 0.0),
-        "taken_by": np.array([None if k < 0 else ids[k].item() for k in taken.tolist()], dtype=object),
+        "detection": _put(has, found.source[best], -1),
+        "iou": _put(has, overlap[best], 0.0),
+        "score": _put(has, found.value[best], 0.0),
+        "taken_by": np.array([None if k < 0 else ids[k] for k in taken.tolist()], dtype=object),
         "taken_score": taken_score,
-        "clicked": clicked,
-        "prompted": prompted,
+        "clicked": given.clicked,
+        "prompted": given.prompted,
     }
-    counted = np.isin(every.source, found.source)
-    columns_of_detections = {
-        "image_id": np.array([predictions[i]["image_id"] for i in every.source.tolist()]),
-        "category_id": np.array([predictions[i]["category_id"] for i in every.source.tolist()]),
+    of_detections = {
+        "image_id": np.array([given.predictions[i]["image_id"] for i in every.source.tolist()]),
+        "category_id": np.array([given.predictions[i]["category_id"] for i in every.source.tolist()]),
         "score": every.value,
-        "type": _put(len(counted), counted, kinds, UNCOUNTED),
-        "object": _put(len(counted), counted, np.where(of_object >= 0, np.append(objects.source, -1)[of_object], -1), -1),
-        "iou": _put(len(counted), counted, overlap, 0.0),
+        "type": _put(counted, kinds, UNCOUNTED),
+        "object": _put(counted, np.append(objects.source, -1)[of_object], -1),
+        "iou": _put(counted, overlap, 0.0),
     }
-    names = {row["id"]: str(row.get("name", row["id"])) for row in coco["categories"]}
+    request = {"max_dets": max_dets, "min_score": min_score, "foreground": foreground, "background": background}
+    request |= {"ignore_clicked": ignore_clicked, "clicks": clicks_hash(given.clicks) if given.clicks is not None else None}
     return Errors(
-        objects={key: column[at] for key, column in columns_of_objects.items()},
-        detections={key: column[back] for key, column in columns_of_detections.items()},
-        categories=[{"id": i, "name": names[i]} for i in categories],
-        request={
-            "max_dets": max_dets,
-            "min_score": min_score,
-            "foreground": foreground,
-            "background": background,
-            "ignore_clicked": ignore_clicked,
-            "clicks": clicks_hash(clicks) if clicks is not None else None,
-        },
+        objects={key: column[at] for key, column in of_objects.items()},
+        detections={key: column[back] for key, column in of_detections.items()},
+        categories=given.categories,
+        request=request,
     )
 
 
-def _put(length: int, at: Array, values: Array, empty: Any) -> Array:
-    """(length,) array of `empty` with `values` at the places `at` (bool)."""
-    made = np.full(length, empty, dtype=object if isinstance(empty, str) else type(empty))
+def _put(at: Array, values: Array, empty: Any) -> Array:
+    """`values` at the places `at` (bool), `empty` elsewhere."""
+    made = np.full(len(at), empty, dtype=object if isinstance(empty, str) else type(empty))
     made[at] = values
     return made
-
-
-def _overlaps(detections: Array, objects: Array, ignored: Array) -> Array:
-    """(D, G) IoU of xywh boxes as COCO computes it: over the detection's area alone for ignored objects."""
-    if not len(objects):
-        return np.zeros((len(detections), 0))
-    return np.asarray(coco_iou(np.ascontiguousarray(detections), np.ascontiguousarray(objects), ignored.astype(np.uint8)))
 
 
 def _judge(
@@ -287,3 +254,123 @@ def confusion_matrix(errors: Errors, min_score: float = DEFAULT_THRESHOLD) -> Ar
     columns = np.where(lies, of_objects[errors.detections["object"][shown]], len(index))
     np.add.at(matrix, (rows, columns), 1)
     return matrix
+
+
+RECALLS: Array = np.linspace(0, 1, 101)
+"""Where COCO reads the precision."""
+
+
+def average_precision(score: Array, true: Array, total: int) -> float | None:
+    """COCO's AP: the mean over 101 recalls of the best precision at that recall or beyond.
+
+    Args:
+        score: (D,) of the detections that count; equal ones keep their order. true: (D,) bool. total: objects; of none, None.
+
+    >>> average_precision(np.array([0.9, 0.8, 0.7]), np.array([True, False, True]), 2)  # 1 up to recall 0.5, then 2 / 3
+    0.8349...
+    """
+    if not total:
+        return None
+    order = np.argsort(-score, kind="stable")
+    hits = np.cumsum(true[order])
+    precision = np.append(np.maximum.accumulate((hits / np.arange(1, len(hits) + 1))[::-1])[::-1], 0.0)
+    return float(precision[np.searchsorted(hits / total, RECALLS, side="left")].mean())
+
+
+def oracle_gains(errors: Errors) -> Json:
+    """What AP50 (AP at the foreground's IoU) is, and would be with every mistake of one kind mended, the others left.
+
+    Mended means: of the detections of the kinds `localisation` and `other category` that lie on an object that is not found, the
+    strongest finds it, the box moved or given to the object's category, if it is of the kind in question; all others of the
+    kind, and `both`, `duplicate`, `background`, are taken away; `missed` objects are not asked for.
+
+    Returns:
+        `ap50`, mean over the categories with objects; `without`: kind -> AP50; `gain`: kind -> difference. Also
+        `all false positives` (every false detection taken away) and `all misses` (no object asked for that is not found).
+        None where there is nothing to score.
+
+    Source: TIDE, section 2.2.
+    """
+    objects, detections = errors.objects, errors.detections
+    kind, of, score = detections["type"], detections["object"], detections["score"]
+    counted = (kind != IGNORED) & (kind != UNCOUNTED)
+    images = {name: i for i, name in enumerate(sorted(set(detections["image_id"].tolist())))}
+    image = np.array([images[i] for i in detections["image_id"].tolist()], dtype=np.int64)
+    index = {row["id"]: k for k, row in enumerate(errors.categories)}
+    column = np.array([index[i] for i in detections["category_id"].tolist()], dtype=np.int64)
+    of_objects = np.array([index[i] for i in objects["category_id"].tolist()], dtype=np.int64)
+    asked, open_ = objects["state"] != IGNORED, ~np.isin(objects["state"], [IGNORED, FOUND])
+    order = np.lexsort((-score, image))  # ties as in the evaluation: by image, then as they stand in the file
+
+    def score_with(keep: Array, true: Array, column: Array, asked: Array) -> float | None:
+        rows = order[keep[order]]
+        values = [
+            average_precision(score[part], true[part], total)
+            for k, total in enumerate(np.bincount(of_objects[asked], minlength=len(index)).tolist())
+            for part in [rows[column[rows] == k]]
+        ]
+        values = [value for value in values if value is not None]
+        return float(np.mean(values)) if values else None
+
+    true = kind == TRUE
+    with_: dict[str, float | None] = {}
+    rows = np.flatnonzero(np.isin(kind, [OTHER, LOCALISATION]) & np.append(open_, False)[of])
+    rows = rows[np.argsort(-score[rows], kind="stable")]
+    best = np.zeros(len(kind), dtype=bool)
+    best[rows[np.unique(of[rows], return_index=True)[1]]] = True
+    moved = np.append(of_objects, 0)[of]
+    for name in (OTHER, LOCALISATION):
+        mended = best & (kind == name)
+        with_[name] = score_with(counted & ((kind != name) | mended), true | mended, np.where(mended, moved, column), asked)
+    for name in (BOTH, DUPLICATE, BACKGROUND):
+        with_[name] = score_with(counted & (kind != name), true, column, asked)
+    with_[MISSED] = score_with(counted, true, column, asked & (objects["state"] != MISSED))
+    with_["all false positives"] = score_with(true, true, column, asked)
+    with_["all misses"] = score_with(counted, true, column, asked & ~open_)
+    base = score_with(counted, true, column, asked)
+    gain = {name: None if value is None or base is None else value - base for name, value in with_.items()}
+    return {"ap50": base, "without": with_, "gain": gain}
+
+
+def errors_json(errors: Errors, min_score: float = DEFAULT_THRESHOLD) -> Json:
+    """All of it, ready for JSON: `request`, gains, `counts` and `shown` (counts from `min_score` on), `confusion`, and the
+    columns of objects and detections (annotation ids in place of rows; None is none)."""
+    ids = [*errors.objects["annotation_id"].tolist(), None]
+    objects = {key: column.tolist() for key, column in errors.objects.items()}
+    objects["detection"] = [None if i < 0 else i for i in objects["detection"]]
+    detections = {key: errors.detections[key].tolist() for key in ("type", "iou")}
+    detections["annotation_id"] = [ids[i] for i in errors.detections["object"].tolist()]
+    return {
+        "request": errors.request,
+        **oracle_gains(errors),
+        "counts": errors.counts(),
+        "shown": {"min_score": min_score, **errors.counts(min_score)},
+        "states": {name: int((errors.objects["state"] == name).sum()) for name in OBJECT_STATES},
+        "confusion": {
+            "rows": [row["name"] for row in errors.categories],
+            "columns": [*(row["name"] for row in errors.categories), "nothing"],
+            "matrix": confusion_matrix(errors, min_score).tolist(),
+        },
+        "objects": objects,
+        "detections": detections,
+    }
+
+
+def errors_text(made: Json) -> str:
+    """Tables of `errors_json` to print: kinds of mistakes and what each costs, states of objects, confusions."""
+
+    def per_cent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.1f}"
+
+    lines = [f"AP50 {per_cent(made['ap50'])}", f"{'kind':20}{'all':>8}{'shown':>8}{'AP50 without':>14}{'gain':>7}"]
+    for kind, value in made["without"].items():
+        counts = [f"{made[part][kind]:8}" if kind in made[part] else " " * 8 for part in ("counts", "shown")]
+        lines.append(f"{kind:20}{''.join(counts)}{per_cent(value):>14}{per_cent(made['gain'][kind]):>7}")
+    lines.append("objects: " + ", ".join(f"{count} {state}" for state, count in made["states"].items() if count))
+    rows, columns, matrix = (made["confusion"][key] for key in ("rows", "columns", "matrix"))
+    if 1 < len(rows) <= 12:
+        width = max(len(name) for name in columns) + 2
+        lines.append("clicked (row) x what the detections lie on (column), shown detections")
+        lines.append(" " * width + "".join(f"{name:>{width}}" for name in columns))
+        lines += [f"{name:{width}}" + "".join(f"{n:{width}}" for n in row) for name, row in zip(rows, matrix, strict=True)]
+    return "\n".join(lines)

@@ -15,9 +15,8 @@ from tqdm.auto import tqdm
 from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.measures import edge_width, mean_colours, ring_spread
 from dealkit.data.objects import ObjectTable, image_contrast, read_table
-from dealkit.evaluate.errors import FOUND, IGNORED, TRUE, UNCOUNTED, Errors, find_errors
+from dealkit.evaluate.errors import FOUND, IGNORED, RECALLS, TRUE, UNCOUNTED, Errors, find_errors
 from dealkit.evaluate.matching import Array
-from dealkit.evaluate.oracle import RECALLS
 from dealkit.files import Json
 
 FACTORS: dict[str, str] = {

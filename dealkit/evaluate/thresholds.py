@@ -1,7 +1,7 @@
 """The default score threshold and duplicate IoU of a checkpoint, chosen on training images, never on validation ones; what an
 adaptive threshold is worth beside them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -11,6 +11,7 @@ import torch
 from torchvision.ops import box_convert, box_iou, nms
 from tqdm.auto import tqdm
 
+from dealkit.boxes import claim, in_regions
 from dealkit.clicks import make_clicks
 from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.coco import CocoFolder
@@ -39,29 +40,13 @@ def xyxy(rows: list[Json]) -> torch.Tensor:
     return box_convert(torch.tensor([row["bbox"] for row in rows], dtype=torch.float32).reshape(-1, 4), "xywh", "xyxy")
 
 
-def without_duplicates(found: list[Json], overlap: float) -> list[Json]:
-    """COCO results after non-maximum suppression within each image and category."""
+def without_duplicates(found: list[Json], overlap: float, *, class_agnostic: bool = False) -> list[Json]:
+    """COCO results after non-maximum suppression within each image and category, or within each image."""
     kept: list[Json] = []
-    for rows in by_pair(found).values():
+    for rows in by_pair([row | {"category_id": 0} for row in found] if class_agnostic else found).values():
         part = [found[i] for i in rows]
         kept += [part[i] for i in nms(xyxy(part), torch.tensor([r["score"] for r in part]), overlap).tolist()]
     return kept
-
-
-def first_hits(boxes: torch.Tensor, objects: torch.Tensor) -> np.ndarray:
-    """(N,) bool: which boxes (N, 4), strongest first, cover an object (G, 4) at IoU 0.5 that no stronger one has; all xyxy.
-
-    >>> box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
-    >>> first_hits(box.expand(2, 4), box).tolist()
-    [True, False]
-    """
-    overlap = box_iou(boxes, objects).numpy()
-    right = np.zeros(len(boxes), dtype=bool)
-    for i in range(len(boxes) if len(objects) else 0):
-        best = int(overlap[i].argmax())
-        right[i] = overlap[i, best] >= 0.5
-        overlap[:, best] = -1.0 if right[i] else overlap[:, best]
-    return right
 
 
 def f1_curve(truth: list[Json], found: list[Json], thresholds: tuple[float, ...] = THRESHOLDS) -> list[float]:
@@ -75,10 +60,19 @@ def f1_curve(truth: list[Json], found: list[Json], thresholds: tuple[float, ...]
     objects, scores, right = by_pair(truth), [], []
     for pair, rows in by_pair(found).items():
         part = sorted((found[i] for i in rows), key=lambda r: -r["score"])
-        right += first_hits(xyxy(part), xyxy([truth[i] for i in objects.get(pair, [])])).tolist()
+        overlap = box_iou(xyxy(part), xyxy([truth[i] for i in objects.get(pair, [])]))
+        right += (claim(overlap) >= 0).tolist()
         scores += [row["score"] for row in part]
     s, r = np.array(scores), np.array(right)
     return [2 * float(r[s >= t].sum()) / max(float((s >= t).sum() + len(truth)), 1.0) for t in thresholds]
+
+
+def _trials(files: Sequence[Path], images: int) -> Iterator[tuple[CocoFolder, Json, Json]]:
+    """Of every file its data set, its first images and one jittered click for each of their prompts."""
+    for file in tqdm(files, desc="sources", unit="source"):
+        truth = first_images(read_json(file), images)
+        clicks = make_clicks(truth, setting="1/category", seed=0, kind="jitter")
+        yield CocoFolder(file, file.parent / "images"), truth, clicks
 
 
 def calibrate(checkpoint: Path, files: list[Path], out: Path, *, images: int = 24) -> Json:
@@ -93,10 +87,8 @@ def calibrate(checkpoint: Path, files: list[Path], out: Path, *, images: int = 2
     """
     model = load_model(checkpoint)
     rows: dict[float, list[Json]] = {overlap: [] for overlap in OVERLAPS}
-    for file in tqdm(files, desc="sources", unit="source"):
-        truth = first_images(read_json(file), images)
-        clicks = make_clicks(truth, setting="1/category", seed=0, kind="jitter")
-        every = predict_coco(model, CocoFolder(file, file.parent / "images"), [clicks], overlap=1.0)[0]
+    for data, truth, clicks in _trials(files, images):
+        every = predict_coco(model, data, [clicks], overlap=1.0)[0]
         for overlap in OVERLAPS:
             found = every if overlap == 1.0 else without_duplicates(every, overlap)
             scores = evaluate(truth, found, clicks)["all"]
@@ -150,11 +142,10 @@ def judge_prompt(found: Detections, truth: list[Json]) -> JudgedPrompt:
     objects = xyxy([row for row in truth if not (row.get("iscrowd") or row.get("ignore"))])
     shown = found.scores >= adaptive_threshold(found.scores, found.count)
     shown = shown if found.clicked is None else shown | found.clicked
-    centre = ((found.boxes[:, :2] + found.boxes[:, 2:]) / 2)[:, None]
-    counts = ~((centre >= crowd[:, :2]) & (centre <= crowd[:, 2:])).all(-1).any(1)
+    counts = ~in_regions((found.boxes[:, :2] + found.boxes[:, 2:]) / 2, crowd)
     return JudgedPrompt(
         scores=found.scores[counts].double().numpy(),
-        right=first_hits(found.boxes[counts], objects),
+        right=(claim(box_iou(found.boxes[counts], objects)) >= 0).numpy(),
         adaptive=shown[counts].numpy(),
         objects=len(objects),
         density=found.count,
@@ -216,12 +207,9 @@ def compare_thresholds(
     model = load_model(checkpoint)
     results: Json = {"checkpoint": Path(checkpoint).name, "images_per_source": images, "fixed": fixed, "sources": {}}
     curves = []
-    for file in tqdm(files, desc="sources", unit="source"):
-        truth = first_images(read_json(file), images)
-        of_pair = by_pair(truth["annotations"])
-        clicks = make_clicks(truth, setting="1/category", seed=0, kind="jitter")
-        prompts = []
-        for _, prompt, found in predict_prompts(model, CocoFolder(file, file.parent / "images"), [clicks]):
+    for data, truth, clicks in _trials(files, images):
+        of_pair, prompts = by_pair(truth["annotations"]), []
+        for _, prompt, found in predict_prompts(model, data, [clicks]):
             rows = of_pair[prompt["image_id"], prompt["category_id"]]
             prompts.append(judge_prompt(found, [truth["annotations"][i] for i in rows]))
         curve = [shown_f1(prompts, [p.scores >= t for p in prompts]) for t in THRESHOLDS]
@@ -230,14 +218,9 @@ def compare_thresholds(
         f1 = {name: shown_f1(prompts, rows) for name, rows in shown.items()} | {"best_of_source": max(curve)}
         counted = {name: [int(s.sum()) for s in shown[name]] for name in ("fixed", "adaptive")}
         counted["density"] = [p.density for p in prompts]
-        results["sources"][file.parent.name] = {
-            "prompts": len(prompts),
-            "threshold": THRESHOLDS[int(np.argmax(curve))],
-            "f1": f1,
-            "count_mae": {
-                name: mean(abs(n - p.objects) for n, p in zip(numbers, prompts, strict=True)) for name, numbers in counted.items()
-            },
-        }
+        off = {name: mean(abs(n - p.objects) for n, p in zip(c, prompts, strict=True)) for name, c in counted.items()}
+        best = THRESHOLDS[int(np.argmax(curve))]
+        results["sources"][data.source] = {"prompts": len(prompts), "threshold": best, "f1": f1, "count_mae": off}
         curves.append(curve)
     every = list(results["sources"].values())
     results["mean"] = {key: {name: mean(s[key][name] for s in every) for name in every[0][key]} for key in ("f1", "count_mae")}

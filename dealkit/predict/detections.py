@@ -88,11 +88,8 @@ class Detections:
                     *self.points[chosen].T.numpy(), marker=marker, s=90, c="white", edgecolors="black", linewidths=1.2, zorder=3
                 )
         ax.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
-        ax.set_title(
-            title or f"{len(self)} found with one click"
-            if self.points is not None and len(self.points) == 1
-            else title or f"{len(self)} found"
-        )
+        clicked = " with one click" if self.points is not None and len(self.points) == 1 else ""
+        ax.set_title(title or f"{len(self)} found{clicked}")
         return ax
 
     def save_figure(self, path: Path, *, title: str | None = None) -> None:

@@ -4,7 +4,7 @@ Points and boxes are pixels of the original image. The network reads it at its o
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,21 +19,18 @@ from tqdm.auto import tqdm
 
 from dealkit.boxes import to_xyxy
 from dealkit.clicks import check_clicks
-from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, MIN_SCORE
+from dealkit.config import DEFAULT_CHECKPOINT, DEFAULT_NMS, DEFAULT_THRESHOLD, MIN_SCORE
 from dealkit.data.coco import CocoFolder
 from dealkit.data.images import read_image
 from dealkit.data.transforms import pad_to, to_input
 from dealkit.device import autocast, bf16_is_faster, default_device
-from dealkit.files import PROJECT_ROOT
+from dealkit.files import Json
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL, Features, Output
 from dealkit.predict.detections import Detections, to_rows
 from dealkit.predict.embedding import PromptEmbedding, check_model, model_hash
 from dealkit.predict.threshold import ADAPTIVE, check_threshold
 from dealkit.prompts import PointPrompts, stack_prompts, without_clicks
-
-DEFAULT_CHECKPOINT = PROJECT_ROOT / "data" / "checkpoints" / "nano.safetensors"
-"""The checkpoint that comes with the repository."""
 
 
 class Predictor:
@@ -82,16 +79,12 @@ class Predictor:
         Raises:
             ValueError: no image is set, a point lies outside it, or a category has no positive point.
         """
-        features = self._encoded()
-        height, width = self.image.shape[1:]
-        sets = read_points(prompts, (height, width))
+        features, size_hw = self._encoded(), tuple(self.image.shape[1:])
+        sets = read_points(prompts, size_hw)
         stacked = stack_prompts(sets, [0] * len(sets)).to(self.device)
         output = detect(self.model, features, stacked)
-        found = []
-        for n, (points, labels) in enumerate(sets):
-            detections = to_detections(output, n, (height, width), self.threshold, clicks=stacked.points.shape[1])
-            found.append(replace(detections, image=self.image, points=points, labels=labels))
-        return found
+        found = [to_detections(output, n, size_hw, self.threshold, clicks=stacked.points.shape[1]) for n in range(len(sets))]
+        return [replace(f, image=self.image, points=p, labels=lb) for f, (p, lb) in zip(found, sets, strict=True)]
 
     def embed(
         self,
@@ -176,9 +169,9 @@ def as_image(image: str | Path | Tensor | np.ndarray | Image.Image) -> Tensor:
     if isinstance(image, (str, Path)):
         return read_image(image)
     if isinstance(image, Image.Image):
-        return torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1)
+        image = np.asarray(image.convert("RGB"))
     if isinstance(image, np.ndarray):
-        image = torch.from_numpy(np.ascontiguousarray(image))
+        image = torch.from_numpy(image.copy())
         image = image.permute(2, 0, 1) if image.ndim == 3 else image
     if isinstance(image, Tensor):
         if image.ndim == 2:
@@ -262,26 +255,32 @@ def to_detections(
     area = (boxes[:, 2:] > boxes[:, :2]).all(1)
     boxes, scores, own = boxes[area], scores[area], own[usable[area]]
     keep = nms(boxes, scores, overlap)[:limit]
-    clicked = None
-    if clicks:
-        clicked = torch.zeros(len(keep), dtype=torch.bool)
-        if len(keep) and own.any():
-            clicked[box_iou(boxes[own], boxes[keep]).argmax(1).cpu()] = True
-    count = float(output.count[n])
-    found = Detections(boxes=boxes[keep].cpu(), scores=scores[keep].cpu(), count=count, clicked=clicked)
+    found = Detections(
+        boxes=boxes[keep].cpu(),
+        scores=scores[keep].cpu(),
+        count=float(output.count[n]),
+        clicked=clicked_rows(boxes, own, keep) if clicks else None,
+    )
     return found.adaptive() if threshold == ADAPTIVE else found
 
 
-def predict_coco(
-    model: DEAL, data: CocoFolder, click_lists: Sequence[dict[str, Any]], **options: Any
-) -> list[list[dict[str, Any]]]:
+def clicked_rows(boxes: Tensor, own: Tensor, keep: Tensor) -> Tensor:
+    """(K,) bool, on the CPU: which of the K rows `keep` stand for the clicked ones of (N, 4) boxes, `own` (N,): each itself, or
+    the stronger duplicate."""
+    clicked = torch.zeros(len(keep), dtype=torch.bool)
+    if len(keep) and own.any():
+        clicked[box_iou(boxes[own], boxes[keep]).argmax(1).cpu()] = True
+    return clicked
+
+
+def predict_coco(model: DEAL, data: CocoFolder, click_lists: Sequence[Json], **options: Any) -> list[list[Json]]:
     """Standard COCO results for each click list: every category of every image from its own prompt; options of
     `predict_prompts`.
 
     Returns:
         one list of `{"image_id", "category_id", "bbox" (xywh pixels), "score"}` per click list.
     """
-    results: list[list[dict[str, Any]]] = [[] for _ in click_lists]
+    results: list[list[Json]] = [[] for _ in click_lists]
     for k, prompt, found in predict_prompts(model, data, click_lists, **options):
         results[k] += to_rows(found, prompt["image_id"], prompt["category_id"])
     return results
@@ -290,40 +289,54 @@ def predict_coco(
 def predict_prompts(
     model: DEAL,
     data: CocoFolder,
-    click_lists: Sequence[dict[str, Any]],
+    click_lists: Sequence[Json],
     *,
     min_score: float = MIN_SCORE,
     max_dets: int = 1500,
     overlap: float = DEFAULT_NMS,
-) -> Iterator[tuple[int, dict[str, Any], Detections]]:
+) -> Iterator[tuple[int, Json, Detections]]:
     """Which click list, prompt and detections, image by image; each image is encoded once for all lists.
 
     Scores under `min_score` are left out. `overlap` is the IoU above which the weaker of two detections of one prompt is
     dropped; 1 keeps all.
     """
     model = for_inference(model)
-    by_image: dict[int, list[tuple[int, dict]]] = {}
+    for index, prompts in prompted_images(data, click_lists):
+        image = data[index].image
+        features = encode_images(model, [image])
+        for rows in batches([len(p["points"]) for _, p in prompts]):
+            stacked = stack_clicks([prompts[i][1] for i in rows]).to(features.maps[0].device)
+            output = detect(model, features, stacked)
+            options = {"clicks": stacked.points.shape[1], "limit": max_dets, "overlap": overlap}
+            for n, i in enumerate(rows):
+                yield *prompts[i], to_detections(output, n, tuple(image.shape[1:]), min_score, **options)
+
+
+def prompted_images(
+    data: CocoFolder, click_lists: Sequence[Json], done: Collection[int] = ()
+) -> Iterator[tuple[int, list[tuple[int, Json]]]]:
+    """Row of every image that a list prompts, and (which list, prompt) of its prompts; ids in `done` are left out."""
+    by_image: dict[int, list[tuple[int, Json]]] = {}
     for k, clicks in enumerate(click_lists):
         for prompt in check_clicks(clicks)["prompts"]:
             by_image.setdefault(prompt["image_id"], []).append((k, prompt))
-    for index in tqdm(
-        [i for i, name in enumerate(data.image_ids) if name in by_image], unit="img", desc=data.source, mininterval=2
-    ):
-        prompts = by_image[data.image_ids[index]]
-        sample = data[index]
-        features = encode_images(model, [sample.image])
-        for group in batches(prompts):
-            sets = [(torch.tensor(p["points"], dtype=torch.float32), torch.tensor(p["labels"])) for _, p in group]
-            stacked = stack_prompts(sets, [0] * len(sets)).to(features.maps[0].device)
-            output = detect(model, features, stacked)
-            size_hw, clicks = tuple(sample.image.shape[1:]), stacked.points.shape[1]
-            for n, (k, prompt) in enumerate(group):
-                found = to_detections(output, n, size_hw, min_score, clicks=clicks, limit=max_dets, overlap=overlap)
-                yield k, prompt, found
+    todo = [i for i, image_id in enumerate(data.image_ids) if image_id in by_image and image_id not in done]
+    for index in tqdm(todo, unit="img", desc=data.source, mininterval=2):
+        yield index, by_image[data.image_ids[index]]
 
 
-def batches(prompts: list[tuple[int, dict]], largest: int = 8) -> Iterator[list[tuple[int, dict]]]:
-    """Groups of prompts with similar numbers of points, so that padding costs little."""
-    ordered = sorted(prompts, key=lambda p: len(p[1]["points"]))
+def stack_clicks(prompts: Sequence[Json]) -> PointPrompts:
+    """Prompts of click lists, all on one image, as a batch."""
+    sets = [(torch.tensor(p["points"], dtype=torch.float32), torch.tensor(p["labels"])) for p in prompts]
+    return stack_prompts(sets, [0] * len(sets))
+
+
+def batches(counts: Sequence[int], largest: int = 8) -> Iterator[list[int]]:
+    """Groups of prompt sets with similar numbers of points, so that padding costs little.
+
+    >>> list(batches([1, 5, 1, 2], largest=2))
+    [[0, 2], [3, 1]]
+    """
+    ordered = sorted(range(len(counts)), key=lambda n: counts[n])
     for start in range(0, len(ordered), largest):
         yield ordered[start : start + largest]

@@ -9,19 +9,18 @@ points, `D` width. Boxes and points are pixels of the whole image.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_area, box_iou, clip_boxes_to_image, nms
-from tqdm.auto import tqdm
+from torchvision.ops import box_area, clip_boxes_to_image, nms
 
-from dealkit.clicks import check_clicks
 from dealkit.config import DEFAULT_NMS, MIN_SCORE, BuildConfig
 from dealkit.data.coco import CocoFolder
 from dealkit.data.tiles import tile_windows
+from dealkit.files import Json
 from dealkit.model.deal import DEAL, Features, Output
 from dealkit.model.encoder import STRIDES, cell_centres
 from dealkit.predict.detections import Detections
@@ -30,15 +29,18 @@ from dealkit.predict.predictor import (
     Predictor,
     as_image,
     batches,
+    clicked_rows,
     detect,
     embed,
     encode_images,
     for_inference,
+    prompted_images,
     read_points,
+    stack_clicks,
     to_detections,
 )
 from dealkit.predict.threshold import ADAPTIVE
-from dealkit.prompts import PointPrompts
+from dealkit.prompts import PointPrompts, stack_prompts, without_clicks
 
 Window = tuple[int, int, int, int]
 
@@ -77,46 +79,36 @@ def predict_large(
     True
     """
     pixels = as_image(image)
-    if embedding is not None and prompts:
-        raise ValueError("predict_large: expected prompts or an embedding, got both")
-    vectors = None
-    if embedding is not None:
-        check_model(embedding, predictor.model_hash)
-        vectors, sets = embedding.vectors[None], [(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64))]
-    else:
+    options = {"tile": tile, "overlap": overlap, "threshold": predictor.threshold}
+    if embedding is None:
         sets = read_points(prompts, tuple(pixels.shape[1:]))
-    found = predict_tiles(
-        predictor.model, pixels, sets, tile=tile, overlap=overlap, threshold=predictor.threshold, embedding=vectors
-    )
-    if embedding is not None:
-        return [replace(found[0], image=pixels, clicked=None)]
-    return [replace(f, image=pixels, points=p, labels=lb) for f, (p, lb) in zip(found, sets, strict=True)]
+        found = predict_tiles(predictor.model, pixels, stack_prompts(sets, [0] * len(sets)), **options)
+        return [replace(f, image=pixels, points=p, labels=lb) for f, (p, lb) in zip(found, sets, strict=True)]
+    if prompts:
+        raise ValueError("predict_large: expected prompts or an embedding, got both")
+    check_model(embedding, predictor.model_hash)
+    found = predict_tiles(predictor.model, pixels, without_clicks([0]), embedding=embedding.vectors[None], **options)
+    return [replace(found[0], image=pixels, clicked=None)]
 
 
 def predict_coco_tiled(
     model: DEAL,
     data: CocoFolder,
-    click_lists: Sequence[dict[str, Any]],
+    click_lists: Sequence[Json],
     *,
     tile: int = BuildConfig.tile,
     overlap: int = BuildConfig.overlap,
-    done: frozenset[int] | set[int] = frozenset(),
+    done: Collection[int] = (),
     max_dets: int = 1500,
-) -> Iterator[tuple[int, list[tuple[int, dict[str, Any], Detections]]]]:
+) -> Iterator[tuple[int, list[tuple[int, Json, Detections]]]]:
     """Image by image its id and, for every prompt of every click list, (which list, prompt, detections).
 
     As `predict_prompts`, for images of any size. Images in `done`, and those that no list prompts, are passed over.
     """
     model = for_inference(model)
-    by_image: dict[int, list[tuple[int, dict[str, Any]]]] = {}
-    for k, clicks in enumerate(click_lists):
-        for prompt in check_clicks(clicks)["prompts"]:
-            by_image.setdefault(prompt["image_id"], []).append((k, prompt))
-    todo = [i for i, image_id in enumerate(data.image_ids) if image_id in by_image and image_id not in done]
-    for index in tqdm(todo, unit="img", desc=data.source, mininterval=2):
-        prompts = by_image[data.image_ids[index]]
-        sets = [(torch.tensor(p["points"], dtype=torch.float32), torch.tensor(p["labels"])) for _, p in prompts]
-        found = predict_tiles(model, data[index].image, sets, tile=tile, overlap=overlap, threshold=MIN_SCORE, limit=max_dets)
+    for index, prompts in prompted_images(data, click_lists, done):
+        stacked = stack_clicks([prompt for _, prompt in prompts])
+        found = predict_tiles(model, data[index].image, stacked, tile=tile, overlap=overlap, limit=max_dets)
         yield data.image_ids[index], [(k, p, f) for (k, p), f in zip(prompts, found, strict=True)]
 
 
@@ -124,7 +116,7 @@ def predict_coco_tiled(
 def predict_tiles(
     model: DEAL,
     image: Tensor,
-    sets: Sequence[tuple[Tensor, Tensor]],
+    prompts: PointPrompts,
     *,
     tile: int = BuildConfig.tile,
     overlap: int = BuildConfig.overlap,
@@ -135,8 +127,7 @@ def predict_tiles(
     """Detections of N prompt sets in one image, tile by tile.
 
     Args:
-        model: of `for_inference`. image: (3, H, W) uint8.
-        sets: per set points (p, 2) float32 xy pixels and labels (p,) int64; a set without points needs an embedding.
+        model: of `for_inference`. image: (3, H, W) uint8. prompts: in pixels of the image.
         threshold: lowest score, or "adaptive": the cut of each set over the whole image.
         limit: most detections of a set. embedding: (N, 2, D) of other images, instead of that of the points.
 
@@ -145,25 +136,23 @@ def predict_tiles(
     """
     height, width = image.shape[1:]
     windows = tile_windows(width, height, tile, overlap)
-    device = next(model.parameters()).device
-    points, labels = _padded(sets, device)
+    prompts = prompts.to(next(model.parameters()).device)
     kept: dict[Window, Features] = {}
     if embedding is None:
-        embedding, kept = _embed_sets(model, image, windows, points, labels)
+        embedding, kept = _embed_sets(model, image, windows, prompts)
     low = MIN_SCORE if threshold == ADAPTIVE else threshold
-    parts: list[list[tuple[Detections, Tensor, float]]] = [[] for _ in sets]
+    parts: list[list[tuple[Window, Detections, float]]] = [[] for _ in range(len(prompts))]
     for window, core in zip(windows, cores(windows), strict=True):
         features = kept.pop(window, None) or _encode(model, image, window)
         size_hw = window[3] - window[1], window[2] - window[0]
-        inner = [window[0] > 0, window[1] > 0, window[2] < width, window[3] < height]
-        for group in batches([(n, {"points": p}) for n, (p, _) in enumerate(sets)]):
-            rows = [n for n, _ in group]
-            output = detect(model, features, _in_window(points[rows], labels[rows], window), embedding[rows].to(device))
-            counts = _count_in(output, core, window)
+        for rows in batches((prompts.labels >= 0).sum(1).tolist()):
+            here = _in_window(prompts, rows, window)
+            output = detect(model, features, here, embedding[rows].to(here.points.device))
+            counts = _count_in(output, core, window).tolist()
             for i, n in enumerate(rows):
-                found = to_detections(output, i, size_hw, low, clicks=points.shape[1], limit=limit)
-                parts[n].append((found, torch.tensor(inner), float(counts[i])))
-    return [_merge(of_set, windows, (height, width), threshold, limit) for of_set in parts]
+                found = to_detections(output, i, size_hw, low, clicks=here.points.shape[1], limit=limit)
+                parts[n].append((window, found, counts[i]))
+    return [_merge(of_set, (height, width), threshold, limit) for of_set in parts]
 
 
 def cores(windows: Sequence[Window]) -> list[tuple[float, float, float, float]]:
@@ -210,40 +199,33 @@ def merge_boxes(boxes: Tensor, scores: Tensor, tiles: Tensor, cut: Tensor, overl
     return keep[~torch.isin(keep, gone)]
 
 
-def _padded(sets: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Points (N, P, 2) and labels (N, P), -1 for padding."""
-    longest = max((len(p) for p, _ in sets), default=0)
-    points, labels = torch.zeros(len(sets), longest, 2), torch.full((len(sets), longest), -1, dtype=torch.int64)
-    for n, (p, lb) in enumerate(sets):
-        points[n, : len(p)], labels[n, : len(lb)] = p, lb
-    return points.to(device), labels.to(device)
-
-
 def _encode(model: DEAL, image: Tensor, window: Window) -> Features:
     x1, y1, x2, y2 = window
     return encode_images(model, [image[:, y1:y2, x1:x2]])
 
 
-def _in_window(points: Tensor, labels: Tensor, window: Window, only: Tensor | None = None) -> PointPrompts:
-    """Prompts in pixels of a tile; points outside it, or not in `only` (N, P), are padding."""
+def _in_window(prompts: PointPrompts, rows: list[int], window: Window, only: Tensor | None = None) -> PointPrompts:
+    """These sets in pixels of a tile; points outside it, or not in `only` (N, P), are padding."""
+    points, labels = prompts.points[rows], prompts.labels[rows]
     low, high = points.new_tensor(window[:2]), points.new_tensor(window[2:])
-    inside = ((points >= low) & (points <= high)).all(-1) if only is None else only
-    moved = torch.where(inside[..., None], points - low, 0.0)
-    index = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-    return PointPrompts(points=moved, labels=torch.where(inside, labels, -1), image_index=index, embedded=True)
+    inside = ((points >= low) & (points <= high)).all(-1) if only is None else only[rows]
+    return PointPrompts(
+        points=torch.where(inside[..., None], points - low, 0.0),
+        labels=torch.where(inside, labels, -1),
+        image_index=prompts.image_index[rows],
+        embedded=True,
+    )
 
 
 def _embed_sets(
-    model: DEAL, image: Tensor, windows: Sequence[Window], points: Tensor, labels: Tensor
+    model: DEAL, image: Tensor, windows: Sequence[Window], prompts: PointPrompts
 ) -> tuple[Tensor, dict[Window, Features]]:
     """Embeddings (N, 2, D), each click seen in the tile where it is farthest from an edge within the image, and the features of
     the only tile if there is one.
 
     Clicks of one set in several tiles are averaged, as the model averages those of one image.
     """
-    if not ((labels == 1).any(1)).all():
-        row = int((~(labels == 1).any(1)).nonzero()[0])
-        raise ValueError(f"prompt set {row}: no positive point")
+    points, labels = prompts.points, prompts.labels
     box = points.new_tensor(windows)  # (T, 4)
     margin = torch.cat([points[:, :, None] - box[:, :2], box[:, 2:] - points[:, :, None]], dim=-1)  # (N, P, T, 4)
     height, width = image.shape[1:]
@@ -254,7 +236,7 @@ def _embed_sets(
         features = _encode(model, image, windows[t])
         mine = (best == t) & (labels >= 0)
         rows = mine.any(1).nonzero()[:, 0]
-        vectors = embed(model, features, _in_window(points[rows], labels[rows], windows[t], mine[rows]))
+        vectors = embed(model, features, _in_window(prompts, rows.tolist(), windows[t], mine))
         seen = torch.stack([mine & (labels == 1), mine & (labels == 0)], dim=1).sum(-1).float()[..., None]  # (N, 2, 1)
         spread = vectors.new_zeros(len(points), *vectors.shape[1:]).index_copy(0, rows, vectors)
         total, weights = total + spread * seen, weights + seen
@@ -278,26 +260,24 @@ def _count_in(output: Output, core: tuple[float, float, float, float], window: W
 
 
 def _merge(
-    parts: Sequence[tuple[Detections, Tensor, float]],
-    windows: Sequence[Window],
-    size_hw: tuple[int, int],
-    threshold: float | str,
-    limit: int,
+    parts: Sequence[tuple[Window, Detections, float]], size_hw: tuple[int, int], threshold: float | str, limit: int
 ) -> Detections:
-    """One set's detections of all tiles, with their inner edges (left, top, right, bottom) and counts, as one image's."""
-    boxes, cut = [], []
-    for (found, inner, _), window in zip(parts, windows, strict=True):
-        size = found.boxes.new_tensor([window[2] - window[0], window[3] - window[1]])
-        at_edge = torch.cat([found.boxes[:, :2] <= CUT, found.boxes[:, 2:] >= size - CUT], dim=1)
+    """One set's detections and counts of all tiles as one image's."""
+    boxes, cut, clicked = [], [], []
+    for (x1, y1, x2, y2), found, _ in parts:
+        high = found.boxes.new_tensor([x2 - x1, y2 - y1])
+        at_edge = torch.cat([found.boxes[:, :2] <= CUT, found.boxes[:, 2:] >= high - CUT], dim=1)
+        inner = torch.tensor([x1 > 0, y1 > 0, x2 < size_hw[1], y2 < size_hw[0]])
         cut.append((at_edge & inner).any(1))
-        boxes.append(found.boxes + found.boxes.new_tensor([*window[:2], *window[:2]]))
-    every, scores = torch.cat(boxes), torch.cat([f.scores for f, *_ in parts])
-    clicked = torch.cat([f.clicked if f.clicked is not None else torch.zeros(len(f), dtype=torch.bool) for f, *_ in parts])
+        boxes.append(found.boxes + found.boxes.new_tensor([x1, y1, x1, y1]))
+        clicked.append(torch.zeros(len(found), dtype=torch.bool) if found.clicked is None else found.clicked)
+    every, scores = torch.cat(boxes), torch.cat([found.scores for _, found, _ in parts])
     tiles = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(b) for b in boxes]))
     keep = merge_boxes(every, scores, tiles, torch.cat(cut))[:limit]
-    own = torch.zeros(len(keep), dtype=torch.bool)
-    if len(keep) and clicked.any():
-        own[box_iou(every[clicked], every[keep]).argmax(1)] = True
-    count = sum(c for *_, c in parts)
-    merged = Detections(boxes=clip_boxes_to_image(every[keep], size_hw), scores=scores[keep], count=count, clicked=own)
+    merged = Detections(
+        boxes=clip_boxes_to_image(every[keep], size_hw),
+        scores=scores[keep],
+        count=sum(count for *_, count in parts),
+        clicked=clicked_rows(every, torch.cat(clicked), keep),
+    )
     return merged.adaptive() if threshold == ADAPTIVE else merged

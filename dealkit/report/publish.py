@@ -13,18 +13,14 @@ from dealkit.boxes import to_cxcywh
 from dealkit.data.photos import photo
 from dealkit.data.scenes.scene import CHOICE_SEED
 from dealkit.data.transforms import pad_to, to_input
-from dealkit.evaluate.benchmark import SCALE_BINS, click_every_object, evaluate_on_scenes, recall_precision, row_of
+from dealkit.evaluate.benchmark import click_every_object, evaluate_on_scenes, recall_precision, row_of
 from dealkit.files import Json, provenance, read_json, sha_of, short_path, write_json
 from dealkit.model.checkpoint import load_model, save_model
 from dealkit.model.deal import DEAL
 from dealkit.predict.predictor import Predictor, to_detections
 from dealkit.prompts import stack_prompts
-from dealkit.train.average import average_weights as average_weights
-from dealkit.train.average import mean_weights
+from dealkit.train.average import average_weights, mean_weights
 from dealkit.train.loop import read_log
-
-SCALE_BINS |= {"4-8": (0.0, 64.0), "96-256": (96.0**2, 1e10)}  # what the border of the image cuts off belongs to them, too
-"""Sizes in pixels of an evaluation across scales; the last bin is COCO's large objects."""
 
 
 def demo(out: Path, checkpoint: Path) -> Json:

@@ -76,6 +76,23 @@ def settings_table(results: Json) -> str:
     return markdown(clicks.to_frame().join(percent(means, columns)))
 
 
+def headline_table(_: Json) -> str:
+    """What was told / where / scores: DEAL and template matching on the unseen and the seen sources, one click list or five."""
+    told = {
+        "DEAL `nano`, one click": ("{}_nano", None),
+        "template matching, one click": ("template_{}", "click"),
+        "template matching, the object's box": ("template_{}", "box"),
+    }
+    columns, rows = [*SCORES], []
+    for name, (file, variant) in told.items():
+        for sources, key in (("unseen", "unseen"), ("seen", "realsmall")):
+            frame = tidy(PROJECT_ROOT / "data" / "results" / f"{file.format(key)}.json")
+            part = frame if variant is None else frame[frame["variant"] == variant]
+            cells = percent(over_seeds(part, metrics=columns), columns, spread=True).iloc[0]
+            rows.append({"told": name, "on": f"{part['source'].nunique()} {sources} sources", **cells})
+    return markdown(pd.DataFrame(rows))
+
+
 def photo_table(results: Json) -> str:
     """Markdown: coins and procedural scenes."""
     coins, lower, scenes = results["coins"], results["coins_lower"], results["scenes"]
@@ -516,6 +533,8 @@ def beside_paper(results: Any, paper: Json) -> str:
 
 
 TABLES = {
+    "headline": ("unseen_nano.json", headline_table),
+    "unseen": ("unseen_nano.json", source_table),
     "training": ("training_nano.json", training_sentence),
     "models": ("realsmall_nano.json", published_models),
     "sources": ("realsmall_nano.json", source_table),

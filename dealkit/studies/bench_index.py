@@ -22,7 +22,7 @@ NAMES = ("person", "vehicle", "ship", "cell", "fruit", "sign", "bird", "ball")
 
 OPENERS = {
     "index": """
-from dealkit.data.index import TinySet, arrow
+from dealkit.data.tinyset.index import TinySet, arrow
 arrow()
 def open_file(path): return TinySet(path)
 def images(data): return len(data)

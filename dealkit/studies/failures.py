@@ -15,9 +15,8 @@ from dealkit.data.coco import CocoFolder
 from dealkit.data.objects import image_folder
 from dealkit.data.subsets import first_images
 from dealkit.evaluate.benchmark import mean_row, per_cent
-from dealkit.evaluate.errors import find_errors
+from dealkit.evaluate.errors import errors_json, find_errors
 from dealkit.evaluate.factors import FACTORS, cases, drop, observed, pooled
-from dealkit.evaluate.oracle import errors_json
 from dealkit.files import PROJECT_ROOT, Json, provenance, read_json, sha_of, write_json
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL
@@ -64,7 +63,7 @@ def failure_report(
         folder: predictions are kept in a folder of this checkpoint and request below it; a stopped run goes on from there.
 
     Returns:
-        `sources`: name -> `evaluate.oracle.errors_json` without its columns, over the objects that were not clicked; `mean`: of
+        `sources`: name -> `evaluate.errors.errors_json` without its columns, over the objects that were not clicked; `mean`: of
         `ap50`, `without` and `gain` over sources; `observed`: of `factors.observed` over all objects, sources alike.
     """
     sha = sha_of(checkpoint)

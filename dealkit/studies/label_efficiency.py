@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import mean
 
 from dealkit.baselines.detector import load_detector
-from dealkit.baselines.references import match_box, reference_rows
-from dealkit.baselines.scoring import found_agnostic, one_class, pooled_results
+from dealkit.baselines.scoring import found_agnostic, one_class, pooled_results, reference_rows
+from dealkit.baselines.templates import match_box
 from dealkit.clicks import make_clicks
 from dealkit.config import Budget, DataConfig, DetectorConfig, DetectorRun, MethodConfig, PromptConfig, RunConfig, TrainConfig
 from dealkit.data.coco import CocoFolder

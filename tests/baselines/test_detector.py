@@ -1,17 +1,15 @@
 """`dealkit.baselines.detector`: detectors of two libraries on DEAL's data, pre-processing and training loop."""
 
-import json
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from coco_cases import labels_of
 from conftest import bfloat16
 from torchvision.models.detection import FCOS
 
-import dealkit.train.loop
 from dealkit.baselines.detector import (
-    Objects,
     build_detector,
     class_lookup,
     detector_categories,
@@ -24,26 +22,19 @@ from dealkit.baselines.detector import (
     unlabelled,
 )
 from dealkit.baselines.networks import CentredAnchors, build_torchvision
-from dealkit.baselines.scoring import agnostic_rows, detect_coco, evaluate_detector
+from dealkit.baselines.scoring import evaluate_detector
 from dealkit.config import DETECTORS, DataConfig, DetectorConfig, DetectorRun, MethodConfig, TrainConfig, load_config
 from dealkit.data.coco import CocoFolder
 from dealkit.data.scenes.scene import make_scene, write_coco
 from dealkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, pad_to, to_input
 from dealkit.device import autocast
-from dealkit.evaluate.coco import evaluate
-from dealkit.files import read_json
 from dealkit.model.checkpoint import load_model, save_model
 from dealkit.model.encoder import STRIDES
 from dealkit.train.loop import learning_rate, parameter_groups
 
-pytestmark = pytest.mark.usefixtures("float32_cpu")
+pytestmark = pytest.mark.usefixtures("float32_cpu", "no_tensorboard")
 
 every = pytest.mark.parametrize("name", DETECTORS)
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    monkeypatch.setattr(dealkit.train.loop, "tensorboard", lambda out: None)
 
 
 def tiny(name="fcos", **changes):
@@ -53,11 +44,6 @@ def tiny(name="fcos", **changes):
 def made(name="fcos", **changes):
     torch.manual_seed(0)
     return build_detector(tiny(name, **changes)).eval()
-
-
-def objects(*boxes, crowd=()):
-    boxes, crowd = (torch.tensor(b, dtype=torch.float32).reshape(-1, 4) for b in (boxes, crowd))
-    return Objects(boxes=boxes, labels=torch.zeros(len(boxes), dtype=torch.int64), crowd=crowd)
 
 
 def scenes(count=2, size=64):
@@ -79,7 +65,7 @@ def test_the_network_sees_what_deal_sees(name):
         expected = expected * torch.tensor(IMAGENET_STD)[:, None, None] + torch.tensor(IMAGENET_MEAN)[:, None, None]
         assert torch.allclose(expected[0, :, :50, :70], images[0] / 255, atol=1e-6)
     detector.detect(images)
-    detector.train().loss(images, [objects([10, 10, 20, 20])] * 2)
+    detector.train().loss(images, [labels_of([10, 10, 20, 20])] * 2)
     assert [tuple(x.shape) for x in seen] == [(2, 3, 64, 96)] * 2
     assert all(torch.equal(x, expected) for x in seen)
 
@@ -113,33 +99,6 @@ def test_torchvision_alone_gives_the_same_boxes_and_losses():
     assert {k.removeprefix("loss_"): v.item() for k, v in ours.items()} == pytest.approx(
         {k: v.item() for k, v in losses.items()}, rel=1e-4
     )
-
-
-def test_average_precision_is_that_of_pycocotools(tmp_path):
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    file = write_coco(tmp_path, 4, size=64, object_size=12, num_objects=4, num_categories=1)
-    truth = read_json(file)
-    for row in truth["annotations"]:
-        row["category_id"] = 1
-    truth["categories"] = truth["categories"][:1]
-    file.write_text(json.dumps(truth))
-    data = CocoFolder(file, tmp_path)
-    rows = agnostic_rows(detect_coco(made(), data), data)
-    for row, near in zip(rows, truth["annotations"], strict=False):  # so that not every precision is zero
-        row |= {"bbox": [near["bbox"][0] + 1, *near["bbox"][1:]], "image_id": near["image_id"], "score": row["score"] / 2 + 0.4}
-    coco = COCO()
-    coco.dataset = truth
-    coco.createIndex()
-    run = COCOeval(coco, coco.loadRes(rows), "bbox")
-    run.params.maxDets = [1, 10, 1500]
-    run.evaluate()
-    run.accumulate()
-    precision = run.eval["precision"][:, :, 0, 0, -1]  # (T, R): IoU 0.5 to 0.95
-    ours = evaluate(file, rows, class_agnostic=True)["all"]
-    assert 0 < ours["ap"] < ours["ap50"]
-    assert [ours["ap50"], ours["ap75"], ours["ap"]] == pytest.approx([precision[0].mean(), precision[5].mean(), precision.mean()])
 
 
 # What a library gets wrong in bfloat16, and at a stride
@@ -178,7 +137,7 @@ def test_an_object_of_four_whole_pixels_holds_a_point_wherever_it_is():
 
 def test_crowd_is_painted_over_but_not_its_objects():
     image = torch.ones(3, 8, 8)
-    out = hide(image, objects([2, 2, 4, 4], crowd=[[0, 0, 6, 6], [7.2, 7.2, 7.8, 7.8]]))
+    out = hide(image, labels_of([2, 2, 4, 4], crowd=[[0, 0, 6, 6], [7.2, 7.2, 7.8, 7.8]]))
     expected = torch.ones(8, 8)
     expected[:6, :6] = 0
     expected[2:4, 2:4] = 1
@@ -189,7 +148,7 @@ def test_crowd_is_painted_over_but_not_its_objects():
 @pytest.mark.parametrize("name", [name for name in DETECTORS if name != "fcos"])
 def test_what_a_crowd_region_shows_changes_no_loss(name):
     detector = made(name)
-    target = objects([4, 4, 16, 16], crowd=[[32, 32, 60, 60]])
+    target = labels_of([4, 4, 16, 16], crowd=[[32, 32, 60, 60]])
     first = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
     second = first.clone()
     second[:, 32:60, 32:60] = 255
@@ -205,7 +164,7 @@ def test_points_in_a_crowd_region_have_no_part_in_the_loss_of_fcos():
     detector, image = made("fcos").train(), torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
 
     def classification(*labels, crowd):
-        return detector.loss([image], [objects(*labels, crowd=crowd)])["loss_classification"]
+        return detector.loss([image], [labels_of(*labels, crowd=crowd)])["loss_classification"]
 
     everywhere, half = [[0, 0, 64, 64]], [[0, 0, 32, 64]]
     nothing, some, all_ = (classification(crowd=region) for region in ([], half, everywhere))
@@ -217,18 +176,18 @@ def test_points_in_a_crowd_region_have_no_part_in_the_loss_of_fcos():
 
 def test_an_unlabelled_image_is_crowd_all_over():
     image = torch.zeros(3, 64, 64)
-    assert unlabelled(objects(crowd=[[0, 0, 64, 64]]), image)
-    assert unlabelled(objects(crowd=[[0, 0, 32, 32]]), image)  # a crop that reaches beyond the image at the smallest zoom
-    assert not unlabelled(objects(crowd=[[0, 0, 16, 16]]), image)
-    assert not unlabelled(objects([1, 1, 5, 5], crowd=[[0, 0, 64, 64]]), image)
-    assert not unlabelled(objects(), image)  # labelled: there is nothing
+    assert unlabelled(labels_of(crowd=[[0, 0, 64, 64]]), image)
+    assert unlabelled(labels_of(crowd=[[0, 0, 32, 32]]), image)  # a crop that reaches beyond the image at the smallest zoom
+    assert not unlabelled(labels_of(crowd=[[0, 0, 16, 16]]), image)
+    assert not unlabelled(labels_of([1, 1, 5, 5], crowd=[[0, 0, 64, 64]]), image)
+    assert not unlabelled(labels_of(), image)  # labelled: there is nothing
 
 
 @every
 def test_images_without_objects_are_ordinary(name):
     detector = made(name)
     images = [torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8) for _ in range(2)]
-    for targets in ([objects(), objects()], [objects(), objects([3, 3, 9, 9])]):
+    for targets in ([labels_of(), labels_of()], [labels_of(), labels_of([3, 3, 9, 9])]):
         terms = detector.train().loss(images, targets)
         assert all(math.isfinite(v.item()) for v in terms.values())
         sum(terms.values()).backward()
@@ -241,7 +200,7 @@ def test_images_without_objects_are_ordinary(name):
 def test_more_objects_than_an_image_may_have_are_learned_and_the_strongest_returned(name):
     detector = made(name, max_detections=1500)
     corner = torch.cartesian_prod(torch.arange(0.0, 160, 4), torch.arange(0.0, 160, 4))  # 40 x 40
-    target = objects(*torch.cat([corner, corner + 3], dim=1).tolist())
+    target = labels_of(*torch.cat([corner, corner + 3], dim=1).tolist())
     image = torch.randint(0, 256, (3, 160, 160), dtype=torch.uint8)
     with torch.no_grad():
         terms = detector.train().loss([image], [target])
@@ -256,7 +215,7 @@ def test_every_side_of_a_first_box_of_fcos_can_be_learned(seed):
     torch.manual_seed(seed)
     detector = build_detector(tiny())
     image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
-    detector.train().loss([image], [objects([8, 8, 24, 20], [40, 40, 47, 50])])["loss_bbox_regression"].backward()
+    detector.train().loss([image], [labels_of([8, 8, 24, 20], [40, 40, 47, 50])])["loss_bbox_regression"].backward()
     assert (detector.net.head.regression_head.bbox_reg.bias.grad != 0).all()
     with torch.no_grad():
         maps = detector.net.backbone(to_input(image)[None])
@@ -297,7 +256,7 @@ def test_categories_are_known_by_name_whatever_the_file_counts(make_coco):
 def test_classes_are_learned_and_returned_as_indices(name):
     detector = made(name, categories=("a", "b", "c"))
     image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
-    target = replace(objects([4, 4, 16, 16], [30, 30, 40, 44]), labels=torch.tensor([0, 2]))
+    target = replace(labels_of([4, 4, 16, 16], [30, 30, 40, 44]), labels=torch.tensor([0, 2]))
     terms = detector.train().loss([image], [target])
     sum(terms.values()).backward()
     found = detector.eval().detect([image])[0]
@@ -347,7 +306,7 @@ def test_the_hook_changes_what_is_learned_and_sees_the_averaged_model(run, tmp_p
 
     def nothing_there(targets, images, teacher, done, generator):
         seen.append((teacher.training, images[0].dtype, round(done, 2)))
-        return [objects() for _ in targets]
+        return [labels_of() for _ in targets]
 
     history = fit_detector(run, tmp_path / "run", hook=nothing_there)
     assert seen == [(False, torch.uint8, done) for done in (0.0, 0.5)]
@@ -420,21 +379,26 @@ def test_published_weights_of_rtdetr_are_a_name_or_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("config", "change", "said"),
     [
-        ({"detector": "yolo"}, "DetectorConfig.detector: expected one of fcos, retinanet"),
-        ({"backbone": "swin_t"}, "DetectorConfig.backbone: expected one of nano"),
-        ({"finest_stride": 16}, "DetectorConfig.finest_stride: expected one of 4, 8"),
-        ({"hidden_dim": 48}, "DetectorConfig.hidden_dim: expected a multiple of 32"),
-        ({"queries": 0}, "DetectorConfig.queries: expected at least 1"),
-        ({"max_detections": 0}, "DetectorConfig.max_detections: expected at least 1"),
-        ({"categories": ("a", "a")}, "DetectorConfig.categories: expected different names"),
-        ({"published": "x"}, "DetectorConfig.published: expected with detector rtdetr only"),
+        (DetectorConfig, {"detector": "yolo"}, "expected one of fcos, retinanet"),
+        (DetectorConfig, {"backbone": "swin_t"}, "expected one of nano"),
+        (DetectorConfig, {"finest_stride": 16}, "expected one of 4, 8"),
+        (DetectorConfig, {"hidden_dim": 48}, "expected a multiple of 32"),
+        (DetectorConfig, {"queries": 0}, "expected at least 1"),
+        (DetectorConfig, {"max_detections": 0}, "expected at least 1"),
+        (DetectorConfig, {"categories": ("a", "a")}, "expected different names"),
+        (DetectorConfig, {"published": "x"}, "expected with detector rtdetr only"),
+        (MethodConfig, {"method": "none"}, ""),
+        (MethodConfig, {"teacher_start": 2.0}, ""),
+        (MethodConfig, {"teacher_high": 0.5}, ""),
+        (MethodConfig, {"point_size": -1.0}, ""),
     ],
+    ids=str,
 )
-def test_a_bad_setting_is_named(change, said):
-    with pytest.raises(ValueError, match=said):
-        DetectorConfig(**change)
+def test_a_bad_setting_is_named(config, change, said):
+    with pytest.raises(ValueError, match=f"{config.__name__}.*{next(iter(change))}.*{said}"):
+        config(**change)
 
 
 @pytest.mark.parametrize(
@@ -446,14 +410,6 @@ def test_every_setting_of_the_network_reaches_it(name, change):
     if name == "fcos" or change != {"finest_stride": 8}:
         assert plain != other
     assert (other < plain) == (change == {"finest_stride": 8})
-
-
-@pytest.mark.parametrize(
-    "change", [{"method": "none"}, {"teacher_start": 2.0}, {"teacher_high": 0.5}, {"point_size": -1.0}], ids=str
-)
-def test_a_bad_setting_of_a_method_is_named(change):
-    with pytest.raises(ValueError, match=f"MethodConfig.*{next(iter(change))}"):
-        MethodConfig(**change)
 
 
 # Learning

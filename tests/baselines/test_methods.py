@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from coco_cases import labels_of
 
-import dealkit.train.loop
-from dealkit.baselines.detector import Objects
 from dealkit.baselines.methods import (
     add_labels,
     ask,
@@ -24,11 +23,6 @@ from dealkit.config import DataConfig, DetectorConfig, DetectorRun, MethodConfig
 from dealkit.predict.detections import Detections
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
-
-
-def objects(*boxes, crowd=()):
-    boxes, crowd = (torch.tensor(b, dtype=torch.float32).reshape(-1, 4) for b in (boxes, crowd))
-    return Objects(boxes=boxes, labels=torch.zeros(len(boxes), dtype=torch.int64), crowd=crowd)
 
 
 def found(*rows):
@@ -59,17 +53,17 @@ def use(method, target, teacher, done, **settings):
 
 def test_a_label_moves_to_the_mean_of_the_boxes_near_it():
     """Two boxes, 2 px to the right with score 0.6 and 4 px with 0.2: mean 2.5 px, of which the best score takes 0.6: 1.5 px."""
-    target = objects([10, 10, 20, 20], [40, 40, 44, 44])
+    target = labels_of([10, 10, 20, 20], [40, 40, 44, 44])
     out = label_correction(target, found([12, 10, 22, 20, 0.6], [14, 10, 24, 20, 0.2], [60, 60, 64, 64, 0.9]))
     assert out.boxes[0].tolist() == pytest.approx([11.5, 10, 21.5, 20])
     assert out.boxes[1].tolist() == [40, 40, 44, 44]  # nothing near it
     assert torch.equal(label_correction(target, found()).boxes, target.boxes)
-    assert len(label_correction(objects(), found([0, 0, 4, 4, 0.9])).boxes) == 0
+    assert len(label_correction(labels_of(), found([0, 0, 4, 4, 0.9])).boxes) == 0
 
 
 def test_what_is_about_a_labelled_object_is_no_further_label():
     """IoU of [0, 0, 10, 10] with [4, 0, 14, 10] is 60 / 140 = 0.43, with [6, 0, 16, 10] 40 / 160 = 0.25; near is 0.3."""
-    target = objects([0, 0, 10, 10], crowd=[[50, 50, 60, 60]])
+    target = labels_of([0, 0, 10, 10], crowd=[[50, 50, 60, 60]])
     out = add_labels(target, found([4, 0, 14, 10, 0.9], [6, 0, 16, 10, 0.8], [30, 30, 34, 34, 0.3]), high=0.5, low=0.2)
     assert out.boxes.tolist() == [[0, 0, 10, 10], [6, 0, 16, 10]] and out.labels.tolist() == [0, 0]
     assert out.crowd.tolist() == [[50, 50, 60, 60], [30, 30, 34, 34]]
@@ -77,13 +71,17 @@ def test_what_is_about_a_labelled_object_is_no_further_label():
 
 def test_classes_of_the_teacher_come_with_its_boxes():
     detections = replace(found([0, 0, 4, 4, 0.9]), classes=torch.tensor([3]))
-    assert add_labels(objects(), detections, high=0.5, low=0.2).labels.tolist() == [3]
+    assert add_labels(labels_of(), detections, high=0.5, low=0.2).labels.tolist() == [3]
 
 
 def test_only_unlabelled_images_get_labels_of_the_teacher():
     """The score on the label is 0.6: labels from 0.6 on, ignored from 0.36 on."""
     detections = found([0, 0, 4, 4, 0.9], [20, 20, 24, 24, 0.4], [30, 30, 34, 34, 0.3])
-    labelled, bare, unknown = objects([40, 40, 50, 50]), objects(), objects(crowd=[[0, 0, 64, 64]])  # bare: nothing is there
+    labelled, bare, unknown = (
+        labels_of([40, 40, 50, 50]),
+        labels_of(),
+        labels_of(crowd=[[0, 0, 64, 64]]),
+    )  # bare: nothing is there
     targets, teacher = [labelled, bare, unknown], [found([40, 40, 50, 50, 0.6]), detections, detections]
     out = mean_teacher(targets, [image()] * 3, teacher, high=1.0, low=0.6)
     assert out[0] is labelled and out[1] is bare
@@ -94,21 +92,21 @@ def test_only_unlabelled_images_get_labels_of_the_teacher():
 def test_a_part_of_an_object_is_no_object():
     """A box within a label, one that holds a label, and one within a stronger box of the teacher."""
     detections = found([12, 12, 16, 16, 0.9], [0, 0, 30, 30, 0.8], [40, 40, 60, 60, 0.7], [42, 42, 46, 46, 0.6])
-    out = add_labels(objects([10, 10, 20, 20]), detections, high=0.5, low=0.2)
+    out = add_labels(labels_of([10, 10, 20, 20]), detections, high=0.5, low=0.2)
     assert out.boxes.tolist() == [[10, 10, 20, 20], [40, 40, 60, 60]] and len(out.crowd) == 0
 
 
 def test_mining_asks_for_scores_relative_to_those_of_labelled_objects():
     """Scores on labels 0.2 and 0.4 of two: torch's median is the lower, 0.2; labels from 0.1 on, ignored from 0.04 on."""
-    targets = [objects([0, 0, 10, 10]), objects([0, 0, 10, 10])]
+    targets = [labels_of([0, 0, 10, 10]), labels_of([0, 0, 10, 10])]
     first = found([0, 0, 10, 10, 0.2], [30, 30, 40, 40, 0.12], [50, 50, 60, 60, 0.05])
     second = found([0, 0, 10, 10, 0.4], [30, 30, 40, 40, 0.03])
     assert labelled_score(targets, [first, second]) == pytest.approx(0.2)
     out = mining(targets, [first, second], high=0.5, low=0.2)
     assert out[0].boxes.tolist() == [[0, 0, 10, 10], [30, 30, 40, 40]] and out[0].crowd.tolist() == [[50, 50, 60, 60]]
     assert out[1].boxes.tolist() == [[0, 0, 10, 10]] and len(out[1].crowd) == 0
-    assert mining([objects()], [first], high=0.5, low=0.2)[0].boxes.tolist() == []  # nothing to compare with
-    assert labelled_score([objects([30, 0, 40, 10])], [first]) is None
+    assert mining([labels_of()], [first], high=0.5, low=0.2)[0].boxes.tolist() == []  # nothing to compare with
+    assert labelled_score([labels_of([30, 0, 40, 10])], [first]) is None
 
 
 @pytest.mark.parametrize("side", [6, 12, 24, 48])
@@ -129,7 +127,7 @@ def test_boxes_end_at_the_border_and_are_never_empty():
 
 def test_a_point_gets_the_size_of_the_box_picked_on_it_and_stays_the_centre():
     """Worth of three boxes that hold the point (20, 20): centred 0.5; offset 2 of 10, 0.9 x exp(-0.4) = 0.60; low score 0.1."""
-    target = objects([19, 19, 21, 21])
+    target = labels_of([19, 19, 21, 21])
     boxes = found([15, 16, 25, 24, 0.5], [17, 15, 27, 25, 0.9], [18, 18, 22, 22, 0.1], [40, 40, 60, 60, 0.99])
     first = point_teacher(target, image(), None, size=16.0, low=0.2)
     assert first.boxes.tolist() == [[12, 12, 28, 28]]
@@ -137,11 +135,11 @@ def test_a_point_gets_the_size_of_the_box_picked_on_it_and_stays_the_centre():
     assert point_teacher(target, image(), found(), size=16.0, low=0.2).boxes.tolist() == [[12, 12, 28, 28]]
     far = found([14, 14, 40, 40, 0.9])  # the centre is 7 px off, of 26: 0.27 of the size
     assert point_teacher(target, image(), far, size=16.0, low=0.2).boxes.tolist() == [[7, 7, 33, 33]]
-    assert len(point_teacher(objects(), image(), boxes, size=16.0, low=0.2).boxes) == 0
+    assert len(point_teacher(labels_of(), image(), boxes, size=16.0, low=0.2).boxes) == 0
 
 
 def test_the_size_of_the_annotated_box_does_not_matter_to_the_point_teacher():
-    small, large = objects([19, 19, 21, 21]), objects([10, 10, 30, 30])
+    small, large = labels_of([19, 19, 21, 21]), labels_of([10, 10, 30, 30])
     a, b = (point_teacher(t, image(), None, size=0.0, low=0.2).boxes for t in (small, large))
     assert torch.equal(a, b)
 
@@ -159,9 +157,9 @@ def test_the_teacher_is_shown_the_mirror_image_and_answers_in_the_frame_of_the_i
 @pytest.mark.parametrize(
     ("method", "target", "expected"),
     [
-        ("label_correction", objects([10, 10, 20, 20]), [[11, 10, 21, 20]]),  # 2 px x 0.5
-        ("mining", objects([42, 10, 52, 20]), [[42, 10, 52, 20]]),
-        ("point_teacher", objects([16, 14, 18, 16]), [[12, 10, 22, 20]]),
+        ("label_correction", labels_of([10, 10, 20, 20]), [[11, 10, 21, 20]]),  # 2 px x 0.5
+        ("mining", labels_of([42, 10, 52, 20]), [[42, 10, 52, 20]]),
+        ("point_teacher", labels_of([16, 14, 18, 16]), [[12, 10, 22, 20]]),
     ],
 )
 def test_a_method_asks_its_teacher_from_its_start_on(method, target, expected):
@@ -178,16 +176,16 @@ def test_the_scores_and_sizes_of_a_method_are_those_set():
 
     def labels(**settings):
         hook = method_hook(MethodConfig(method="mean_teacher", **settings))
-        targets = [objects([42, 10, 52, 20]), objects(crowd=[[0, 0, 64, 64]])]
+        targets = [labels_of([42, 10, 52, 20]), labels_of(crowd=[[0, 0, 64, 64]])]
         out = hook(targets, [image()] * 2, teacher, 1.0, torch.Generator())[1]
         return out.boxes.tolist(), len(out.crowd)
 
     assert labels() == ([[42, 10, 52, 20]], 1) and labels(teacher_low=0.8) == ([[42, 10, 52, 20]], 0)
     assert labels(teacher_high=0.7) == ([[42, 10, 52, 20], [42, 40, 52, 50]], 0)
-    point = objects([16, 14, 18, 16])
+    point = labels_of([16, 14, 18, 16])
     assert use("point_teacher", point, teacher, 1.0).boxes.tolist() == [[12, 10, 22, 20]]
     assert use("point_teacher", point, teacher, 1.0, teacher_least=0.6, point_size=20.0).boxes.tolist() == [[7, 5, 27, 25]]
-    assert use("point_teacher", objects([31, 31, 33, 33]), teacher, 0.0, point_size=20.0).boxes.tolist() == [[22, 22, 42, 42]]
+    assert use("point_teacher", labels_of([31, 31, 33, 33]), teacher, 0.0, point_size=20.0).boxes.tolist() == [[22, 22, 42, 42]]
 
 
 def test_plain_training_has_no_hook():
@@ -195,8 +193,7 @@ def test_plain_training_has_no_hook():
 
 
 @pytest.fixture
-def run(monkeypatch):
-    monkeypatch.setattr(dealkit.train.loop, "tensorboard", lambda out: None)
+def run(no_tensorboard):
     return DetectorRun(
         detector=DetectorConfig(hidden_dim=32),
         data=DataConfig(size=64, workers=0),

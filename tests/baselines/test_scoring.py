@@ -1,22 +1,26 @@
-"""`baselines.scoring`: hand-made detections on the two numbers, pooled sources, a benchmark that resumes."""
+"""`baselines.scoring`: hand-made detections on the two numbers, pooled sources, benchmarks that resume."""
 
 import pytest
 import torch
 
 from dealkit.baselines.detector import build_detector
 from dealkit.baselines.scoring import (
+    VARIANTS,
     agnostic_rows,
     benchmark_detector,
+    benchmark_templates,
     category_rows,
     detect_coco,
     evaluate_detector,
     evaluate_detector_on_scenes,
     one_class,
     pooled_results,
+    reference_rows,
 )
 from dealkit.clicks import make_clicks
 from dealkit.config import DetectorConfig
 from dealkit.data.coco import CocoFolder
+from dealkit.evaluate.coco import evaluate
 from dealkit.files import read_json
 from dealkit.model.checkpoint import save_model
 from dealkit.predict.detections import Detections
@@ -119,3 +123,38 @@ def test_boxes_of_several_categories_become_one_class():
 def test_scenes_are_scored_class_agnostic():
     results = evaluate_detector_on_scenes(Fake([[0, 0, 4, 4, 0.5, 0]]), 2, 64)
     assert results["images"] == 2 and 0 <= results["class_agnostic"]["ap50"] <= 1
+
+
+# Prompt by prompt
+
+
+def test_rows_are_those_of_the_click_list(tiny_coco):
+    data = CocoFolder(tiny_coco, tiny_coco.parent / "images")
+    clicks = make_clicks(tiny_coco, setting="3/category", seed=0)
+    asked = []
+
+    def find(image, boxes, name):
+        asked.append((name, len(boxes)))
+        return Detections(boxes=boxes, scores=torch.ones(len(boxes)))
+
+    rows = reference_rows(find, data, clicks)
+    assert sorted(asked) == [("bolt", 2), ("nut", 1)]  # one prompt per category, with all its examples
+    assert evaluate(tiny_coco, rows, clicks)["all"]["ap50"] == pytest.approx(1)
+    assert len(reference_rows(find, data, clicks, given="click")) == 3
+    with pytest.raises(ValueError, match="given: expected box or click, got 'point'"):
+        reference_rows(find, data, clicks, given="point")
+
+
+def test_a_benchmark_is_resumed_and_extended(make_coco, tmp_path):
+    files = [make_coco(name, [[(5, [10, 12, 6, 8], 0), (5, [50, 40, 6, 8], 0)], []]) for name in ("a", "b")]
+    first = benchmark_templates(files[:1], tmp_path / "t.json")
+    assert [(row["source"], row["variant"], row["seed"]) for row in first.rows] == [("a", "box", 0), ("a", "click", 0)]
+    assert first.rows[0]["ap50"] == pytest.approx(1) and first.rows[0]["hit"] == 1 and first.rows[0]["objects"] == 2
+    variants = list(VARIANTS)
+    more = benchmark_templates(files, tmp_path / "t.json", variants=variants, seeds=2)
+    assert (
+        more.rows[:2] == first.rows and len(more.frame().drop_duplicates(["source", "variant", "seed"])) == len(more.rows) == 12
+    )
+    assert read_json(tmp_path / "t.json")["rows"] == more.rows
+    with pytest.raises(ValueError, match="variants: expected some of .*got 'boxes'"):
+        benchmark_templates(files, tmp_path / "t.json", variants=["boxes"])

@@ -7,7 +7,7 @@ import pytest
 from dealkit.browse import dataset as browse
 from dealkit.browse.corrections import Corrections, Label, correct, export_corrections
 from dealkit.browse.mistakes import add_predictions
-from dealkit.cli.model import browse as browse_command
+from dealkit.cli import data as commands
 from dealkit.data.coco import check
 from dealkit.data.objects import read_table
 
@@ -79,7 +79,7 @@ def test_what_is_corrected_in_fiftyone_arrives_and_all_else_stays(shown, parts, 
         sample.save()
 
     out = tmp_path / "out.json"
-    browse_command([str(parts)], name=shown.name, export=out)
+    commands.export(parts, out, name=shown.name)
     before, after = rows_of(parts), rows_of(out)
     assert list(after) == [1, 2, 3, 4, 6, 7] and after[4] == before[4]
     rows = {i: json.loads(row) for i, row in after.items()}
@@ -110,14 +110,16 @@ def test_a_deleted_box_goes_and_one_edited_and_tagged_fix_is_redrawn(shown, part
     assert made == Corrections(removed=(1,), moved=(2,))
 
 
-def test_the_corrected_file_can_be_shown_and_is_then_without_corrections(shown, parts, tmp_path):
+def test_the_corrected_file_can_be_shown_and_is_then_without_corrections(fo, shown, parts, capsys, tmp_path):
     sample = of_image(shown, 2)
     sample.nano.detections[0].tags.append("missing")
     sample.save()
     export_corrections(shown.name, parts, parts)
-    made = browse.build_dataset([parts], name=shown.name)
-    assert (made.updated, made.objects) == (1, 6)
-    sample = of_image(made.dataset, 2)
+    options = {"predictions": (str(tmp_path / "nano.json"),), "app": False}
+    commands.browse((str(parts),), name=shown.name, **options)
+    said = capsys.readouterr().out
+    assert "3 images, 6 objects (0 added, 1 updated, 0 removed, 2 unchanged)" in said and "nano: 3 detections" in said
+    sample = of_image(fo.load_dataset(shown.name), 2)
     assert [(d.annotation_id, d.label) for d in sample.objects.detections] == [(6, "nut")]
 
 
@@ -136,8 +138,6 @@ def test_what_is_not_there_is_named(fo, shown, parts, make_coco, tmp_path):
     other = make_coco("other", OBJECTS)
     with pytest.raises(ValueError, match=r"other.annotations\.json: image 1: .*0\.png is not in the data set"):
         export_corrections(shown.name, other, tmp_path / "out.json")
-    with pytest.raises(ValueError, match="--export: expected one COCO file"):
-        browse_command([str(parts), str(other)], export=tmp_path / "out.json")
 
 
 COCO = {

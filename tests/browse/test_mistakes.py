@@ -8,7 +8,7 @@ from PIL import Image
 
 from dealkit.browse import dataset as browse
 from dealkit.browse import map as browse_map
-from dealkit.browse import mistakes as browse_errors
+from dealkit.browse import mistakes
 from dealkit.browse.mistakes import CLICK_COLOURS, ERROR_COLOURS, add_predictions, field_name
 from dealkit.clicks import save_clicks
 from dealkit.data.objects import read_table
@@ -86,25 +86,18 @@ def test_every_detection_says_what_it_is(case, name):
     dataset, made = bring(case, name)
     sample = dataset.match({"image_id": 1}).first()
     kinds = {round(d.confidence, 2): (d.first_error, d.annotation_id) for d in sample.first.detections}
-    assert kinds == {
+    of_objects = {
         0.9: ("true", 1),
         0.6: ("duplicate", 1),
         0.8: ("true", 2),
         0.7: ("localisation", 4),
         0.65: ("other category", 5),
-        0.55: ("background", None),
-        0.3: ("background", None),
     }
+    assert kinds == of_objects | {0.55: ("background", None), 0.3: ("background", None)}
     assert sample.first.detections[-1].confidence == 0.9, "the strongest is drawn last, on top"
     assert sample.first.detections[-1].bounding_box == pytest.approx([10 / 90, 10 / 70, 10 / 90, 8 / 70])
-    assert made.mistakes["first"] == {
-        "other category": 1,
-        "localisation": 1,
-        "both": 0,
-        "duplicate": 1,
-        "background": 3,
-        "missed": 2,
-    }
+    counts = {"other category": 1, "localisation": 1, "both": 0, "duplicate": 1, "background": 3, "missed": 2}
+    assert made.mistakes["first"] == counts
     # losses 0.28 + 0.2 + 1 + 1 + 1, scores of false ones 0.6 + 0.7 + 0.65 + 0.55 + 0.3
     assert sample.first_loss == pytest.approx(3.48 + 2.8)
     assert dataset.match({"image_id": 2}).first().first_loss == pytest.approx(0.5)
@@ -131,7 +124,7 @@ VIEW_COUNTS = {
 def test_saved_views_keep_what_they_say(case, name):
     dataset, _ = bring(case, name)
     views = {view: dataset.load_saved_view(view) for view in dataset.list_saved_views()}
-    expected = [f"{name}: {view}" for name in ("first", "second") for view in browse_errors.ERROR_VIEWS]
+    expected = [f"{name}: {view}" for name in ("first", "second") for view in mistakes.ERROR_VIEWS]
     assert sorted(views) == sorted([*expected, "only first", "only second", *browse.VIEWS])
     for view, (field, images, labels) in VIEW_COUNTS.items():
         assert (len(views[view]), views[view].count(f"{field}.detections")) == (images, labels), view
@@ -152,11 +145,8 @@ def test_a_second_build_writes_only_what_has_changed(case, name, monkeypatch):
     sample.objects.detections[1].tags.append("mine")
     sample.second.detections[0].tags.append("missing")
     sample.save()
-    measured = []
-    measure = browse_errors.measure_factors
-    monkeypatch.setattr(
-        browse_errors, "measure_factors", lambda table, i, prompts: measured.append(i) or measure(table, i, prompts)
-    )
+    measured, measure = [], mistakes.measure_factors
+    monkeypatch.setattr(mistakes, "measure_factors", lambda table, i, rest: measured.append(i) or measure(table, i, rest))
     assert bring(case, name)[1].written == {"first": 0, "second": 0} and not measured
 
     case["first"].write_text(json.dumps(results([*FIRST, (3, BOLT, [60, 40, 10, 10], 0.9)])))
@@ -173,11 +163,11 @@ def test_a_second_build_writes_only_what_has_changed(case, name, monkeypatch):
 
 
 def test_a_build_that_was_stopped_goes_on(case, name, monkeypatch):
-    write = browse_errors._write
-    monkeypatch.setattr(browse_errors, "_write", lambda *rest: (_ for _ in ()).throw(KeyboardInterrupt))
+    write = mistakes._write
+    monkeypatch.setattr(mistakes, "_write", lambda *rest: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         bring(case, name)
-    monkeypatch.setattr(browse_errors, "_write", write)
+    monkeypatch.setattr(mistakes, "_write", write)
     dataset, made = bring(case, name, batch=1)
     assert made.written == {"first": 3, "second": 3} and objects_of(dataset)[1].first_error == "found"
 
@@ -277,34 +267,20 @@ def test_colours_of_kinds_differ_for_any_colour_vision(vision):
     assert differences.min() > 15, "2.3 is just noticeable"
 
 
-def image_colours(page, images, folder):
-    """For each image that the App shows: kind -> pixels of about the colour of its boxes, and of clicks."""
-    page.wait_for_function("n => document.querySelectorAll('[data-cy=looker]').length >= n", arg=images, timeout=120_000)
-    page.wait_for_timeout(5000)  # boxes are drawn after their images
-    counts = []
-    for k in range(images):
-        page.locator("[data-cy=looker]").nth(k).screenshot(path=folder / f"{k}.png", timeout=60_000)
-        pixels = np.asarray(Image.open(folder / f"{k}.png").convert("RGB")).astype(int)
-        wanted = {kind: [int(c[i : i + 2], 16) for i in (1, 3, 5)] for kind, c in (ERROR_COLOURS | CLICK_COLOURS).items()}
-        counts.append({kind: int((np.abs(pixels - rgb).max(-1) < 45).sum()) for kind, rgb in wanted.items()})
-    return counts
-
-
 @pytest.mark.slow
-def test_the_app_shows_mistakes_clicks_and_saved_views(case, browser, serve, name, tmp_path):
+def test_the_app_shows_mistakes_clicks_and_saved_views(case, browser, serve, app_images, colour_pixels, name, tmp_path):
     options = ["--predictions", str(case["first"]), str(case["second"]), "--clicks", str(case["clicks"])]
     address, log = serve(case["coco"], name, *options)
     assert "first: 9 detections; 1 other category, 1 localisation, 1 duplicate, 3 background, 2 missed (3 images" in log
-    page = browser.new_page()
     views = {view: images for view, (_, images, _) in VIEW_COUNTS.items() if images} | {"first: mistakes": 10}
     colours = {}
     for view, images in ({"": 3} | views).items():
-        page.goto(f"{address}?view={view.replace(': ', '-').replace(' ', '-')}" if view else address, timeout=120_000)
-        page.wait_for_function(
-            "n => document.querySelector('[data-cy=entry-counts]')?.innerText.startsWith(n)", arg=str(images), timeout=120_000
-        )
+        page = app_images(address, view, images)
         if view in ("", "first: missed very tiny", "first: duplicates"):
-            colours[view] = image_colours(page, images, tmp_path)
+            for k in range(images):
+                page.locator("[data-cy=looker]").nth(k).screenshot(path=tmp_path / f"{k}.png", timeout=60_000)
+            wanted = ERROR_COLOURS | CLICK_COLOURS
+            colours[view] = [colour_pixels(tmp_path / f"{k}.png", wanted, near=45) for k in range(images)]
     # boxes are lines one pixel wide; grey and black are also in the images
     first, second, third = colours[""]
     drawn = ("found", "true", "missed", "localisation", "other category", "duplicate", "background", "this")

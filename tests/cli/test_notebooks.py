@@ -2,45 +2,32 @@
 
 import base64
 import re
-from pathlib import Path
+import sys
 
 import nbformat
 import papermill
 import pytest
 import yaml
-from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from dealkit.cli.notebooks import (
-    NOTEBOOKS,
-    clean,
-    execute_in_place,
-    first_line,
-    notebook_parameters,
-    notebook_path,
-    read_params,
-    run_hash,
-    run_notebook,
-)
+from dealkit.cli import notebooks
+from dealkit.cli.notebooks import NOTEBOOKS, check_parameters, clean, notebook_parameters, run_hash, run_notebook
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 PARAMS = sorted((NOTEBOOKS / "params").glob("*.yml"))
 PERSONAL = re.compile(r"/(home|root|Users|tmp|work|mnt|content)/|[A-Z]:\\\\|\.\./|https?://(localhost|127\.)")
 
 
-def notebook_of_params(path: Path) -> Path:
-    """The notebook that a parameter file is for: its name starts with the notebook's."""
-    fitting = [p for p in PATHS if path.stem.startswith(p.stem)]
-    assert len(fitting) == 1, f"{path.name}: expected a name that starts with that of a notebook"
-    return fitting[0]
-
-
-def read(path: Path) -> NotebookNode:
+def read(path):
     return nbformat.read(path, as_version=4)
 
 
-def outputs_of(notebook: NotebookNode) -> list[NotebookNode]:
-    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+def code_of(path):
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def outputs_of(path):
+    return [output for cell in code_of(path) for output in cell.outputs]
 
 
 def each_notebook(function):
@@ -53,17 +40,10 @@ def test_there_are_notebooks_with_two_digits():
 
 
 @each_notebook
-def test_a_notebook_has_one_parameters_cell_of_plain_literals(path):
-    notebook = read(path)
-    nbformat.validate(notebook)
-    assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1
-    assert notebook_parameters(notebook, path.name)
-
-
-@each_notebook
-def test_papermill_sees_the_same_parameters(path):
-    ours = notebook_parameters(read(path))
-    assert list(papermill.inspect_notebook(str(path))) == list(ours)
+def test_a_notebook_has_one_parameters_cell_that_papermill_sees_the_same(path):
+    nbformat.validate(read(path))
+    ours = notebook_parameters(read(path), path.name)
+    assert ours and list(papermill.inspect_notebook(str(path))) == list(ours)
 
 
 @each_notebook
@@ -74,27 +54,25 @@ def test_a_notebook_starts_with_its_question_and_what_it_reads_and_writes(path):
 
 
 @each_notebook
-def test_cells_are_few_and_short(path):
-    cells = read(path).cells
-    assert 15 <= len(cells) <= 40
-    longest = max((c for c in cells if c.cell_type == "code"), key=lambda c: len(c.source.splitlines()))
-    assert len(longest.source.splitlines()) <= 26, f"{first_line(longest.source)}: what is long belongs into dealkit"
-    code = "\n".join(c.source for c in cells if c.cell_type == "code")
-    assert not re.search(r"^class ", code, re.M) and len(re.findall(r"^def ", code, re.M)) <= 1
+def test_cells_are_few_and_short_and_define_nothing(path):
+    assert 15 <= len(read(path).cells) <= 40
+    for cell in code_of(path):
+        assert len(cell.source.splitlines()) <= 26, f"{cell.source[:60]}: what is long belongs into dealkit"
+        assert not re.search(r"^\s*(def|class) ", cell.source, re.M), f"{cell.source[:60]}: belongs into dealkit"
 
 
 @each_notebook
 def test_a_notebook_keeps_the_outputs_of_one_run_from_top_to_bottom(path):
-    code = [cell for cell in read(path).cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "python -m dealkit.cli.notebooks runs it"
+    code = code_of(path)
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "make notebooks runs it"
     assert sum(bool(cell.outputs) for cell in code) >= 5
-    assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
+    assert not any(output.output_type == "error" for output in outputs_of(path))
 
 
 @each_notebook
 def test_outputs_are_small_and_without_progress_bars_or_widgets(path):
-    assert path.stat().st_size < 500_000
-    for output in outputs_of(read(path)):
+    assert path.stat().st_size < 350_000
+    for output in outputs_of(path):
         assert output.get("name") != "stderr"
         for kind, value in output.get("data", {}).items():
             assert "widget" not in kind
@@ -103,49 +81,39 @@ def test_outputs_are_small_and_without_progress_bars_or_widgets(path):
 
 
 @each_notebook
-def test_a_notebook_holds_no_path_of_a_machine(path):
+def test_a_notebook_says_nothing_about_a_machine(path):
     notebook = read(path)
     texts = [cell.source for cell in notebook.cells]
-    for output in outputs_of(notebook):
+    for output in outputs_of(path):
         texts += [output.get("text", ""), *(str(v) for k, v in output.get("data", {}).items() if not k.startswith("image/"))]
-    found = [match.group() for text in texts if (match := PERSONAL.search(text))]
-    assert not found
-
-
-@each_notebook
-def test_metadata_says_nothing_about_the_machine(path):
-    notebook = read(path)
-    assert notebook.metadata.kernelspec.name == "python3"
-    assert "version" not in notebook.metadata.language_info
+    assert not [match.group() for text in texts if (match := PERSONAL.search(text))]
+    assert notebook.metadata.kernelspec.name == "python3" and "version" not in notebook.metadata.language_info
     assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
 
 
 @each_notebook
 def test_a_notebook_asserts_what_it_claims(path):
-    code = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "code")
-    assert len(re.findall(r"^\s*assert ", code, re.M)) >= 3
+    assert len(re.findall(r"^\s*assert ", "\n".join(cell.source for cell in code_of(path)), re.M)) >= 3
     assert read(path).cells[-1].cell_type == "code", "the last cell checks"
 
 
 @pytest.mark.parametrize("path", PARAMS, ids=[p.stem for p in PARAMS])
-def test_parameter_files_fit_their_notebook(path):
-    notebook = notebook_of_params(path)
-    values = read_params(path, notebook_parameters(read(notebook)), notebook.stem)
+def test_parameter_files_fit_the_notebook_that_their_name_starts_with(path):
+    (notebook,) = (p for p in PATHS if path.stem.startswith(p.stem))
+    values = check_parameters(notebook_parameters(read(notebook)), path)
     assert values and not PERSONAL.search(path.read_text())
     assert values == yaml.safe_load(path.read_text())
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """A folder with one small notebook that writes a line to a file whenever it runs, and fails while a file `fail` exists."""
     lines = [
-        "import sys",
         "from pathlib import Path",
         "folder = Path(where)",
         "with open(folder / 'ran', 'a') as file:",
         "    file.write(f'{steps} {rate}\\n')",
         "print('steps', steps)",
-        "print('12%|#2 |', file=sys.stderr)",
     ]
     cells = [
         new_markdown_cell("# 09 Small"),
@@ -157,33 +125,49 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def ran(folder: Path) -> list[str]:
+def run(folder, *args, **options):
+    return run_notebook("09_small", *args, folder=folder, out=folder / "runs", **options)
+
+
+def ran(folder):
     path = folder / "ran"
     return path.read_text().splitlines() if path.exists() else []
 
 
-def params(folder: Path, text: str) -> Path:
+def params(folder, text):
     path = folder / "real.yml"
     path.write_text(text)
     return path
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "param", "message"),
     [
-        ("stepz: 5", r"real\.yml: 09_small has no parameter 'stepz'; it has steps, rate, where"),
-        ("steps: many", r"real\.yml: steps: expected int like 3, got 'many'"),
-        ("steps: true", r"real\.yml: steps: expected int like 3, got True"),
-        ("steps: 2.5", r"real\.yml: steps: expected int like 3, got 2\.5"),
-        ("rate: 1e-3", r"real\.yml: rate: expected float like 0\.5, got '1e-3'; YAML reads 1e-3 as text, write 1\.0e-3"),
-        ("- steps", r"real\.yml: expected `name: value` lines, got list"),
-        ("steps: [1", r"real\.yml: not YAML"),
+        ("stepz: 5", (), r"real\.yml: the notebook has no parameter 'stepz'; it has steps, rate, where"),
+        ("steps: many", (), r"real\.yml: steps: expected int like 3, got 'many'"),
+        ("steps: true", (), r"real\.yml: steps: expected int like 3, got True"),
+        ("steps: 2.5", (), r"real\.yml: steps: expected int like 3, got 2\.5"),
+        ("rate: high", (), r"real\.yml: rate: expected float like 0\.5, got 'high'"),
+        ("- steps", (), r"real\.yml: expected `name: value` lines, got list"),
+        ("steps: [1", (), r"real\.yml: not a YAML file"),
+        (None, (), r"real\.yml: not a YAML file: .*No such file"),
+        ("", (("stepz", "5"),), r"the notebook has no parameter 'stepz'"),
+        ("", (("steps", "2.5"),), r"steps: expected int like 3, got 2\.5"),
     ],
 )
-def test_bad_parameters_are_refused_before_anything_runs(folder, text, message):
+def test_bad_parameters_are_refused_before_anything_runs(folder, text, param, message):
+    file = folder / "real.yml" if text is None else params(folder, text)
     with pytest.raises(ValueError, match=message):
-        run_notebook("09_small", params(folder, text), folder=folder, out=folder / "runs")
+        run(folder, file, param)
     assert not ran(folder) and not (folder / "runs").exists()
+
+
+def test_single_parameters_win_over_those_of_a_file_and_have_the_type_of_their_default(folder):
+    known = {"steps": 3, "rate": 0.5, "name": "a", "shots": [1], "full": False, "seed": None}
+    given = [("rate", "1e-3"), ("name", "12"), ("shots", "[1, 5]"), ("full", "true"), ("seed", "4"), ("steps", "7")]
+    made = check_parameters(known, params(folder, "steps: 5\nrate: 2"), given)
+    assert made == {"steps": 7, "rate": 0.001, "name": "12", "shots": [1, 5], "full": True, "seed": 4}
+    assert check_parameters(known, params(folder, "# nothing yet\n")) == {}
 
 
 def test_an_unknown_notebook_is_named_beside_the_known_ones(folder):
@@ -191,35 +175,30 @@ def test_an_unknown_notebook_is_named_beside_the_known_ones(folder):
         run_notebook("10_large", folder=folder, out=folder / "runs")
 
 
-def test_a_missing_parameter_file_is_named(folder):
-    with pytest.raises(ValueError, match=r"none\.yml: no such file"):
-        run_notebook("09_small", folder / "none.yml", folder=folder, out=folder / "runs")
-
-
 def test_a_finished_run_is_skipped_unless_forced(folder, capsys):
     file = params(folder, "steps: 7\nrate: 2")
-    done = run_notebook("09_small", file, folder=folder, out=folder / "runs")
+    done = run(folder, file)
     assert done.parent == folder / "runs" / "09_small" and re.fullmatch(r"real-[0-9a-f]{10}\.ipynb", done.name)
-    assert ran(folder) == ["7 2"]
-    assert any("steps 7" in output.get("text", "") for output in outputs_of(read(done)))
+    assert ran(folder) == ["7 2.0"]
+    assert any("steps 7" in output.get("text", "") for output in outputs_of(done))
     capsys.readouterr()
-    assert run_notebook("09_small", file, folder=folder, out=folder / "runs") == done
-    assert "this run is finished" in capsys.readouterr().out and ran(folder) == ["7 2"]
-    assert run_notebook("09_small.ipynb", file, force=True, folder=folder, out=folder / "runs") == done
-    assert ran(folder) == ["7 2", "7 2"]
+    assert run(folder, file) == done
+    assert "this run is finished" in capsys.readouterr().out and ran(folder) == ["7 2.0"]
+    assert run(folder, file, force=True) == done
+    assert ran(folder) == ["7 2.0", "7 2.0"]
 
 
 def test_a_failed_run_names_its_cell_and_is_run_again(folder):
     (folder / "fail").touch()
     with pytest.raises(
-        ValueError, match=r"cell In \[\d+\] \(# the last\): AssertionError: told to fail; the partial copy is"
+        ValueError, match=r"cell In \[\d+\] \(# the last.*AssertionError: told to fail; the partial copy"
     ) as caught:
-        run_notebook("09_small", folder=folder, out=folder / "runs")
+        run(folder)
     (part,) = (folder / "runs" / "09_small").iterdir()
     assert part.name.startswith("default-") and part.name.endswith(".part.ipynb") and part.name in str(caught.value)
-    assert any("steps 3" in output.get("text", "") for output in outputs_of(read(part)))
+    assert any("steps 3" in output.get("text", "") for output in outputs_of(part))
     (folder / "fail").unlink()
-    done = run_notebook("09_small", folder=folder, out=folder / "runs")
+    done = run(folder)
     assert ran(folder) == ["3 0.5", "3 0.5"]
     assert list((folder / "runs" / "09_small").iterdir()) == [done]
 
@@ -235,33 +214,19 @@ def test_a_run_is_known_by_its_code_and_its_parameters():
     assert run_hash(notebook, {"size": 2, "steps": 1}) != name
 
 
-def test_running_in_place_keeps_outputs_and_counts_and_nothing_of_the_machine(folder, capsys):
-    path = execute_in_place("09_small", folder=folder)
-    notebook = read(path)
-    assert [c.execution_count for c in notebook.cells if c.cell_type == "code"] == [1, 2, 3]
-    (output,) = outputs_of(notebook)
-    assert (output.name, output.text) == ("stdout", "steps 3\n")
-    assert notebook.cells[1].metadata == {"tags": ["parameters"]} and notebook.cells[2].metadata == {}
-    assert "version" not in notebook.metadata.language_info
-    assert "12%" in capsys.readouterr().err
-    assert path.read_text() == execute_in_place("09_small", folder=folder).read_text()
-
-
-def test_a_failure_in_place_leaves_the_file_as_it_was(folder):
-    before = (folder / "09_small.ipynb").read_text()
-    (folder / "fail").touch()
-    with pytest.raises(ValueError, match=r"cell In \[3\] \(# the last\): AssertionError: told to fail; the file is unchanged"):
-        execute_in_place("09_small", folder=folder)
-    assert (folder / "09_small.ipynb").read_text() == before
-
-
-def test_widgets_and_warnings_do_not_stay():
-    widget = nbformat.v4.new_output("display_data", data={"application/vnd.jupyter.widget-view+json": {}, "text/plain": "bar"})
-    kept = nbformat.v4.new_output("display_data", data={"text/plain": "42"})
-    warning = nbformat.v4.new_output("stream", name="stderr", text="careful\n")
-    notebook = new_notebook(cells=[new_code_cell("x", outputs=[widget, kept, warning], metadata={"execution": {"a": "1"}})])
-    assert clean(notebook) == ["careful"]
-    assert notebook.cells[0].outputs == [kept] and notebook.cells[0].metadata == {}
+def test_cleaning_keeps_outputs_and_counts_and_nothing_of_the_machine(tmp_path, monkeypatch, capsys):
+    widget = new_output("display_data", data={"application/vnd.jupyter.widget-view+json": {}, "text/plain": "bar"})
+    kept, warning = new_output("stream", text="42\n"), new_output("stream", name="stderr", text="careful\n")
+    metadata = {"execution": {"a": "1"}, "tags": ["parameters"]}
+    cell = new_code_cell("x", outputs=[widget, kept, warning], metadata=metadata, execution_count=1)
+    path = tmp_path / "09_small.ipynb"
+    nbformat.write(new_notebook(cells=[new_markdown_cell("a"), cell], metadata={"widgets": {}}), path)
+    monkeypatch.setattr(sys, "argv", ["notebooks", str(path)])
+    notebooks.main()
+    (made,) = code_of(path)
+    assert (made.outputs, made.metadata, made.execution_count) == ([kept], {"tags": ["parameters"]}, 1)
+    assert read(path).metadata == notebooks.METADATA and "careful" in capsys.readouterr().err
+    assert clean(read(path)) == [], "a second time there is nothing to do"
 
 
 @pytest.mark.parametrize(
@@ -273,28 +238,9 @@ def test_a_parameters_cell_with_more_than_literals_is_refused(source):
         notebook_parameters(new_notebook(cells=[cell]), "small")
 
 
-def test_literals_of_every_kind_are_read():
-    source = 'a = -1\nb = "x = 1"\nc = []\nd = {"k": 0.5}\ne = None\nf = True'
-    cell = new_code_cell(source, metadata={"tags": ["parameters"]})
-    assert notebook_parameters(new_notebook(cells=[cell])) == {
-        "a": -1,
-        "b": "x = 1",
-        "c": [],
-        "d": {"k": 0.5},
-        "e": None,
-        "f": True,
-    }
-
-
-def test_two_parameters_cells_are_refused():
-    cells = [new_code_cell("a = 1", metadata={"tags": ["parameters"]}) for _ in range(2)]
+def test_literals_of_every_kind_are_read_from_one_cell():
+    cell = new_code_cell('a = -1\nb = "x = 1"\nc = []\nd = {"k": 0.5}\ne = None', metadata={"tags": ["parameters"]})
+    made = notebook_parameters(new_notebook(cells=[cell]))
+    assert made == {"a": -1, "b": "x = 1", "c": [], "d": {"k": 0.5}, "e": None}
     with pytest.raises(ValueError, match="expected one cell tagged `parameters`, got 2"):
-        notebook_parameters(new_notebook(cells=cells))
-
-
-def test_a_notebook_is_found_with_and_without_its_ending(folder):
-    assert notebook_path("09_small", folder) == notebook_path("09_small.ipynb", folder) == folder / "09_small.ipynb"
-
-
-def test_an_empty_parameter_file_changes_nothing(folder):
-    assert read_params(params(folder, "# nothing yet\n"), {"steps": 3}, "09_small") == {}
+        notebook_parameters(new_notebook(cells=[cell, new_code_cell("a = 1", metadata={"tags": ["parameters"]})]))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from dealkit.boxes import SIZE_BINS
+from dealkit.data.coco import NOT_STATED
 from dealkit.data.measures import SUSPICIOUS, box_sizes, local_density, near_duplicates, ring_contrast, suspicious_boxes
-from dealkit.data.objects import UNKNOWN, image_folder, load_domains, read_pixels, read_table, summary
+from dealkit.data.objects import image_folder, load_domains, read_pixels, read_table, summary
 from dealkit.data.scenes.scene import EVAL_SEED, make_scene, scene_factors, write_coco
 from dealkit.files import PROJECT_ROOT
 
@@ -99,7 +100,7 @@ def test_a_table_holds_every_object_once(make_coco):
     a, b = make_coco("a", OBJECTS), make_coco("b", OBJECTS[2:])
     table = read_table([a, b], {"a": "daily-life scenarios"})
     assert table.images["source"].tolist() == ["a", "a", "a", "b"]
-    assert table.images["domain"].tolist() == ["daily-life scenarios"] * 3 + [UNKNOWN]
+    assert table.images["domain"].tolist() == ["daily-life scenarios"] * 3 + [NOT_STATED]
     assert table.objects["image"].tolist() == [0, 0, 0, 2, 3]
     assert table.objects["category"].tolist() == ["bolt", "bolt", "nut", "nut", "nut"]
     assert table.objects["size_bin"].tolist() == ["vt", "vt", "s", "t", "t"]
@@ -162,7 +163,7 @@ def test_the_committed_domains_can_be_read():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("[", "not JSON"), ("[1]", "file: expected an object"), ('{"a": 1}', "a: expected")]
+    ("text", "message"), [("[", "not a JSON file"), ("[1]", "file: expected an object"), ('{"a": 1}', "a: expected")]
 )
 def test_a_bad_table_of_domains_is_named(tmp_path, text, message):
     (tmp_path / "d.json").write_text(text)

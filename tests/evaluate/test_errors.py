@@ -1,18 +1,28 @@
 import json
-from pathlib import Path
 
+import hotcoco
 import numpy as np
 import pytest
 from coco_cases import click, found, random_case, truth
 
 from dealkit.clicks import make_clicks
+from dealkit.config import DEFAULT_CHECKPOINT
 from dealkit.data.coco import CocoFolder
 from dealkit.evaluate.coco import dense_case, evaluate
-from dealkit.evaluate.errors import DETECTION_TYPES, ERROR_TYPES, OBJECT_STATES, confusion_matrix, find_errors
-from dealkit.evaluate.oracle import average_precision, errors_json, errors_text, oracle_gains
+from dealkit.evaluate.errors import (
+    DETECTION_TYPES,
+    ERROR_TYPES,
+    OBJECT_STATES,
+    average_precision,
+    confusion_matrix,
+    errors_json,
+    errors_text,
+    find_errors,
+    oracle_gains,
+)
 from dealkit.files import read_json
 from dealkit.model.checkpoint import load_model
-from dealkit.predict.predictor import DEFAULT_CHECKPOINT, predict_coco
+from dealkit.predict.predictor import predict_coco
 
 BOX = [100.0, 100.0, 10.0, 10.0]
 HALF = [100.0, 100.0, 10.0, 4.0]  # inside BOX: IoU 0.4
@@ -195,14 +205,10 @@ def test_found_and_ap_are_those_of_the_evaluation(seed):
     assert set(errors.detections["type"]) <= set(DETECTION_TYPES)
 
 
-def assert_as_hotcoco(coco: dict, rows: list[dict], thresholds: tuple[float, float], folder: Path) -> dict[str, int]:
+def assert_as_hotcoco(coco: dict, rows: list[dict], thresholds: tuple[float, float]) -> dict[str, int]:
     """Kinds of mistakes and oracle gains equal those of hotcoco; returns the kinds."""
-    hotcoco = pytest.importorskip("hotcoco")
-    files = folder / "truth.json", folder / "found.json"
-    files[0].write_text(json.dumps(coco))
-    files[1].write_text(json.dumps(rows))
-    reference = hotcoco.COCO(str(files[0]))
-    run = hotcoco.COCOeval(reference, reference.load_res(str(files[1])), "bbox")
+    reference = hotcoco.COCO(coco)
+    run = hotcoco.COCOeval(reference, reference.load_res(rows), "bbox")
     run.params.max_dets = [1500]
     run.params.iou_thrs = [thresholds[0]]
     run.evaluate()
@@ -218,20 +224,19 @@ def assert_as_hotcoco(coco: dict, rows: list[dict], thresholds: tuple[float, flo
 
 
 @pytest.mark.parametrize(("seed", "thresholds"), [(0, (0.5, 0.1)), (1, (0.5, 0.1)), (2, (0.25, 0.05)), (3, (0.75, 0.3))])
-def test_kinds_and_gains_are_those_of_hotcoco(seed, thresholds, tmp_path):
+def test_kinds_and_gains_are_those_of_hotcoco(seed, thresholds):
     coco, rows = noisy_case(seed)
-    images = [image | {"width": 300, "height": 300} for image in coco["images"]]
     anns = [a | {"area": a["bbox"][2] * a["bbox"][3], "iscrowd": 0, "id": a["id"] + 1} for a in coco["annotations"]]
-    assert min(assert_as_hotcoco(coco | {"images": images, "annotations": anns}, rows, thresholds, tmp_path).values()) > 0
+    assert min(assert_as_hotcoco(coco | {"annotations": anns}, rows, thresholds).values()) > 0
 
 
 @pytest.mark.parametrize("source", ["hemocytometer", "pcb_joints"])
-def test_kinds_and_gains_of_a_real_run_are_those_of_hotcoco(source, real_data, tmp_path):
+def test_kinds_and_gains_of_a_real_run_are_those_of_hotcoco(source, real_data):
     file = real_data / "realsmall" / source / "val.json"
     coco = read_json(file)
     clicks = make_clicks(coco, setting="1/category", seed=0)
     rows = predict_coco(load_model(DEFAULT_CHECKPOINT), CocoFolder(file, file.parent / "images"), [clicks])[0]
-    counts = assert_as_hotcoco(coco, rows, (0.5, 0.1), tmp_path)
+    counts = assert_as_hotcoco(coco, rows, (0.5, 0.1))
     assert counts["other category"] and counts["background"]
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dealkit.config import BACKBONES, MODELS, LossConfig, ModelConfig
+from dealkit.config import BACKBONES, DEFAULT_CHECKPOINT, MODELS, LossConfig, ModelConfig
 from dealkit.files import PROJECT_ROOT
 from dealkit.model.checkpoint import load_model, save_model
 from dealkit.model.deal import build_model, decode_in_groups
@@ -13,7 +13,6 @@ from dealkit.model.decoder import BoxReader, DecoderLayer, DeformableAttention, 
 from dealkit.model.encoder import STRIDES, Backbone, ContextLayer, RotaryAttention, cell_centres, nano_stages, rotate
 from dealkit.model.loss import Target, criterion
 from dealkit.model.queries import allocate_queries, local_peaks, of_image, sample_map
-from dealkit.predict.predictor import DEFAULT_CHECKPOINT
 from dealkit.prompts import stack_prompts
 from dealkit.report.publish import LARGEST_SHIFT, SHAPES, box_shift
 

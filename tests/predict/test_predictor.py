@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import bfloat16, noise
+from conftest import bfloat16, noise, same
 from PIL import Image
 
 from dealkit.clicks import make_clicks
@@ -21,13 +21,6 @@ from dealkit.predict.predictor import Predictor, as_image, encode_images, for_in
 from dealkit.prompts import stack_prompts
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
-
-
-def same(a, b, tolerance=0.05):
-    """Two sets of detections hold the same boxes and scores, in whatever order nearly equal scores are."""
-    assert len(a.boxes) == len(b.boxes) > 0
-    torch.testing.assert_close(a.scores.sort().values, b.scores.sort().values, rtol=1e-3, atol=1e-4)
-    assert (torch.cdist(a.boxes, b.boxes, compute_mode="donot_use_mm_for_euclid_dist").amin(1) < tolerance).all()
 
 
 # Predictor

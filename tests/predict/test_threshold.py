@@ -4,10 +4,13 @@ import math
 
 import pytest
 import torch
+from conftest import noise
 
+from dealkit.boxes import to_xyxy
 from dealkit.predict.detections import Detections
-from dealkit.predict.predictor import Predictor
+from dealkit.predict.predictor import Predictor, detect, to_detections
 from dealkit.predict.threshold import HIGHEST, LOWEST, adaptive_threshold, check_threshold, otsu_cut
+from dealkit.prompts import stack_prompts
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
@@ -90,19 +93,14 @@ def test_detections_without_a_count_have_no_cut_of_their_own():
 
 @pytest.mark.parametrize("points", [[[20, 30]], [[5, 5], [60, 40]]])
 def test_an_adaptive_predictor_cuts_what_one_without_threshold_returns(tiny_model, points):
-    image = torch.randint(0, 256, (3, 70, 90), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     every, adaptive = (Predictor(tiny_model, threshold=t) for t in (0.001, "adaptive"))
-    every.set_image(image), adaptive.set_image(image)
+    every.set_image(noise(70, 90)), adaptive.set_image(noise(70, 90))
     found, shown = every.predict(points), adaptive.predict(points)
     assert 1 <= int(found.clicked.sum()) <= len(points) and torch.equal(shown.boxes, found.adaptive().boxes)
     assert shown.clicked.sum() == found.clicked.sum() and len(shown) <= len(found)
 
 
 def test_the_clicked_detection_is_the_one_at_the_clicks_own_query(tiny_model):
-    from dealkit.boxes import to_xyxy
-    from dealkit.predict.predictor import detect, to_detections
-    from dealkit.prompts import stack_prompts
-
     predictor = Predictor(tiny_model, threshold=0.0)
     predictor.set_image(torch.zeros(3, 64, 64, dtype=torch.uint8))
     prompts = stack_prompts([(torch.tensor([[20.0, 30.0]]), torch.tensor([1]))], [0])

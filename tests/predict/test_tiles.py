@@ -2,25 +2,19 @@
 
 import pytest
 import torch
-from conftest import noise
+from conftest import noise, same
 
 from dealkit.cli.model import predict
 from dealkit.clicks import make_clicks
 from dealkit.data.coco import CocoFolder
 from dealkit.data.scenes.scene import EVAL_SEED, make_scene
 from dealkit.data.tiles import tile_windows
-from dealkit.files import PROJECT_ROOT, read_json
+from dealkit.files import read_json
 from dealkit.model.checkpoint import save_model
 from dealkit.predict.predictor import Predictor, predict_prompts
 from dealkit.predict.tiles import cores, merge_boxes, predict_coco_tiled, predict_large
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
-
-
-def same(a, b):
-    assert len(a) == len(b) > 0
-    torch.testing.assert_close(a.scores, b.scores, rtol=1e-3, atol=1e-4)
-    assert (torch.cdist(a.boxes, b.boxes, compute_mode="donot_use_mm_for_euclid_dist").amin(1) < 0.05).all()
 
 
 def test_one_tile_gives_the_untiled_answer(predictor):
@@ -83,7 +77,7 @@ def test_duplicates_of_two_tiles_become_the_stronger_and_nothing_is_merged_of_no
 
 @pytest.fixture
 def trained(float32_cpu):
-    return Predictor(PROJECT_ROOT / "data" / "checkpoints" / "nano.safetensors", device="cpu")
+    return Predictor(device="cpu")
 
 
 def test_an_object_on_a_seam_is_found_once_and_a_click_reaches_every_tile(trained):

@@ -1,36 +1,20 @@
-"""Averages and tables by hand; benchmark and calibration on a tiny model and data set; the pages' tables and commands."""
+"""`dealkit.report`: what is published, and the tables and commands of the pages."""
 
-import itertools
 import re
 import shlex
-import subprocess
-import sys
 
-import numpy as np
 import pytest
 import torch
 
+from dealkit.__main__ import GROUPS, main
 from dealkit.clicks import clicks_hash, load_clicks
-from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD
-from dealkit.data.photos import photo
-from dealkit.evaluate.benchmark import benchmark, click_every_object, mean_row, recall_precision, spread_row
-from dealkit.evaluate.thresholds import (
-    JudgedPrompt,
-    best_cuts,
-    calibrate,
-    compare_thresholds,
-    f1_curve,
-    judge_prompt,
-    shown_f1,
-    without_duplicates,
-)
+from dealkit.config import DEFAULT_CHECKPOINT, DEFAULT_NMS, DEFAULT_THRESHOLD
 from dealkit.files import PROJECT_ROOT, read_json
 from dealkit.model.checkpoint import load_model, save_model
-from dealkit.predict.detections import Detections
-from dealkit.predict.predictor import DEFAULT_CHECKPOINT, Predictor
 from dealkit.report.publish import publish
 from dealkit.report.tables import (
     PAGES,
+    SCORES,
     TABLES,
     model_table,
     settings_table,
@@ -45,141 +29,14 @@ from dealkit.studies.speed import bench_data, milliseconds
 RESULTS = PROJECT_ROOT / "data" / "results"
 
 
-def row(bbox, score=None, image=1, category=1):
-    return {"image_id": image, "category_id": category, "bbox": bbox} | ({} if score is None else {"score": score})
-
-
-def test_a_mean_leaves_out_what_has_nothing_to_score():
-    assert mean_row([{"a": 1.0, "b": None}, {"a": 0.0, "b": 0.4}]) == {"a": 0.5, "b": 0.4}
-    assert mean_row([{"b": None}]) == {"b": None}
-
-
-def test_the_spread_of_one_seed_is_unknown():
-    assert spread_row([{"a": 0.3}]) == {"a": None}
-    assert spread_row([{"a": 0.1}, {"a": 0.3}])["a"] == pytest.approx(0.02**0.5)  # deviations of 0.1: sqrt((0.01 + 0.01) / 1)
-
-
-def test_a_second_box_on_one_object_is_a_false_one():
-    found = Detections(boxes=torch.tensor([[0.0, 0, 10, 10], [0.0, 0, 10, 9]]), scores=torch.tensor([0.9, 0.8]))
-    assert recall_precision(found, torch.tensor([[0.0, 0, 10, 10], [50.0, 50, 60, 60]])) == (0.5, 0.5)
-
-
-def test_recall_and_precision_of_nothing_are_zero():
-    nothing = Detections(boxes=torch.zeros(0, 4), scores=torch.zeros(0))
-    assert recall_precision(nothing, torch.tensor([[0.0, 0, 1, 1]])) == (0.0, 0.0)
-    one = Detections(boxes=torch.tensor([[0.0, 0, 1, 1]]), scores=torch.ones(1))
-    assert recall_precision(one, torch.zeros(0, 4)) == (0.0, 0.0)
-
-
-def test_f1_falls_with_false_detections_and_with_missed_objects():
-    truth = [row([0, 0, 10, 10]), row([20, 0, 10, 10]), row([0, 0, 10, 10], image=2)]
-    found = [row([0, 0, 10, 10], 0.9), row([0, 0, 10, 10], 0.8), row([20, 0, 10, 10], 0.3), row([5, 5, 4, 4], 0.2, image=3)]
-    # from 0.1: 2 right of 4 found, 3 wanted: 4 / 7; from 0.5: 1 of 2: 2 / 5; from 0.95: none of 0: 0
-    assert f1_curve(truth, found, (0.1, 0.5, 0.95)) == pytest.approx([4 / 7, 2 / 5, 0.0])
-    assert f1_curve(truth, [], (0.5,)) == [0.0]
-
-
-def test_duplicates_go_within_a_category_only():
-    found = [row([0, 0, 10, 10], 0.5), row([0, 0, 10, 9], 0.9), row([0, 0, 10, 10], 0.4, category=2)]
-    assert [r["score"] for r in without_duplicates(found, 0.7)] == [0.9, 0.4]
-    assert len(without_duplicates(found, 1.0)) == 3
-    assert without_duplicates([], 0.7) == []
-
-
-@pytest.fixture
-def source(make_coco, tiny_model, tmp_path):
-    """The annotation file of a tiny source with two images, and a checkpoint."""
-    file = make_coco("source", [[(5, (10, 10, 12, 8), 0), (5, (40, 30, 12, 8), 0)], [(9, (20, 20, 6, 6), 0)]])
-    save_model(tiny_model, tmp_path / "tiny.safetensors")
-    return file, tmp_path / "tiny.safetensors"
-
-
-def test_the_benchmark_writes_every_seed_and_does_not_repeat_a_source(source, tmp_path, capsys):
-    file, checkpoint = source
-    kinds = ["centre", "jitter"]
-    out, folder = tmp_path / "out.json", tmp_path / "clicks"
-    results = benchmark(checkpoint, [file], out, kinds=kinds, seeds=2, clicks_folder=folder)
-    runs = results["sources"]["source"]["runs"]
-    assert list(runs) == ["1/category centre", "1/category jitter"]
-    assert [r["seed"] for r in runs["1/category centre"]] == [0, 1]
-    for name, rows in runs.items():
-        for seed, entry in enumerate(rows):
-            written = folder / f"source-1-per-category-{name.split()[1]}-{seed}.json"
-            assert clicks_hash(load_clicks(written, file)) == entry["clicks"]
-    first = read_json(out)
-    assert first["made_by"]["python"]
-    again = benchmark(checkpoint, [file], out, kinds=kinds, seeds=2)
-    assert again["sources"] == first["sources"]  # with its seconds: nothing was run again
-
-
-def test_tables_show_per_cent_with_their_spread(source, tmp_path):
-    file, checkpoint = source
-    results = benchmark(checkpoint, [file], tmp_path / "out.json", seeds=2)
-    results["mean"]["1/category centre"]["ap50"], results["spread"]["1/category centre"]["ap50"] = 0.5, 0.0123
-    assert "**50.0** ± 1.2" in source_table(results)
-    assert settings_table(results).splitlines()[2].startswith("| 1/category centre |")
-
-
-def test_calibration_names_one_of_its_thresholds_as_the_best(source, tmp_path):
-    file, checkpoint = source
-    results = calibrate(checkpoint, [file], tmp_path / "threshold.json", images=1)
-    assert results["best"]["threshold"] in results["thresholds"]
-    table = results["duplicate_iou"][str(results["best"]["duplicate_iou"])]
-    assert max(table["f1"]) == max(max(t["f1"]) for t in results["duplicate_iou"].values())
-
-
-def test_detections_are_judged_strongest_first_and_ignored_regions_do_not_count():
-    found = Detections(
-        boxes=torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30], [52, 52, 56, 56], [70, 70, 80, 80]]),
-        scores=torch.tensor([0.9, 0.8, 0.7, 0.6, 0.1]),
-        clicked=torch.tensor([False, False, False, False, True]),
-        count=3.0,
-    )
-    rows = [{"bbox": [0, 0, 10, 10]}, {"bbox": [20, 20, 10, 10], "iscrowd": 0}, {"bbox": [50, 50, 8, 8], "iscrowd": 1}]
-    judged = judge_prompt(found, rows)
-    assert judged.right.tolist() == [True, False, True, False] and judged.objects == 2 and judged.density == 3.0
-    assert judged.scores.tolist() == pytest.approx([0.9, 0.8, 0.7, 0.1])  # the fourth is centred in the ignored region
-    # Otsu splits 0.9 0.8 0.7 0.6 from 0.1; 0.9 x 0.35 x (3.1 / 3)^0.3 = 0.318; the last was clicked
-    assert judged.adaptive.all()
-    (best,) = best_cuts([judged])
-    assert best.tolist() == [True, True, True, False]  # F1 2/3, 2/4, 4/5, 4/6
-    assert shown_f1([judged], [best]) == pytest.approx(4 / 5)
-    assert shown_f1([judged, judged], [best, judged.scores > 1]) == pytest.approx(2 * 2 / (3 + 0 + 4))
-
-
-def test_the_best_cuts_are_the_best_of_all_cuts_of_every_prompt():
-    rng = np.random.default_rng(0)
-    for _ in range(30):
-        prompts = []
-        for n in rng.integers(0, 5, 3).tolist():
-            right = rng.random(n) < 0.4
-            of_prompt = {
-                "scores": -np.sort(-rng.random(n)),
-                "adaptive": right,
-                "objects": int(right.sum()) + int(rng.integers(0, 3)),
-            }
-            prompts.append(JudgedPrompt(right=right, density=0.0, **of_prompt))
-        every = [[np.arange(len(p.scores)) < k for k in range(len(p.scores) + 1)] for p in prompts]
-        highest = max(shown_f1(prompts, cuts) for cuts in itertools.product(*every))
-        assert shown_f1(prompts, best_cuts(prompts)) == pytest.approx(highest)
-    assert best_cuts([]) == []
-
-
-def test_nothing_to_find_and_nothing_shown_is_no_fault():
-    judged = judge_prompt(Detections(boxes=torch.zeros(0, 4), scores=torch.zeros(0), count=0.0), [])
-    assert best_cuts([judged])[0].tolist() == [] and shown_f1([judged], [judged.adaptive]) == shown_f1([], []) == 1.0
-
-
-def test_thresholds_are_compared_source_by_source(source, tmp_path):
-    file, checkpoint = source
-    results = compare_thresholds(checkpoint, [file], tmp_path / "thresholds.json", images=1, fixed=0.05)
-    row = results["sources"]["source"]
-    assert read_json(tmp_path / "thresholds.json")["sources"]["source"] == row and row["prompts"] >= 1
-    f1 = row["f1"]
-    assert f1["best_of_source"] >= f1["fixed"] and f1["oracle"] >= max(f1["fixed"], f1["adaptive"]) - 1e-9
-    assert row["threshold"] == results["best_fixed"]  # of a single source the two are one
-    assert results["mean"]["f1"] == {**f1, "best_fixed": f1["best_of_source"]}
-    assert set(row["count_mae"]) == {"density", "fixed", "adaptive"}
+def test_tables_show_per_cent_with_their_spread():
+    scores = dict.fromkeys((*SCORES, "ap25", "hit_shown"), 0.25)
+    about = {"source": "cells", "images": 3, "objects": 20, "setting": "1/category", "kind": "centre"}
+    rows = [about | scores | {"seed": seed, "ap50": value} for seed, value in ((0, 0.5), (1, 0.6))]
+    made = [[cell.strip() for cell in line.strip("|").split("|")] for line in source_table({"rows": rows}).splitlines()]
+    assert made[2][:5] == ["cells", "3", "20", "55.0", "25.0"]
+    assert made[3][:5] == ["**mean of 1**", "", "", "**55.0** ± 7.1", "**25.0** ± 0.0"]
+    assert settings_table({"rows": rows}).splitlines()[2].split("|")[1].strip() == "1/category centre"
 
 
 def test_publishing_halves_the_weights_and_keeps_configs_and_logs_without_anyones_folders(tiny_model, tmp_path):
@@ -203,14 +60,6 @@ def test_publishing_halves_the_weights_and_keeps_configs_and_logs_without_anyone
         tiny_model.state_dict().values(), load_model(tmp_path / "out.safetensors").state_dict().values(), strict=True
     ):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-
-
-def test_every_object_of_a_photograph_is_clicked_once(tiny_model):
-    sample = photo("coins")
-    results = click_every_object(Predictor(tiny_model), sample)
-    assert results["objects"] == len(results["clicks"]) == 24
-    for entry, box in zip(results["clicks"], sample.boxes.tolist(), strict=True):
-        assert entry["point"] == [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]
 
 
 def test_timing_takes_the_median_of_turns():
@@ -247,10 +96,9 @@ def test_results_belong_to_the_committed_checkpoint_and_click_lists():
     for name in ("realsmall_nano.json", "realsmall_nano_settings.json"):
         assert read_json(RESULTS / name)["request"]["sha256"] == sha, name
     assert read_json(RESULTS / "photos_nano.json")["sha256"] == sha
-    for source, entry in read_json(RESULTS / "realsmall_nano.json")["sources"].items():
-        for run in entry["runs"]["1/category centre"]:
-            clicks = load_clicks(PROJECT_ROOT / "data" / "clicks" / f"{source}-1-per-category-centre-{run['seed']}.json")
-            assert clicks_hash(clicks) == run["clicks"]
+    for row in read_json(RESULTS / "realsmall_nano.json")["rows"]:
+        clicks = load_clicks(PROJECT_ROOT / "data" / "clicks" / f"{row['source']}-1-per-category-centre-{row['seed']}.json")
+        assert clicks_hash(clicks) == row["clicks"]
 
 
 @published
@@ -269,18 +117,20 @@ def page_commands():
                 yield line.split("  #")[0].strip()
 
 
-def test_every_command_of_the_pages_has_options_that_exist():
-    helps = {}
-    commands = list(page_commands())
+def test_every_command_of_the_pages_has_options_and_files_that_exist(capsys):
+    names, helps = {name for group in GROUPS.values() for name in group}, {}
+    commands = [shlex.split(command)[3:] for command in page_commands() if shlex.split(command)[3:]]
     assert len(commands) > 5
-    for command in commands:
-        words = shlex.split(command)[3:]
-        name = tuple(words[:2]) if words[0] == "data" or " ".join(words[:2]) in ("bench index", "bench browse") else (words[0],)
+    for words in commands:
+        name = " ".join(words[:2]) if " ".join(words[:2]) in names else words[0]
         if name not in helps:
-            process = subprocess.run([sys.executable, "-m", "dealkit", *name, "--help"], capture_output=True, text=True)
-            helps[name] = process.stdout
-        for option in (w for w in words if w.startswith("-")):
-            assert re.search(rf"(^|[\s│,|]){re.escape(option)}[\s,│]", helps[name]), f"{option} of: {command}"
+            with pytest.raises(SystemExit):
+                main([*name.split(), "--help"])
+            helps[name] = capsys.readouterr().out
+        for option in (w for w in words if re.match(r"--?[a-z]", w)):
+            assert re.search(rf"(^|[\s│,|]){re.escape(option)}[\s,│]", helps[name]), f"{option} of: {words}"
+        for file in (w for w in words if w.startswith("notebooks/")):
+            assert (PROJECT_ROOT / file).is_file(), f"{file} of: {words}"
 
 
 def test_tables_of_thresholds_and_transfer_show_shares_in_per_cent():
@@ -298,7 +148,7 @@ def test_tables_of_thresholds_and_transfer_show_shares_in_per_cent():
 def test_models_stand_side_by_side_in_per_cent_and_milliseconds():
     scores = dict.fromkeys(("ap50", "ap75", "ap50_ignored", "ap75_ignored", "hit"), 0.5) | {"hit_shown": 0.25}
     nano = {
-        "realsmall": {"mean": {"1/category centre": scores}},
+        "realsmall": {"rows": [{"seed": 0, "source": "cells", **scores}]},
         "training": {
             "parameters": 9_012_830,
             "parts": [{"minutes": 30.2, "steps": 100, "batch_size": 8}, {"minutes": 29.7, "steps": 150, "batch_size": 8}],
@@ -319,6 +169,6 @@ def test_a_table_without_results_stays_as_it_is(tmp_path):
     readme.write_text(text.replace("<!-- table cycles -->", ""))
     with pytest.raises(ValueError, match="expected one marker '<!-- table cycles -->', found 0"):
         update_tables([readme], tmp_path)
-    with pytest.raises(ValueError, match="expected one marker '<!-- table training -->', found 2"):
+    with pytest.raises(ValueError, match="expected one marker '<!-- table headline -->', found 2"):
         (tmp_path / "second.md").write_text(text)
         update_tables([tmp_path / "second.md", readme], tmp_path)

@@ -5,7 +5,7 @@ from dataclasses import asdict, fields
 import pytest
 import yaml
 
-from dealkit.config import Budget
+from dealkit.config import Budget, DataConfig, DetectorConfig, TrainConfig, as_json
 from dealkit.data.regimes import REGIMES
 from dealkit.files import PROJECT_ROOT, read_json
 from dealkit.report.tables import beside_paper, efficiency_table, race_table, template_table
@@ -147,11 +147,24 @@ def test_templates_are_bold_where_they_find_more_than_deal():
     assert cells(template_table(boxes))[1:][1] == ["b", "50.0", "10.0", "–", "–"]
 
 
-@pytest.mark.parametrize("name", ["domains", "realsmall"])
-def test_the_notebooks_sweep_goes_on_with_the_published_one(name):
+def published(name):
+    """Parameters of a published run of notebook 06."""
+    return yaml.safe_load((PROJECT_ROOT / "notebooks" / "params" / f"06_label_efficient_benchmark_{name}.yml").read_text())
+
+
+@pytest.mark.parametrize(("name", "sources"), [("domains", 6), ("realsmall", 18)])
+def test_the_notebooks_sweep_goes_on_with_the_published_one(name, sources):
     """The same budget and the same models to start from: what is in the file is kept."""
-    values = yaml.safe_load((PROJECT_ROOT / "notebooks" / "params" / f"06_label_efficient_benchmark_{name}.yml").read_text())
+    values = published(name)
     request = read_json(PROJECT_ROOT / values["results"])["request"]
-    budget = {key: values[key] for key in ("steps", "batch_size", "size", "hidden_dim")} | {"images": values.get("val_images", 0)}
-    assert Budget(**budget) == Budget(**{field.name: request[field.name] for field in fields(Budget)})
-    assert set(values["init"]) == set(request["init"]) and len(request["sources"]) == {"domains": 6, "realsmall": 18}[name]
+    assert Budget(**values["budget"]) == Budget(**{field.name: request[field.name] for field in fields(Budget)})
+    assert set(values["init"]) == set(request["init"]) and len(request["sources"]) == sources
+
+
+def test_the_notebooks_race_goes_on_with_the_published_one():
+    values = published("race")
+    request = read_json(PROJECT_ROOT / values["race_results"])["request"]
+    assert as_json(DataConfig(**values["race_data"])) == request["data"]
+    assert as_json(DetectorConfig(**values["race_detector"])) == request["detector"]
+    limits = {"steps": 10**6, "max_minutes": values["race_minutes"], "evaluate_every": 5}
+    assert as_json(TrainConfig(**values["race_schedule"], **limits)) == request["train"]

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-import dealkit.train.loop
 from dealkit.baselines.detector import Detector
 from dealkit.config import Budget, DetectorConfig, DetectorRun, RunConfig
 from dealkit.data.coco import CocoFolder
@@ -20,9 +19,8 @@ TINY = Budget(steps=1, batch_size=2, size=64, hidden_dim=32)
 
 
 @pytest.fixture
-def files(make_coco, monkeypatch):
+def files(make_coco, no_tensorboard):
     """Two sources with train.json and val.json of three images."""
-    monkeypatch.setattr(dealkit.train.loop, "tensorboard", lambda out: None)
     made = []
     for name in ("one", "two"):
         objects = [[(5, [10 + 20 * i, 12, 8, 8], 0) for i in range(3)] + [(9, [70, 40, 10, 10], 0)]] * 3

@@ -1,18 +1,15 @@
 """`dealkit.studies.left_out`: what every cell trains on and tests, that nothing held out is trained on, and resuming."""
 
-from typing import get_type_hints
-
 import pytest
 
 import dealkit.studies.runs
 import dealkit.train.loop
-from dealkit.cli.studies import protocols
 from dealkit.config import HELD_OUT, DataConfig, ModelConfig, RunConfig, TrainConfig
 from dealkit.data.objects import load_domains
 from dealkit.files import PROJECT_ROOT, read_json
 from dealkit.model.checkpoint import save_model
 from dealkit.report.tables import protocol_table, source_gaps
-from dealkit.studies.left_out import PROTOCOLS, cells_of, left_out_run, run_protocol
+from dealkit.studies.left_out import cells_of, left_out_run, run_protocol
 from dealkit.studies.runs import trained
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
@@ -157,7 +154,3 @@ def test_gaps_of_no_rows_are_none_and_a_missing_score_is_left_out():
     assert source_gaps({"rows": [row, other]}) == []
     other["sources"]["a"]["mean"]["ap50_ignored"] = 0.25
     assert source_gaps({"rows": [row, other]}) == [{"source": "a", "before": None, "seen": 0.5, "unseen": 0.25}]
-
-
-def test_the_command_asks_for_known_protocols():
-    assert get_type_hints(protocols)["name"].__args__ == PROTOCOLS

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 
-import dealkit.train.loop
 from dealkit.config import DataConfig, DetectorConfig, TrainConfig
 from dealkit.files import read_json
 from dealkit.studies.race import race, snapshots
@@ -21,8 +20,7 @@ def test_weights_are_put_aside_as_often_as_asked_for(tmp_path, tiny_model, monke
     assert sorted(f.name for f in (tmp_path / "s").iterdir()) == ["0.safetensors", "1.safetensors"]
 
 
-def test_a_race_gives_every_model_the_same_minutes_and_is_run_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(dealkit.train.loop, "tensorboard", lambda out: None)
+def test_a_race_gives_every_model_the_same_minutes_and_is_run_once(tmp_path, no_tensorboard):
     settings = {
         "minutes": 0.02,
         "models": ("fcos",),

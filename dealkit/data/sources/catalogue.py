@@ -11,29 +11,21 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dealkit.data.sources.readers.coco_json import (
-    read_aitod,
-    read_aitodv2,
-    read_coco,
-    read_seadronessee,
-    read_sodad,
-    read_tinyperson,
-)
-from dealkit.data.sources.readers.tables import read_bdd100k, read_citypersons, read_sodaa, read_tt100k, read_xview
-from dealkit.data.sources.readers.text_lines import read_dota, read_uavdt, read_vedai, read_visdrone, read_widerface
-from dealkit.data.sources.readers.voc_xml import read_dior, read_dronevehicle, read_sirst, read_sirstv2, read_voc
-from dealkit.data.sources.readers.yolo_txt import read_levirship, read_yolo
+from dealkit.data.coco import NOT_STATED
+from dealkit.data.sources.readers.coco_json import read_aitod, read_coco, read_sodad, read_tinyperson
+from dealkit.data.sources.readers.tables import read_gwhd, read_sodaa, read_tt100k
+from dealkit.data.sources.readers.text_lines import read_dota, read_visdrone, read_widerface
+from dealkit.data.sources.readers.voc_xml import read_bccd, read_dior, read_sirst, read_voc
+from dealkit.data.sources.readers.yolo_txt import read_yolo
 from dealkit.data.sources.records import ImageRecord
 from dealkit.files import PROJECT_ROOT
 
 REMOTE, UAV, DAILY, DRIVING = "remote sensing", "unmanned aerial vehicle", "daily-life scenarios", "autonomous driving"
-DOMAINS = (REMOTE, UAV, DAILY, DRIVING, "microscopic observation", "agriculture monitor", "industrial inspection", "infrared")
-"""The six domains of TinySet-9M and two more. None of the sources below is of a microscope, a field or a factory: such data come
-as COCO, VOC or YOLO folders.
+MICROSCOPE, FIELD, INFRARED = "microscopic observation", "agriculture monitor", "infrared"
+DATA_DOMAINS = (REMOTE, UAV, DAILY, DRIVING, MICROSCOPE, FIELD, "industrial inspection", INFRARED)
+"""The six domains of TinySet-9M and two more.
 
 Source: arXiv 2604.02773, abstract (the six)."""
-
-UNKNOWN = "not stated"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +33,10 @@ class Download:
     """One file, or one git repository, that can be fetched without a login."""
 
     url: str
-    parts: tuple[str, ...] = ()
-    """URLs of the pieces of one archive cut in pieces, in order; `url` then only names the whole."""
     sha256: str | None = None
-    """Checksum of the whole, where it is known."""
+    """Its checksum, where it is known."""
     md5: str | None = None
     """The same, where only this one is published."""
-    size: int | None = None
-    """Bytes of the whole, where they are known."""
 
     @property
     def name(self) -> str:
@@ -66,16 +54,14 @@ class Source:
 
     title: str
     domain: str
-    """One of `DOMAINS`; empty for folders of one's own."""
+    """One of `DATA_DOMAINS`; empty for folders of one's own."""
     licence: str
     page: str
     """Where its owners describe it."""
-    images: int | None
+    images: int | None = None
     """Images as documented, all splits."""
-    boxes: int | None
+    boxes: int | None = None
     """Objects as documented."""
-    size: str = UNKNOWN
-    """Of the download."""
     layout: str
     """Files that the reader expects under the source's folder."""
     note: str
@@ -96,11 +82,8 @@ class Source:
 
 ULTRALYTICS = "https://github.com/ultralytics/assets/releases/download/v0.0.0/VisDrone2019-DET-{}.zip"
 WIDERFACE = "https://huggingface.co/datasets/CUHK-CSE/wider_face/resolve/main/data/{}"
-VEDAI = "https://downloads.greyc.fr/vedai/{}"
 DIOR = "https://huggingface.co/datasets/torchgeo/dior/resolve/0b8439a538b66457e553a8bd9105ef093cce8169/{}"
 DOTA = "https://huggingface.co/datasets/isaaccorley/dota/resolve/672e63236622f7da6ee37fca44c50ac368b77cab/{}"
-DOTA_PAGE = "https://captain-whu.github.io/DOTA/dataset.html"
-DOTA_LICENCE = "academic use only; Google Earth terms"
 DOTA_MD5 = {
     "dotav1.0_images_train.tar.gz": "363b472dc3c71e7fa2f4a60223b437ea",
     "dotav1.0_images_val.tar.gz": "42293219ba61d61c417ae558bbe1f2ba",
@@ -116,10 +99,22 @@ DOTA_MD5 = {
 """Source: torchgeo 0.8.1, which reads the same mirror."""
 
 
-def _dota(version: str, *images: str) -> tuple[Download, ...]:
-    names = [f"dotav{v}_images_{s}.tar.gz" for v in images for s in ("train", "val")]
+def _dota(version: str, folder: str, archives: tuple[str, ...], images: int, boxes: int | None, note: str) -> Source:
+    """DOTA of a version; `archives` are the versions whose images it needs, `folder` is that of its labels."""
+    names = [f"dotav{v}_images_{s}.tar.gz" for v in archives for s in ("train", "val")]
     names += [f"dotav{version}_annotations_{split}.tar.gz" for split in ("train", "val")]
-    return tuple(Download(url=DOTA.format(name), md5=DOTA_MD5[name]) for name in names)
+    return Source(
+        title=f"DOTA {version}",
+        domain=REMOTE,
+        licence="academic use only; Google Earth terms",
+        page="https://captain-whu.github.io/DOTA/dataset.html",
+        downloads=tuple(Download(url=DOTA.format(name), md5=DOTA_MD5[name]) for name in names),
+        images=images,
+        boxes=boxes,
+        layout=f"{{train,val}}/images/*.png, {{train,val}}/{folder}/*.txt",
+        note=note,
+        read=partial(read_dota, version=version),
+    )
 
 
 AITOD_BY_HAND = (
@@ -147,15 +142,14 @@ SOURCES: dict[str, Source] = {
         page="https://chasel-tsui.github.io/AI-TOD-v2/",
         by_hand=AITOD_BY_HAND,
         images=28_036,
-        boxes=None,
         layout="annotations/aitodv2_{train,val,test}.json, images/{train,val,test}/*.png",
         note="the images of AI-TOD, annotated anew; use one of the two",
-        read=read_aitodv2,
+        read=partial(read_aitod, version="2"),
     ),
     "soda-d": Source(
         title="SODA-D",
         domain=DRIVING,
-        licence=UNKNOWN,
+        licence=NOT_STATED,
         page="https://shaunyuan22.github.io/SODA",
         by_hand="shares linked on its page",
         images=24_828,
@@ -176,41 +170,17 @@ SOURCES: dict[str, Source] = {
         note="large aerial images, oriented polygons; an earlier version has 2,510 images and 800,203 objects",
         read=read_sodaa,
     ),
-    "dota-v1.0": Source(
-        title="DOTA 1.0",
-        domain=REMOTE,
-        licence=DOTA_LICENCE,
-        page=DOTA_PAGE,
-        downloads=_dota("1.0", "1.0"),
-        images=2_806,
-        boxes=188_282,
-        layout="{train,val}/images/*.png, {train,val}/labelTxt/*.txt",
-        note="large images, oriented polygons, 15 categories; test labels are not public; downloads are torchgeo's mirror",
-        read=partial(read_dota, version="1.0"),
+    "dota-v1.0": _dota(
+        *("1.0", "labelTxt", ("1.0",), 2_806, 188_282),
+        "large images, oriented polygons, 15 categories; test labels are not public; downloads are torchgeo's mirror",
     ),
-    "dota-v1.5": Source(
-        title="DOTA 1.5",
-        domain=REMOTE,
-        licence=DOTA_LICENCE,
-        page=DOTA_PAGE,
-        downloads=_dota("1.5", "1.0"),
-        images=2_806,
-        boxes=None,
-        layout="{train,val}/images/*.png, {train,val}/labelTxt-v1.5/*.txt",
-        note="the images of 1.0, with objects under 10 px and container cranes annotated, too; use one version",
-        read=partial(read_dota, version="1.5"),
+    "dota-v1.5": _dota(
+        *("1.5", "labelTxt-v1.5", ("1.0",), 2_806, None),
+        "the images of 1.0, with objects under 10 px and container cranes annotated, too; use one version",
     ),
-    "dota-v2.0": Source(
-        title="DOTA 2.0",
-        domain=REMOTE,
-        licence=DOTA_LICENCE,
-        page=DOTA_PAGE,
-        downloads=_dota("2.0", "1.0", "2.0"),
-        images=11_268,
-        boxes=1_793_658,
-        layout="{train,val}/images/*.png, {train,val}/labelTxt-v2.0/*.txt",
-        note="18 categories; the paper's second unseen data set; use one version; test labels are not public",
-        read=partial(read_dota, version="2.0"),
+    "dota-v2.0": _dota(
+        *("2.0", "labelTxt-v2.0", ("1.0", "2.0"), 11_268, 1_793_658),
+        "18 categories; the paper's second unseen data set; use one version; test labels are not public",
     ),
     "dior": Source(
         title="DIOR",
@@ -232,14 +202,12 @@ SOURCES: dict[str, Source] = {
     "visdrone": Source(
         title="VisDrone-DET 2019",
         domain=UAV,
-        licence=UNKNOWN,
+        licence=NOT_STATED,
         page="https://github.com/VisDrone/VisDrone-Dataset",
         downloads=tuple(Download(url=ULTRALYTICS.format(split)) for split in ("train", "val", "test-dev")),
         images=8_629,
-        boxes=None,
-        size="1.8 GB",
         layout="VisDrone2019-DET-{train,val,test-dev}/{images,annotations}",
-        note="crowded streets; ignored regions must be honoured; downloads are a mirror of Ultralytics",
+        note="crowded streets; ignored regions must be honoured; 1.8 GB from a mirror of Ultralytics",
         read=read_visdrone,
     ),
     "tinyperson": Source(
@@ -254,62 +222,6 @@ SOURCES: dict[str, Source] = {
         note="persons at the seaside, seen from afar; over 5,000 regions to ignore; its page links a share, too",
         read=read_tinyperson,
     ),
-    "xview": Source(
-        title="xView",
-        domain=REMOTE,
-        licence="terms of its registration form",
-        page="http://xviewdataset.org",
-        by_hand="register on its page and accept the terms; training images and labels",
-        images=None,
-        boxes=1_000_000,
-        layout="xView_train.geojson, train_images/*.tif",
-        note="60 categories at 0.3 m; over a million objects, training labels only are public; AI-TOD holds tiles of it",
-        read=read_xview,
-    ),
-    "vedai": Source(
-        title="VEDAI",
-        domain=REMOTE,
-        licence="terms of use on its page (TermsandConditionsofUseVeDAI2014.pdf)",
-        page="https://downloads.greyc.fr/vedai/",
-        downloads=(
-            Download(url=VEDAI.format("Annotations1024.tar"), size=1_768_960),
-            Download(
-                url=VEDAI.format("Vehicules1024.tar"),
-                parts=tuple(VEDAI.format(f"Vehicules1024.tar.00{i}") for i in range(1, 6)),
-                size=4 * 699_400_192 + 93_268_992,
-            ),
-        ),
-        images=1_210,
-        boxes=None,
-        size="2.9 GB",
-        layout="Vehicules1024/*_co.png, Annotations1024/annotation1024.txt; or the same with 512",
-        note="vehicles in colour and infrared; public readers disagree about its class numbers",
-        read=read_vedai,
-    ),
-    "uavdt": Source(
-        title="UAVDT",
-        domain=UAV,
-        licence="research only",
-        page="https://sites.google.com/view/grli-uavdt",
-        by_hand="shares linked on its page",
-        images=80_000,
-        boxes=840_000,
-        layout="UAV-benchmark-M/M????/img*.jpg, GT/M????_gt_{whole,ignore}.txt, M_attr/{train,test}/*_attr.txt",
-        note="vehicles in videos, 30 sequences to train and 20 to test; one frame in ten is read; counts are round ones",
-        read=read_uavdt,
-    ),
-    "bdd100k": Source(
-        title="BDD100K",
-        domain=DRIVING,
-        licence="own licence, free for education, research and not-for-profit use",
-        page="https://www.vis.xyz/bdd100k/",
-        by_hand="accept the licence on its page; 100K images and Detection 2020 labels",
-        images=100_000,
-        boxes=None,
-        layout="labels/det_20/det_{train,val}.json, images/100k/{train,val}/*.jpg",
-        note="one image of each of 100,000 drives, 1280 x 720; test labels are not public",
-        read=read_bdd100k,
-    ),
     "tt100k": Source(
         title="TT100K 2021",
         domain=DRIVING,
@@ -323,22 +235,10 @@ SOURCES: dict[str, Source] = {
         "the annotated images are about a tenth",
         read=read_tt100k,
     ),
-    "citypersons": Source(
-        title="CityPersons",
-        domain=DRIVING,
-        licence="Cityscapes terms (images); copyright note (annotations)",
-        page="https://github.com/cvgroup-njust/CityPersons",
-        by_hand="annotations from its page, leftImg8bit_trainvaltest.zip from cityscapes-dataset.com (registration)",
-        images=5_050,
-        boxes=None,
-        layout="annotations/anno_{train,val}.mat, leftImg8bit/{train,val}/<city>/*.png",
-        note="pedestrians, 2048 x 1024; test labels are not public",
-        read=read_citypersons,
-    ),
     "widerface": Source(
         title="WIDER FACE",
         domain=DAILY,
-        licence=UNKNOWN,
+        licence=NOT_STATED,
         page="http://shuoyang1213.me/WIDERFACE/",
         downloads=(
             Download(
@@ -348,88 +248,73 @@ SOURCES: dict[str, Source] = {
             Download(
                 url=WIDERFACE.format("WIDER_train.zip"),
                 sha256="e23b76129c825cafae8be944f65310b2e1ba1c76885afe732f179c41e5ed6d59",
-                size=1_465_602_149,
             ),
             Download(
                 url=WIDERFACE.format("WIDER_val.zip"),
                 sha256="f9efbd09f28c5d2d884be8c0eaef3967158c866a593fc36ab0413e4b2a58a17a",
-                size=362_752_168,
             ),
         ),
         images=32_203,
         boxes=393_703,
-        size="1.8 GB",
         layout="wider_face_split/wider_face_{train,val}_bbx_gt.txt, WIDER_{train,val}/images/<event>/*.jpg",
-        note="faces of all sizes; invalid faces are flagged; test labels are not public",
+        note="faces of all sizes; invalid faces are flagged; test labels are not public; 1.8 GB",
         read=read_widerface,
-    ),
-    "levir-ship": Source(
-        title="LEVIR-Ship",
-        domain=REMOTE,
-        licence="annotations CC BY 4.0; images under CRESDA terms",
-        page="https://github.com/WindVChen/LEVIR-Ship",
-        by_hand="Google Drive and Baidu shares on its page; the partitioned data set in YOLO format",
-        images=3_876,
-        boxes=3_219,
-        layout="{train,val,test}/{images,labels}, or images/*.png and labels/*.txt",
-        note="ships at 16 m per pixel, 512 x 512 tiles of 85 scenes; half the tiles have no ship on purpose",
-        read=read_levirship,
     ),
     "sirst": Source(
         title="SIRST",
-        domain="infrared",
+        domain=INFRARED,
         licence="no licence file",
         page="https://github.com/YimianDai/sirst",
         downloads=(Download(url="https://github.com/YimianDai/sirst.git"),),
         images=427,
-        boxes=None,
         layout="images/*.png, masks/*.xml, idx_427/{train,val,test}.txt",
         note="single infrared frames with a target of a few pixels; contained in SIRST-v2: use one of the two",
         read=read_sirst,
     ),
     "sirst-v2": Source(
         title="SIRST-v2",
-        domain="infrared",
+        domain=INFRARED,
         licence="no licence file",
         page="https://github.com/YimianDai/open-sirst-v2",
         downloads=(Download(url="https://github.com/YimianDai/open-sirst-v2.git"),),
         images=1_024,
-        boxes=None,
         layout="images/{targets,backgrounds}/*.png, annotations/bboxes/*.xml, splits/{train,val,test}_full.txt",
         note="510 images are backgrounds without a target",
-        read=read_sirstv2,
+        read=partial(read_sirst, version="2"),
     ),
-    "seadronessee": Source(
-        title="SeaDronesSee object detection v2",
-        domain=UAV,
-        licence=UNKNOWN,
-        page="https://seadronessee.cs.uni-tuebingen.de/dataset",
-        by_hand="links on its page",
-        images=14_227,
-        boxes=None,
-        layout="annotations/instances_{train,val}.json, images/{train,val}",
-        note="swimmers and boats from the air, up to 4K; ignored regions are a category; test labels are not public",
-        read=read_seadronessee,
+    "bccd": Source(
+        title="BCCD",
+        domain=MICROSCOPE,
+        licence="MIT",
+        page="https://github.com/Shenggan/BCCD_Dataset",
+        downloads=(Download(url="https://github.com/Shenggan/BCCD_Dataset.git"),),
+        images=364,
+        layout="BCCD/Annotations/*.xml, BCCD/JPEGImages/*.jpg, BCCD/ImageSets/Main/{train,val,test}.txt",
+        note="red and white blood cells and platelets, 640 x 480; cells are about 100 px: shrink it for small objects",
+        read=read_bccd,
     ),
-    "dronevehicle": Source(
-        title="DroneVehicle",
-        domain=UAV,
-        licence=UNKNOWN,
-        page="https://github.com/VisDrone/DroneVehicle",
-        by_hand="Baidu shares on its page",
-        images=56_878,
-        boxes=953_087,
-        layout="{train,val,test}/{split}{img,imgr,label,labelr}",
-        note="vehicles in colour and infrared, labelled apart; the images have a white border of 100 px",
-        read=read_dronevehicle,
+    "gwhd": Source(
+        title="Global Wheat Head 2021",
+        domain=FIELD,
+        licence="CC BY 4.0",
+        page="https://zenodo.org/records/5092309",
+        downloads=(
+            Download(
+                url="https://zenodo.org/records/5092309/files/gwhd_2021.zip?download=1",
+                md5="22b4b542c9ae7e056d7fcdeae9ecaed5",
+            ),
+        ),
+        images=6_512,
+        boxes=275_187,
+        layout="gwhd_2021/competition_{train,val,test}.csv, gwhd_2021/images/*.png",
+        note="wheat heads from above, 1024 x 1024, crowded",
+        read=read_gwhd,
     ),
     "coco": Source(
         title="A COCO folder",
         domain="",
         licence="yours",
         page="https://cocodataset.org/#format-data",
-        images=None,
-        boxes=None,
         layout="{train,val,test}.json or annotations/*.json, images/",
         note="checked by `python -m dealkit data check`",
         read=read_coco,
@@ -439,8 +324,6 @@ SOURCES: dict[str, Source] = {
         domain="",
         licence="yours",
         page="http://host.robots.ox.ac.uk/pascal/VOC/",
-        images=None,
-        boxes=None,
         layout="Annotations/*.xml, JPEGImages/, ImageSets/Main/{train,val,test}.txt; or XML beside images",
         note="corners count from 1 and include the last pixel",
         read=read_voc,
@@ -450,8 +333,6 @@ SOURCES: dict[str, Source] = {
         domain="",
         licence="yours",
         page="https://docs.ultralytics.com/datasets/detect/",
-        images=None,
-        boxes=None,
         layout="data.yaml or classes.txt, images/{train,val,test}/, labels/{train,val,test}/*.txt",
         note="an image without a label file is one without objects",
         read=read_yolo,
@@ -460,36 +341,20 @@ SOURCES: dict[str, Source] = {
 """Key, also the name of its folder under the root, and what is known. Choice: counts are the authors', and "not stated" or empty
 where no document says; ours after reading can be lower, since labels of test splits are often closed."""
 
-COLUMNS = ("key", "title", "domain", "licence", "how to get", "size", "images", "objects", "note")
-
-
-def sources_rows() -> list[tuple[str, ...]]:
-    """One row per source, as `COLUMNS`; empty domains and unknown counts are a dash.
-
-    >>> sources_rows()[0][:3]
-    ('aitod', 'AI-TOD', 'remote sensing')
-    """
-
-    def count(value: int | None) -> str:
-        return "–" if value is None else f"{value:,}"
-
-    return [
-        (key, s.title, s.domain or "–", s.licence, s.how, s.size if s.domain else "–", count(s.images), count(s.boxes), s.note)
-        for key, s in SOURCES.items()
-    ]
+CARD_COLUMNS = ("key", "title", "domain", "licence", "how to get", "images", "objects", "note")
 
 
 def sources_text() -> str:
     """What `python -m dealkit data sources` prints.
 
     >>> print(sources_text().splitlines()[0])
-    aitod          remote sensing           by hand  28,036 images     700,621 objects  AI-TOD
+    aitod      remote sensing           by hand   28,036 images     700,621 objects  AI-TOD
     """
     rows = []
-    for key, title, domain, licence, how, size, images, objects, note in sources_rows():
-        rows.append(f"{key:13}  {domain:23}  {how:8} {images:>7} images  {objects:>10} objects  {title}")
-        rows.append(f"{'':13}  {licence}; download: {size}; {SOURCES[key].page}")
-        rows.append(f"{'':13}  {note}")
+    for key, s in SOURCES.items():
+        counts = f"{_count(s.images):>7} images  {_count(s.boxes):>10} objects"
+        rows.append(f"{key:9}  {s.domain:23}  {s.how:8} {counts}  {s.title}")
+        rows += [f"{'':9}  {s.licence}; {s.page}", f"{'':9}  {s.note}"]
     return "\n".join(rows)
 
 
@@ -497,10 +362,17 @@ def sources_markdown() -> str:
     """The table of the data card, `data/README.md`.
 
     >>> print(sources_markdown().splitlines()[0])
-    | key | title | domain | licence | how to get | size | images | objects | note |
+    | key | title | domain | licence | how to get | images | objects | note |
     """
-    rows = [("`" + key + "`", f"[{title}]({SOURCES[key].page})", *rest) for key, title, *rest in sources_rows()]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [COLUMNS, ("---",) * len(COLUMNS), *rows])
+    rows = [CARD_COLUMNS, ("---",) * len(CARD_COLUMNS)]
+    for key, s in SOURCES.items():
+        counts = (_count(s.images), _count(s.boxes))
+        rows.append((f"`{key}`", f"[{s.title}]({s.page})", s.domain or "–", s.licence, s.how, *counts, s.note))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
 
 
 def update_data_card(card: Path = PROJECT_ROOT / "data" / "README.md") -> str:

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-SPLITS = ("train", "val", "test", "")
-"""Splits a source may state; the empty one where it states none."""
+from dealkit.data.coco import SPLIT_NAMES
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +43,7 @@ class ImageRecord:
     group: str = ""
     """Images of one group must stay on one side of a split: frames of a video, parts of a large image. Default: `image_id`."""
     split: str = ""
-    """The source's own split: one of `SPLITS`."""
+    """The source's own split: one of `SPLIT_NAMES`, or empty where it states none."""
 
     def __post_init__(self) -> None:
         if not self.group:
@@ -60,8 +59,8 @@ class ImageRecord:
             value = getattr(self, field)
             if not (type(value) is int and value > 0):
                 self._wrong(field, f"expected a positive integer, got {value!r}")
-        if self.split not in SPLITS:
-            self._wrong("split", f"expected one of {', '.join(map(repr, SPLITS))}, got {self.split!r}")
+        if self.split not in (*SPLIT_NAMES, ""):
+            self._wrong("split", f"expected {', '.join(SPLIT_NAMES)} or nothing, got {self.split!r}")
         self._check_array("boxes", np.float32, (count, 4))
         self._check_array("ignore", np.bool_, (count,))
         for i, name in enumerate(self.categories):

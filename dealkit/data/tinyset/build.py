@@ -26,15 +26,15 @@ from tqdm import tqdm
 
 from dealkit import __version__
 from dealkit.config import BuildConfig
+from dealkit.data.coco import NOT_STATED, SPLIT_NAMES
+from dealkit.data.objects import load_domains
 from dealkit.data.tinyset.categories import supercategory
 from dealkit.data.tinyset.chunks import EXAMPLES, Reader, SourceFolder, cut_chunk, read_records, summarise_notes
 from dealkit.data.tinyset.duplicates import components, find_copies, near_pairs, same_objects
 from dealkit.data.tinyset.folders import detect_sources
-from dealkit.data.tinyset.index import BOX_COLUMNS, SPLITS, TEXT_COLUMNS, arrow, write_index
+from dealkit.data.tinyset.index import BOX_COLUMNS, TEXT_COLUMNS, arrow, write_index
 from dealkit.data.tinyset.parallel import Engine, map_tasks
-from dealkit.files import write_atomically
-
-NO_DOMAIN = "not stated"
+from dealkit.files import read_json, write_atomically, write_json
 
 
 def build_tinyset(
@@ -72,19 +72,20 @@ def build_tinyset(
     root, out, config = Path(root), Path(out), config or BuildConfig()
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder of sources")
-    domains = {**(domains or {}), **_own_domains(root / "domains.json")}
+    own = root / "domains.json"
+    domains = {**(domains or {}), **(load_domains(own) if own.exists() else {})}
     sources, skipped = detect_sources(root, readers or {}, out, config)
     made_of = {
         "version": __version__,
         "settings": dataclasses.asdict(config),
         "sources": {source.name: source.work.name for source in sources},
-        "domains": {source.name: domains.get(source.name, NO_DOMAIN) for source in sources},
+        "domains": {source.name: domains.get(source.name, NOT_STATED) for source in sources},
     }
     if (out / "build.json").exists():
-        if json.loads((out / "build.json").read_text()) != made_of:
+        if read_json(out / "build.json") != made_of:
             raise ValueError(f"{out}: build.json: a TinySet of other sources or settings; expected an empty folder or the same")
         shutil.rmtree(out / "work", ignore_errors=True)
-        return json.loads((out / "report.json").read_text())
+        return read_json(out / "report.json")
     if out.exists() and any(out.iterdir()) and not (out / "work").is_dir():
         raise ValueError(f"{out}: expected an empty folder, or one of a build that was interrupted")
     (out / "work").mkdir(parents=True, exist_ok=True)
@@ -106,10 +107,10 @@ def build_tinyset(
         for _, count in map_tasks(cut_chunk, tasks, workers=workers, engine=engine):
             bar.update(count)
 
-    report = _merge(sources, out, config, made_of["domains"])
+    report = _merge_sources(sources, out, config, made_of["domains"])
     report = {"settings": made_of["settings"], **report, "failed": failed, "skipped": skipped}
-    _write_json(out / "report.json", report)
-    _write_json(out / "build.json", made_of)
+    write_json(out / "report.json", report)
+    write_json(out / "build.json", made_of)
     shutil.rmtree(out / "work")
     return report
 
@@ -174,7 +175,7 @@ def assign_splits(
     return [made[group] for group in groups]
 
 
-def _merge(sources: list[SourceFolder], out: Path, config: BuildConfig, domains: Mapping[str, str]) -> dict[str, Any]:
+def _merge_sources(sources: list[SourceFolder], out: Path, config: BuildConfig, domains: Mapping[str, str]) -> dict[str, Any]:
     """Copies, splits and categories over all sources; writes the index and the COCO files and clears `images`."""
     pa = arrow()
     notes: list[tuple[str, str, int, str, str]] = []
@@ -206,7 +207,7 @@ def _merge(sources: list[SourceFolder], out: Path, config: BuildConfig, domains:
 
     columns, categories = _columns(parts, seen, splits, groups, group_names, domains, out)
     write_index(out / "index.parquet", columns, categories)
-    for split in SPLITS:
+    for split in SPLIT_NAMES:
         write_atomically(
             out / f"{split}.json", functools.partial(_write_coco, columns=columns, categories=categories, split=split)
         )
@@ -299,7 +300,7 @@ def _columns(
             i = place[record]
             row = seen[i]
             if splits[i]:
-                order.append((SPLITS.index(splits[i]), len(texts)))
+                order.append((SPLIT_NAMES.index(splits[i]), len(texts)))
             origin = os.path.relpath(os.fsdecode(row["path"]), source.folder.parent)
             made = {"split": splits[i], "source": row["source"], "domain": domains[row["source"]], "own_split": row["split"]}
             made |= {"group": group_names[groups[i]], "image_id": row["image_id"]}
@@ -308,7 +309,7 @@ def _columns(
         mapping = np.array([label[name] for name in names], dtype=np.int32)
         lists = table["category"].combine_chunks()
         codes = pa.array(mapping[np.asarray(lists.flatten())] if len(mapping) else np.zeros(0, np.int32))
-        tables.append(table.set_column(table.schema.get_field_index("category"), "label", _lists(lists, codes)))
+        tables.append(table.set_column(table.schema.get_field_index("category"), "label", _arrow_lists(lists, codes)))
     rows = np.array([row for _, row in sorted(order)], dtype=np.int64)
     table = pa.concat_tables(tables).take(rows) if len(rows) else pa.concat_tables(tables).slice(0, 0)
     boxes = table["boxes"].combine_chunks()
@@ -321,11 +322,11 @@ def _columns(
     columns |= {name: np.asarray(table[name]) for name in ("width", "height", "x", "y")}
     columns |= {"num_boxes": np.diff(offsets).astype(np.int32)}
     columns |= {name: pa.ListArray.from_arrays(of_boxes, pa.array(flat[:, k])) for k, name in enumerate(BOX_COLUMNS)}
-    columns |= {name: _lists(lists := table[name].combine_chunks(), lists.flatten()) for name in ("label", "ignore")}
+    columns |= {name: _arrow_lists(lists := table[name].combine_chunks(), lists.flatten()) for name in ("label", "ignore")}
     return columns, categories
 
 
-def _lists(like: Any, values: Any) -> Any:
+def _arrow_lists(like: Any, values: Any) -> Any:
     """An Arrow list array with the lengths of another and these values."""
     pa = arrow()
     offsets = np.concatenate([[0], np.cumsum(np.asarray(like.value_lengths(), dtype=np.int64))])
@@ -384,26 +385,10 @@ def _source_counts(columns: Mapping[str, Any], records: Mapping[str, Any], domai
 
 
 def _split_counts(columns: Mapping[str, Any]) -> dict[str, Any]:
-    made: dict[str, Any] = {split: {} for split in SPLITS}
+    made: dict[str, Any] = {split: {} for split in SPLIT_NAMES}
     rows = zip(columns["split"], columns["domain"], columns["num_boxes"].tolist(), strict=True)
     for split, domain, objects in sorted(rows):
         row = made[split].setdefault(domain, {"images": 0, "objects": 0})
         row["images"] += 1
         row["objects"] += objects
     return made
-
-
-def _own_domains(file: Path) -> dict[str, str]:
-    if not file.exists():
-        return {}
-    try:
-        domains = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: content: not JSON: {error}") from None
-    if not (isinstance(domains, dict) and all(isinstance(domain, str) and domain for domain in domains.values())):
-        raise ValueError(f"{file}: content: expected an object, source -> domain")
-    return domains
-
-
-def _write_json(path: Path, values: Any) -> None:
-    write_atomically(path, lambda to: to.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8"))

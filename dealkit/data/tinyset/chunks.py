@@ -28,7 +28,7 @@ from dealkit.files import write_atomically
 Reader = Callable[..., Iterator[ImageRecord]]
 """`reader(folder, on_problem=function)` gives the records of a source and hands its problems to the function."""
 
-CHUNK = 32
+CHUNK_IMAGES = 32
 """Images of a chunk: what a killed build may have to do again, per worker."""
 
 EXAMPLES = 5
@@ -98,7 +98,7 @@ def read_records(source: SourceFolder) -> str | None:
     types |= {"category": pa.list_(pa.int32()), "ignore": pa.list_(pa.bool_()), "polygons": pa.list_(floats)}
     notes = {"categories": json.dumps(names), "problems": json.dumps({"count": count, "examples": problems})}
     table = pa.table(columns, schema=pa.schema(types, metadata=notes))
-    write_atomically(file, lambda path: pa.parquet.write_table(table, path, row_group_size=CHUNK))
+    write_atomically(file, lambda path: pa.parquet.write_table(table, path, row_group_size=CHUNK_IMAGES))
     return None
 
 
@@ -123,7 +123,7 @@ def cut_chunk(task: tuple[SourceFolder, int, Path, BuildConfig]) -> int:
     seen: list[dict[str, Any]] = []
     notes: list[tuple[str, int, str, str]] = []
     for i, row in enumerate(rows):
-        record = number * CHUNK + i
+        record = number * CHUNK_IMAGES + i
 
         def note(reason: str, count: int = 1, detail: str = "", image: str = row["image_id"]) -> None:
             notes.append((reason, count, image, detail))

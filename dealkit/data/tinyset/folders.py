@@ -10,12 +10,11 @@ from typing import Any
 
 from dealkit import __version__
 from dealkit.config import BuildConfig
-from dealkit.data.coco import CocoFolder
+from dealkit.data.coco import SPLIT_NAMES, CocoFolder
 from dealkit.data.sources.readers.voc_xml import read_voc
 from dealkit.data.sources.readers.yolo_txt import read_yolo
 from dealkit.data.sources.records import ImageRecord
 from dealkit.data.tinyset.chunks import Reader, SourceFolder
-from dealkit.data.tinyset.index import SPLITS
 
 
 def detect_sources(
@@ -72,12 +71,12 @@ def read_coco_folder(folder: Path, *, source: str, on_problem: Any = None) -> It
                 source=source,
                 image_id=f"{file.stem}/{Path(name).stem}",
                 group=str(groups[image_id] or ""),
-                split=file.stem if file.stem in SPLITS else "",
+                split=file.stem if file.stem in SPLIT_NAMES else "",
             )
 
 
 def _coco_files(folder: Path) -> list[Path]:
-    return [file for name in (*SPLITS, "annotations") if (file := folder / f"{name}.json").is_file()]
+    return [file for name in (*SPLIT_NAMES, "annotations") if (file := folder / f"{name}.json").is_file()]
 
 
 def _own_format(folder: Path) -> Reader | None:

@@ -9,7 +9,6 @@ Image ids and annotation ids count the rows from 1, over all splits, in the inde
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dealkit.data.coco import Sample
+from dealkit.data.coco import SPLIT_NAMES, Sample
 from dealkit.data.images import read_image
+from dealkit.files import write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 BOX_COLUMNS = ("x1", "y1", "x2", "y2")
-SPLITS = ("train", "val", "test")
 TEXT_COLUMNS = ("file_name", "split", "source", "domain", "own_split", "group", "image_id", "origin")
 SIZE_COLUMNS = ("width", "height", "origin_width", "origin_height", "x", "y", "num_boxes")
 
@@ -75,11 +74,9 @@ def write_index(path: Path, columns: Mapping[str, Any], categories: list[dict[st
         raise ValueError(f"{path}: columns: expected {', '.join(types)}, got {', '.join(columns)}")
     schema = pa.schema(types, metadata={"categories": json.dumps(categories)})
     table = pa.table({name: columns[name] for name in types}, schema=schema)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     repeated = [*TEXT_COLUMNS, "label.list.element"]  # a dictionary of coordinates would be given up after a megabyte each time
-    pa.parquet.write_table(table, temporary, row_group_size=ROW_GROUP, compression="zstd", use_dictionary=repeated)
-    os.replace(temporary, path)
+    options = {"row_group_size": ROW_GROUP, "compression": "zstd", "use_dictionary": repeated}
+    write_atomically(path, lambda to: pa.parquet.write_table(table, to, **options))
 
 
 @dataclass(frozen=True)
@@ -207,7 +204,7 @@ class TinySet(torch.utils.data.Dataset[Sample]):
             ("source", source, self._source),
         ):
             if wanted is not None:
-                if field == "split" and wanted in SPLITS and wanted not in names:
+                if field == "split" and wanted in SPLIT_NAMES and wanted not in names:
                     keep[:] = False
                     continue
                 if wanted not in names:
@@ -295,59 +292,6 @@ class TinySet(torch.utils.data.Dataset[Sample]):
             raise ValueError(f"{self.path}: balanced: no image to draw: no domain has both images and a weight above 0")
         drawn = [(part, share) for part, share in zip(parts, shares, strict=True) if share > 0]
         return [part for part, _ in drawn], np.array([share for _, share in drawn]) / sum(shares)
-
-
-class DomainSampler(torch.utils.data.Sampler[int]):
-    """Indices into a `TinySet`, each domain equally often, with replacement.
-
-    Draw number `n` depends only on the seed and `n`, so a run can continue anywhere: the loader of a resumed run gets
-    `start=`. Of several processes, each takes every `world`-th draw.
-
-    Args:
-        data: what is sampled.
-        length: number of draws of an epoch, over all processes.
-        seed: of the draws.
-        start: first draw.
-        rank, world: number of this process, and of all.
-        power, weights: as in `TinySet.balanced`.
-
-    Raises:
-        ValueError: as `TinySet.balanced`, or `rank` is not below `world`.
-    """
-
-    def __init__(
-        self,
-        data: TinySet,
-        length: int,
-        *,
-        seed: int = 0,
-        start: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        power: float = 0.5,
-        weights: Mapping[str, float] | None = None,
-    ) -> None:
-        if not 0 <= rank < world:
-            raise ValueError(f"DomainSampler: rank: expected 0 to {world - 1}, got {rank}")
-        parts, shares = data.balanced(power=power, weights=weights)
-        position = np.full(len(data._width), -1, dtype=np.int64)
-        position[data.members] = np.arange(len(data))
-        self._positions = [position[part.members] for part in parts]
-        self._cumulative = np.cumsum(shares)
-        self.length, self.seed, self.start, self.rank, self.world = length, seed, start, rank, world
-
-    def draw(self, number: int) -> int:
-        """Index of draw `number`."""
-        rng = np.random.default_rng([self.seed, number])
-        chosen = min(int(np.searchsorted(self._cumulative, rng.random(), side="right")), len(self._positions) - 1)
-        positions = self._positions[chosen]
-        return int(positions[rng.integers(len(positions))])
-
-    def __len__(self) -> int:
-        return len(range(self.start + self.rank, self.start + self.length, self.world))
-
-    def __iter__(self) -> Iterator[int]:
-        return map(self.draw, range(self.start + self.rank, self.start + self.length, self.world))
 
 
 def _read_codes(file: "pa.parquet.ParquetFile", name: str) -> tuple[np.ndarray, list[str]]:

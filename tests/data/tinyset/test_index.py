@@ -1,18 +1,15 @@
-"""`dealkit.data.tinyset.index`: writing and opening the index, its parts, the data set over it and the sampler."""
+"""`dealkit.data.tinyset.index`: writing and opening the index, its parts, and the data set over it."""
 
 import pickle
-from collections import Counter
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
-from dealkit.data.coco import CocoFolder, Sample
-from dealkit.data.tinyset.index import BOX_COLUMNS, SIZE_COLUMNS, TEXT_COLUMNS, DomainSampler, TinySet, write_index
-from dealkit.studies.bench_index import bench_index, index_table, measure, synthetic_columns, write_coco
+from dealkit.data.coco import Sample
+from dealkit.data.tinyset.index import BOX_COLUMNS, SIZE_COLUMNS, TEXT_COLUMNS, TinySet, write_index
 
 CATEGORIES = [{"id": 1, "name": "bolt", "supercategory": "part"}, {"id": 2, "name": "nut", "supercategory": "part"}]
 
@@ -81,24 +78,28 @@ def test_a_changed_image_raises_and_names_the_sizes(index):
         TinySet(index)[0]
 
 
-def test_a_pickled_part_opens_the_file_again_and_is_small(tmp_path):
-    made, categories = synthetic_columns(20_000)
-    write_index(tmp_path / "index.parquet", made, categories)
-    part = TinySet(tmp_path / "index.parquet").select(domain="UAV")
-    text = pickle.dumps(part)
-    again = pickle.loads(text)
-    assert len(text) < 20_000 and len(again) == len(part) > 10
-    assert torch.equal(again.record(7).boxes, part.record(7).boxes) and again.record(7).domain == "UAV"
-
-
-def test_many_row_groups_are_read_as_written(tmp_path):
-    made, categories = synthetic_columns(200_000)  # 5,956 images, two row groups
-    write_index(tmp_path / "index.parquet", made, categories)
+def test_a_pickled_part_of_many_row_groups_opens_the_file_again_and_is_small(tmp_path):
+    rows = []
+    for i in range(5000):  # two row groups
+        rows.append(
+            (
+                "train",
+                ("air", "road")[i % 2],
+                f"s{i % 4}",
+                [[i, 1, i + 4, 5]] * (i % 3),
+                [i % 2] * (i % 3),
+                [i % 5 == 0] * (i % 3),
+            )
+        )
+    write_index(tmp_path / "index.parquet", columns(rows), CATEGORIES)
     data = TinySet(tmp_path / "index.parquet")
-    flat = np.stack([made[name].values.to_numpy() for name in BOX_COLUMNS], axis=1)
-    assert np.array_equal(data.boxes.numpy(), flat) and np.array_equal(data.counts, made["num_boxes"])
-    assert np.array_equal(data.crowd.numpy(), made["ignore"].values.to_numpy(zero_copy_only=False))
-    assert data.record(5000).domain == made["domain"][5000] and data.record(5000).source == made["source"][5000]
+    assert data.counts.tolist() == [len(row[3]) for row in rows]
+    assert data.boxes.tolist() == [box for row in rows for box in row[3]]
+    assert data.crowd.tolist() == [crowd for row in rows for crowd in row[5]]
+    part = data.select(domain="road")
+    again = pickle.loads(text := pickle.dumps(part))
+    assert len(text) < 30_000 and len(again) == len(part) == 2500
+    assert torch.equal(again.record(2400).boxes, part.record(2400).boxes) and again.record(2400).source == rows[4801][2] == "s1"
 
 
 def test_an_index_without_images_opens(tmp_path):
@@ -153,61 +154,3 @@ def test_shares_by_domain_and_source(uneven):
             uneven.balanced(weights=wrong)
     with pytest.raises(ValueError, match="power: expected 0 to 1"):
         uneven.balanced(power=2)
-
-
-def test_draws_have_these_shares(uneven):
-    drawn = Counter(uneven.record(i).source for i in DomainSampler(uneven, 10_000, seed=1))
-    # three standard deviations of a share of 0.5 in 10,000 draws are 0.015
-    assert {k: pytest.approx(v / 10_000, abs=0.015) for k, v in drawn.items()} == {"large": 0.4, "small": 0.1, "bdd": 0.5}
-    images = Counter(i for i in DomainSampler(uneven, 10_000, seed=1) if uneven.record(i).source == "small")
-    assert len(images) == 4 and min(images.values()) > 200
-
-
-def test_draws_go_on_anywhere_and_are_divided_among_processes(uneven):
-    every = list(DomainSampler(uneven, 50, seed=3))
-    assert every == list(DomainSampler(uneven, 50, seed=3)) != list(DomainSampler(uneven, 50, seed=4))
-    assert list(DomainSampler(uneven, 30, seed=3, start=20)) == every[20:]
-    first, second = (DomainSampler(uneven, 50, seed=3, rank=r, world=2) for r in (0, 1))
-    assert list(first) == every[::2] and list(second) == every[1::2] and len(first) == len(second) == 25
-    with pytest.raises(ValueError, match="rank: expected 0 to 1, got 2"):
-        DomainSampler(uneven, 50, rank=2, world=2)
-
-
-def test_a_loader_takes_the_sampler(index):
-    data = TinySet(index).select(split="train")
-    loader = torch.utils.data.DataLoader(data, batch_size=2, sampler=DomainSampler(data, 6), collate_fn=list)
-    assert sorted({sample.source for batch in loader for sample in batch}) == ["bdd", "dota"]
-
-
-# The bench
-
-
-def test_the_coco_file_of_the_bench_says_what_its_index_says(tmp_path):
-    made, categories = synthetic_columns(300)
-    write_index(tmp_path / "index.parquet", made, categories)
-    write_coco(tmp_path / "train.json", made, categories)
-    for name in made["file_name"]:
-        path = tmp_path / "images" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    data, coco = TinySet(tmp_path / "index.parquet"), CocoFolder(tmp_path / "train.json", tmp_path / "images")
-    assert [data.rows(i) for i in range(len(data))] == [coco.rows(i) for i in range(len(coco))]
-    assert torch.allclose(data.boxes, coco.boxes, atol=0.11) and torch.equal(data.labels.long(), coco.labels)
-
-
-@pytest.mark.slow
-def test_the_bench_measures_every_reader():
-    figures = bench_index(3000, 3000, reads=50)
-    assert [row["reader"] for row in figures["rows"]] == ["index", "json", "pycocotools"]
-    assert (
-        figures["open_s"] > 0 and figures["records_per_s"] > 50 and figures["open_rss_mb"] > figures["rows"][0]["import_rss_mb"]
-    )
-    text = index_table(figures)
-    assert "pycocotools" in text and "3,000" in text and figures["growth"]["index"] is None
-    with pytest.raises(ValueError, match="expected boxes >= 1"):
-        bench_index(0)
-
-
-def test_a_file_that_cannot_be_measured_is_named(tmp_path):
-    with pytest.raises(ValueError, match="bench index: json of none.json: FileNotFoundError"):
-        measure("json", tmp_path / "none.json", 1)

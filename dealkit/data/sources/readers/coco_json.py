@@ -1,17 +1,17 @@
-"""Sources that come as COCO JSON: one's own folders, AI-TOD, SODA-D, TinyPerson, SeaDronesSee."""
+"""Sources that come as COCO JSON: one's own folders, AI-TOD, SODA-D, TinyPerson."""
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dealkit.data.sources.readers.reading import Found, OnProblem, Reading
+from dealkit.data.coco import SPLIT_NAMES
+from dealkit.data.sources.readers.reading import Found, OnProblem, Reading, part_of
 from dealkit.data.sources.records import ImageRecord
-
-Row = dict[str, Any]
+from dealkit.files import Json
 
 
 def read_coco(root: str | Path, *, source: str = "coco", on_problem: OnProblem | None = None) -> Iterator[ImageRecord]:
@@ -37,54 +37,43 @@ def read_coco(root: str | Path, *, source: str = "coco", on_problem: OnProblem |
     if not files:
         reading.wrong(root, "file", "path", "expected COCO files: *.json or annotations/*.json")
     for file in files:
-        split = _split_of(file.stem)
+        split = (re.findall("train|val|test", file.stem.lower()) or [""])[0]
         name = file.stem.removeprefix("instances_")  # COCO's own folders: train2017
         folders = [f"images/{split}", f"images/{name}", "images", name, split, "."]
         yield from _coco(reading, file, folders, split=split)
 
 
-def read_aitod(root: str | Path, *, on_problem: OnProblem | None = None) -> Iterator[ImageRecord]:
+def read_aitod(root: str | Path, *, version: str = "1", on_problem: OnProblem | None = None) -> Iterator[ImageRecord]:
     """AI-TOD: `annotations/aitod_{train,val,test}[_v1].json`, images in `images/{split}`, `{split}/images` or `trainval`.
 
     Tiles of one large image (`1052__600_1200.png`) are one group. About a third of the images has to be made from xView by the
     authors' tool; how many are missing is one problem per file. `trainval` repeats train and val: it is read, as train, only
     where these are not there.
 
-    >>> from dealkit.data.sources.readers.reading import example
-    >>> text = '''{"images": [{"id": 1, "file_name": "12__0_600.png", "width": 8, "height": 8}], "annotations": [],
-    ...            "categories": [{"id": 1, "name": "ship"}]}'''
-    >>> with example({"annotations/aitod_val_v1.json": text, "images/val/12__0_600.png": (8, 8)}) as root:
-    ...     [record] = read_aitod(root)
-    >>> record.group, record.split, len(record.boxes)
-    ('12', 'val', 0)
-    """
-    yield from _aitod(Reading("aitod", root, on_problem), "aitod_{}.json", "aitod_{}_v1.json")
-
-
-def read_aitodv2(root: str | Path, *, on_problem: OnProblem | None = None) -> Iterator[ImageRecord]:
-    """AI-TOD-v2: the images of AI-TOD with the new `annotations/aitodv2_{train,val,test}.json`; else as `read_aitod`.
+    Args:
+        version: 2 is AI-TOD-v2, the same images with the new `annotations/aitodv2_{train,val,test}.json`.
 
     >>> from dealkit.data.sources.readers.reading import example
     >>> text = '''{"images": [{"id": 1, "file_name": "12__0_600.png", "width": 8, "height": 8}], "annotations": [],
     ...            "categories": [{"id": 1, "name": "ship"}]}'''
     >>> with example({"annotations/aitodv2_test.json": text, "test/images/12__0_600.png": (8, 8)}) as root:
-    ...     [record] = read_aitodv2(root)
-    >>> record.source, record.split
-    ('aitod-v2', 'test')
+    ...     [record] = read_aitod(root, version="2")
+    >>> record.source, record.split, record.group, len(record.boxes)
+    ('aitod-v2', 'test', '12', 0)
     """
-    yield from _aitod(Reading("aitod-v2", root, on_problem), "aitodv2_{}.json", "aitod_{}_v2.json")
-
-
-def _aitod(reading: Reading, *names: str) -> Iterator[ImageRecord]:
+    if version not in ("1", "2"):
+        raise ValueError(f"version: expected 1 or 2, got {version!r}")
+    reading = Reading("aitod" if version == "1" else "aitod-v2", root, on_problem)
+    names = ("aitod_{}.json", "aitod_{}_v1.json") if version == "1" else ("aitodv2_{}.json", "aitod_{}_v2.json")
     places = [f"{folder}{name}" for folder in ("annotations/", "annotations*/", "", "*/") for name in names]
-    files = {split: reading.first(*(p.format(split) for p in places)) for split in ("train", "val", "test", "trainval")}
+    files = {split: reading.first(*(p.format(split) for p in places)) for split in (*SPLIT_NAMES, "trainval")}
     whole = files.pop("trainval")
     if whole is not None and files["train"] is None and files["val"] is None:
         files["train"] = whole
+    missing = "a third of the images must be made from xView with the authors' tool (aitodtoolkit)"
     for split, file in reading.present(files, f"annotations/{names[0]}").items():
         folders = [f.format(s) for s in (split, "trainval") for f in ("images/{}", "{}/images", "{}")] + ["images"]
-        missing = "a third of the images must be made from xView with the authors' tool (aitodtoolkit)"
-        yield from _coco(reading, file, folders, split=split, group=lambda row: _large_image(row["file_name"]), missing=missing)
+        yield from _coco(reading, file, folders, split=split, group=r"(.+?)__.*", missing=missing)
 
 
 def read_sodad(root: str | Path, *, on_problem: OnProblem | None = None) -> Iterator[ImageRecord]:
@@ -103,7 +92,7 @@ def read_sodad(root: str | Path, *, on_problem: OnProblem | None = None) -> Iter
     (('ignore',), array([ True]))
     """
     reading = Reading("soda-d", root, on_problem)
-    files = {split: reading.first(f"Annotations/{split}.json", f"annotations/{split}.json") for split in ("train", "val", "test")}
+    files = {split: reading.first(f"Annotations/{split}.json", f"annotations/{split}.json") for split in SPLIT_NAMES}
     for split, file in reading.present(files, "Annotations/{}.json").items():
         folders = ["Images", f"Images/{split}", "images", f"images/{split}"]
         yield from _coco(reading, file, folders, split=split, ignored=("ignore",), whole_only="start_coord")
@@ -138,35 +127,8 @@ def read_tinyperson(root: str | Path, *, on_problem: OnProblem | None = None) ->
             split=split,
             ignore_keys=("ignore", "uncertain", "logo", "in_dense_image"),
             whole_only="corner",
-            group=lambda row: _video_of(row["file_name"]),
+            group=r"(.+)_I\d+",
         )
-
-
-def read_seadronessee(root: str | Path, *, on_problem: OnProblem | None = None) -> Iterator[ImageRecord]:
-    """SeaDronesSee object detection v2: `annotations/instances_{train,val}.json` and `images/{train,val}`.
-
-    Category 0, `ignored`, is an ordinary category of the file and stands for ignored regions. Frames of one video
-    (`source.video` of the image record) are one group. A name ending in .png is also looked for as .jpg: both were published.
-    The labels of the test split are not public.
-
-    >>> from dealkit.data.sources.readers.reading import example
-    >>> text = '''{"images": [{"id": 5, "file_name": "5.png", "width": 8, "height": 8, "source": {"video": "DJI_0057.MP4"}}],
-    ...            "annotations": [{"id": 1, "image_id": 5, "category_id": 0, "bbox": [0, 0, 4, 4]}],
-    ...            "categories": [{"id": 0, "name": "ignored"}, {"id": 1, "name": "swimmer"}]}'''
-    >>> with example({"annotations/instances_val.json": text, "images/val/5.jpg": (8, 8)}) as root:
-    ...     [record] = read_seadronessee(root)
-    >>> record.group, record.categories, record.ignore
-    ('DJI_0057.MP4', ('ignored',), array([ True]))
-    """
-    reading = Reading("seadronessee", root, on_problem)
-
-    def video(row: Row) -> str:
-        source = row.get("source")
-        return str(source.get("video") or source.get("folder_name") or "") if isinstance(source, dict) else ""
-
-    files = {split: reading.root / "annotations" / f"instances_{split}.json" for split in ("train", "val")}
-    for split, file in reading.present(files, "annotations/instances_{}.json").items():
-        yield from _coco(reading, file, [f"images/{split}", split, "images"], split=split, ignored=("ignored",), group=video)
 
 
 def _coco(
@@ -178,13 +140,14 @@ def _coco(
     ignored: tuple[str, ...] = (),
     ignore_keys: tuple[str, ...] = ("ignore",),
     whole_only: str | None = None,
-    group: Callable[[Row], str] | None = None,
+    group: str = "",
     missing: str | None = None,
 ) -> Iterator[ImageRecord]:
     """Records of one COCO file; ids are only looked up, so that any numbering will do.
 
     `ignored` are categories and `ignore_keys` keys of annotations that make ignored objects; `whole_only` is a key that only
-    image records of cut tiles have; `missing` makes all missing images one problem, which it explains.
+    image records of cut tiles have; `group` is the pattern of `part_of`; `missing` makes all missing images one problem, which
+    it explains.
     """
     data = reading.json(file)
     if data is None:
@@ -199,7 +162,7 @@ def _coco(
             names[row["id"]] = row["name"]
         else:
             reading.wrong(file, f"categories[{i}]", "record", f"expected an id and a name, got {row!r:.60}")
-    images: dict[Any, Row] = {}
+    images: dict[Any, Json] = {}
     for i, row in enumerate(data["images"]):
         if not (isinstance(row, dict) and isinstance(row.get("file_name"), str) and isinstance(row.get("id"), int | str)):
             reading.wrong(file, f"images[{i}]", "record", f"expected an id and a file_name, got {row!r:.60}")
@@ -216,13 +179,13 @@ def _coco(
         if isinstance(row, dict) and _key(row.get("image_id")) in images:
             of_image[row["image_id"]].append(i)
         elif isinstance(row, dict):
-            reading.wrong(file, _where(i, row), "image_id", f"unknown image {row.get('image_id')!r}")
+            reading.wrong(file, _record_name(i, row), "image_id", f"unknown image {row.get('image_id')!r}")
         else:
             reading.wrong(file, f"annotations[{i}]", "record", f"expected an object, got {row!r:.60}")
 
     def found(i: int) -> Found | None:
         row, rows[i] = rows[i], None  # forget it: files have millions
-        where, box, name = _where(i, row), row.get("bbox"), names.get(_key(row.get("category_id")))
+        where, box, name = _record_name(i, row), row.get("bbox"), names.get(_key(row.get("category_id")))
         if name is None:
             reading.wrong(file, where, "category_id", f"unknown category {row.get('category_id')!r}")
         elif not (isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box)):
@@ -236,26 +199,18 @@ def _coco(
     lost = []
     folder = next((f for name in folders if (f := reading.root / name).is_dir()), reading.root / folders[0])
     for image_id, row in images.items():
-        path = _find(reading.root, folders, row["file_name"]) or folder / row["file_name"]
+        path = next((p for f in folders if (p := reading.root / f / row["file_name"]).is_file()), folder / row["file_name"])
         if missing is not None and not path.is_file():
             lost.append(row["file_name"])
             continue
         size = (row["width"], row["height"]) if "width" in row and "height" in row else None
-        name = group(row) if group is not None else ""
-        where = f"image {image_id}"
         objects = [o for i in of_image.pop(image_id, ()) if (o := found(i)) is not None]
-        record = reading.record(path, objects, file=file, where=where, size=size, group=name, split=split)
-        if record is not None:
-            yield record
+        options = {"where": f"image {image_id}", "size": size, "group": part_of(group, row["file_name"]), "split": split}
+        yield from reading.record(path, objects, file=file, **options)
     if lost:
         reading.wrong(
             file, "file", "images", f"{len(lost)} of {len(images)} images are missing, the first is {lost[0]}; {missing}"
         )
-
-
-def _find(root: Path, folders: list[str], name: str) -> Path | None:
-    names = [name, str(Path(name).with_suffix(".jpg"))] if name.endswith(".png") else [name]
-    return next((p for n in names for f in folders if (p := root / f / n).is_file()), None)
 
 
 def _outline(segmentation: Any) -> np.ndarray | None:
@@ -269,25 +224,10 @@ def _outline(segmentation: Any) -> np.ndarray | None:
     return polygon if np.isfinite(polygon).all() else None
 
 
-def _where(i: int, row: Row) -> str:
+def _record_name(i: int, row: Json) -> str:
     return f"annotation {row['id']}" if "id" in row else f"annotations[{i}]"
 
 
 def _key(value: Any) -> Any:
     """An id, or None for what cannot be one."""
     return value if isinstance(value, int | str) else None
-
-
-def _split_of(name: str) -> str:
-    found = re.search("train|val|test", name.lower())
-    return found.group() if found else ""
-
-
-def _large_image(name: str) -> str:
-    stem, separator, _ = Path(name).stem.partition("__")
-    return stem if separator else ""
-
-
-def _video_of(name: str) -> str:
-    stem, separator, _ = Path(name).stem.rpartition("_I")
-    return stem if separator else ""

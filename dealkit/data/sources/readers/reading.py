@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -72,10 +73,9 @@ class Reading:
         """Something wrong with one object: a problem in one's own folder, a known defect of a published source."""
         (self.wrong if self.own else self.known)(file, where, field, message)
 
-    def first(self, *patterns: str, where: Path | None = None) -> Path | None:
-        """First file or folder under `where` (the root) that one of the patterns matches, in their order, then by name."""
-        start = self.root if where is None else where
-        return next((path for pattern in patterns for path in sorted(start.glob(pattern))), None)
+    def first(self, *patterns: str) -> Path | None:
+        """First file or folder under the root that one of the patterns matches, in their order, then by name."""
+        return next((path for pattern in patterns for path in sorted(self.root.glob(pattern))), None)
 
     def present(self, files: Mapping[str, Path | None], expected: str) -> dict[str, Path]:
         """The annotation files or folders that are there, by split; a problem if none is, a known defect where one is missing.
@@ -92,45 +92,35 @@ class Reading:
 
     def lines(self, file: Path) -> list[tuple[str, str]]:
         """(`line N`, text) of the lines of a text file that are not blank."""
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-        except FileNotFoundError:
-            self.wrong(file, "file", "path", "no such file")
-        except (OSError, UnicodeDecodeError) as error:
-            self.wrong(file, "file", "content", f"not a text file in UTF-8: {error}")
-        else:
-            return [(f"line {i}", line.strip()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
-        return []
+        text = self._content(file, "a text file in UTF-8", lambda f: f.read_text(encoding="utf-8-sig")) or ""
+        return [(f"line {i}", line.strip()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
 
-    def numbers(self, file: Path, where: str, words: Sequence[str], form: str) -> list[float] | None:
-        """The words as finite numbers, or None after telling that `form` was expected."""
+    def numbers(self, file: Path, where: str, words: Sequence[str], form: str, count: int | None = None) -> list[float] | None:
+        """The words as finite numbers, `count` of them, or None after telling that `form` was expected."""
         try:
             values = [float(word) for word in words]
         except ValueError:
             values = []
-        if values and all(map(math.isfinite, values)):
+        if values and all(map(math.isfinite, values)) and count in (None, len(values)):
             return values
         self.wrong(file, where, "numbers", f"expected {form}, got {' '.join(words)!r:.80}")
         return None
 
-    def json(self, file: Path, **options: Any) -> Any:
+    def json(self, file: Path) -> Any:
         """Content of a JSON file, or None after telling what is wrong with it."""
-        try:
-            return json.loads(file.read_text(encoding="utf-8-sig"), **options)
-        except FileNotFoundError:
-            self.wrong(file, "file", "path", "no such file")
-        except (OSError, ValueError, RecursionError) as error:
-            self.wrong(file, "file", "content", f"not JSON: {error}")
-        return None
+        return self._content(file, "JSON", lambda f: json.loads(f.read_text(encoding="utf-8-sig")))
 
     def xml(self, file: Path) -> ET.Element | None:
         """Root of an XML file, or None after telling what is wrong with it."""
+        return self._content(file, "XML", lambda f: ET.parse(f).getroot())
+
+    def _content(self, file: Path, kind: str, load: Callable[[Path], Any]) -> Any:
         try:
-            return ET.parse(file).getroot()
+            return load(file)
         except FileNotFoundError:
             self.wrong(file, "file", "path", "no such file")
-        except (OSError, ET.ParseError, ValueError) as error:
-            self.wrong(file, "file", "content", f"not XML: {error}")
+        except (OSError, ValueError, RecursionError, ET.ParseError) as error:
+            self.wrong(file, "file", "content", f"not {kind}: {error}")
         return None
 
     def images(self, *folders: Path) -> dict[str, Path]:
@@ -178,8 +168,8 @@ class Reading:
         size: tuple[int, int] | None = None,
         group: str = "",
         split: str = "",
-    ) -> ImageRecord | None:
-        """Record of one image, or None after telling why there is none.
+    ) -> Iterator[ImageRecord]:
+        """Gives the record of one image, or nothing after telling why there is none.
 
         Args:
             path: image file; its path under the root becomes `image_id`.
@@ -187,36 +177,33 @@ class Reading:
             file: annotation file that `where` and the objects' `where` are about.
             size: width and height as stated; they must be those of the image.
         """
-        if ".." in path.parts or not path.is_relative_to(self.root):
+        name = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else ".."
+        if ".." in path.parts or name == "..":
             self.wrong(file, where, "file_name", f"expected a path inside the folder of images, got {path}")
-            return None
-        name = path.relative_to(self.root).as_posix()
-        if name in self._seen:
+        elif name in self._seen:
             self.wrong(file, where, "file_name", f"{name} is used more than once")
-            return None
-        actual = self.size(path, file, where)
-        if actual is None:
-            return None
-        if size is not None and tuple(size) != actual:
+        elif (actual := self.size(path, file, where)) is None:
+            pass
+        elif size is not None and tuple(size) != actual:
             stated = f"stated {size[0]} x {size[1]} (width x height), {path} has {actual[0]} x {actual[1]}"
             self.wrong(file, where, "width, height", stated)
-            return None
-        self._seen.add(name)
-        kept, boxes = self._cut(list(objects), actual, file)
-        polygons = tuple(None if o.polygon is None else np.asarray(o.polygon, np.float32).reshape(-1, 2) for o in kept)
-        return ImageRecord(
-            path=path,
-            width=actual[0],
-            height=actual[1],
-            boxes=boxes,
-            categories=tuple(found.category for found in kept),
-            ignore=np.array([found.ignore for found in kept], bool),
-            polygons=polygons if any(p is not None for p in polygons) else (),
-            source=self.source,
-            image_id=name,
-            group=group,
-            split=split,
-        )
+        else:
+            self._seen.add(name)
+            kept, boxes = self._cut(list(objects), actual, file)
+            polygons = tuple(None if o.polygon is None else np.asarray(o.polygon, np.float32).reshape(-1, 2) for o in kept)
+            yield ImageRecord(
+                path=path,
+                width=actual[0],
+                height=actual[1],
+                boxes=boxes,
+                categories=tuple(found.category for found in kept),
+                ignore=np.array([found.ignore for found in kept], bool),
+                polygons=polygons if any(p is not None for p in polygons) else (),
+                source=self.source,
+                image_id=name,
+                group=group,
+                split=split,
+            )
 
     def _cut(self, objects: list[Found], size: tuple[int, int], file: Path) -> tuple[list[Found], np.ndarray]:
         """The objects that have an area inside the image, and their boxes (N, 4) cut to it; tells of the others."""
@@ -231,16 +218,22 @@ class Reading:
         good = finite & ordered & inside & (cut[:, :2] < cut[:, 2:]).all(1)
         for i in np.flatnonzero(~good):
             shown, image = stated[i].round(2).tolist(), f"the image of {size[0]} x {size[1]} (width x height)"
-            if not finite[i]:
-                wrong = f"expected four finite numbers, got {shown}"
-            elif not ordered[i]:
-                wrong = f"expected x1 < x2 and y1 < y2, got {shown} (x1, y1, x2, y2)"
-            elif not inside[i]:
-                wrong = f"{shown} (x1, y1, x2, y2) is outside {image}"
+            if not ordered[i] or not finite[i]:
+                wrong = f"expected finite x1 < x2 and y1 < y2, got {shown}"
             else:
-                wrong = f"{shown} (x1, y1, x2, y2) has no area inside {image}"
+                wrong = f"{shown} (x1, y1, x2, y2) {'has no area inside' if inside[i] else 'is outside'} {image}"
             self.defect(file, objects[i].where, "box", wrong)
         return [found for found, keep in zip(objects, good, strict=True) if keep], cut[good]
+
+
+def part_of(pattern: str, name: str) -> str:
+    """The first group of a pattern that a file's whole name without suffix matches, else nothing.
+
+    >>> part_of(r"(.+)_I\\d+", "train/bb_V0032_I0001640.jpg")
+    'bb_V0032'
+    """
+    found = re.fullmatch(pattern, Path(name).stem)
+    return found.group(1) if found else ""
 
 
 def box_of(polygon: np.ndarray) -> list[float]:

@@ -1,14 +1,14 @@
-"""Sources with an XML file per image: Pascal VOC folders, DIOR, SIRST, DroneVehicle."""
+"""Sources with an XML file per image: Pascal VOC folders, DIOR, SIRST, BCCD."""
 
 import math
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from dealkit.data.sources.readers.reading import Found, OnProblem, Reading, box_of
+from dealkit.data.coco import SPLIT_NAMES
+from dealkit.data.sources.readers.reading import Found, OnProblem, Reading, part_of
 from dealkit.data.sources.records import ImageRecord
 
 DIOR_CATEGORIES = tuple(
@@ -16,22 +16,6 @@ DIOR_CATEGORIES = tuple(
     groundtrackfield harbor overpass ship stadium storagetank tenniscourt trainstation vehicle windmill""".split()  # noqa: SIM905
 )
 """The names of DIOR's own files, two of them in upper case."""
-
-DRONEVEHICLE_NAMES = {
-    "car": "car",
-    "truck": "truck",
-    "truvk": "truck",
-    "bus": "bus",
-    "van": "van",
-    "freight car": "freight car",
-    "freight_car": "freight car",
-    "feright car": "freight car",
-    "feright_car": "freight car",
-    "feright": "freight car",
-}
-"""Spellings in DroneVehicle's files and what they mean."""
-DRONEVEHICLE_BORDER = 100
-"""White pixels on every side of DroneVehicle's images as published, 840 x 712 around 640 x 512."""
 
 
 def read_voc(
@@ -55,22 +39,31 @@ def read_voc(
     ('val', [[0.0, 1.0, 3.0, 4.0]], array([ True]))
     """
     reading = Reading(source, root, on_problem, own=True)
-    root = Path(root)
-    folder = next((f for f in (root / "Annotations", root / "annotations", root / "xmls") if f.is_dir()), root)
-    images = reading.images(root / "JPEGImages", root / "images", folder, *([root] if folder != root else []))
-    splits = _splits(reading, [root / "ImageSets" / "Main" / f"{s}.txt" for s in ("train", "val", "test")])
-    files = {file.stem: file for file in sorted(folder.glob("*.xml"))}
-    if not files:
-        reading.wrong(folder, "file", "path", "expected *.xml or Annotations/*.xml")
-    for stem in splits.keys() - files.keys():
+    folder = next((f for f in (reading.root / n for n in ("Annotations", "annotations", "xmls")) if f.is_dir()), reading.root)
+    splits = _splits(reading, "ImageSets/Main/{}.txt")
+    for stem in splits.keys() - {file.stem for file in folder.glob("*.xml")} if any(folder.glob("*.xml")) else ():
         reading.wrong(folder / f"{stem}.xml", "file", "path", f"no such file, but {splits[stem]}.txt names it")
-    for stem, file in files.items():
-        path = images.get(stem, root / "JPEGImages" / f"{stem}.jpg")
-        if (tree := reading.xml(file)) is not None:
-            objects = _objects(reading, file, tree, one_based)
-            record = reading.record(path, objects, file=file, size=_size(tree), split=splits.get(stem, ""))
-            if record is not None:
-                yield record
+    places = ["JPEGImages", "images", *dict.fromkeys([folder.relative_to(reading.root).as_posix(), "."])]
+    objects = partial(_objects, one_based=one_based)
+    yield from _files(reading, folder, places, splits, expected="*.xml or Annotations/*.xml", objects=objects, sized=True)
+
+
+def read_bccd(root: str | Path, *, on_problem: OnProblem | None = None) -> Iterator[ImageRecord]:
+    """BCCD, blood cells under a microscope: a Pascal VOC folder in `BCCD/`.
+
+    >>> from dealkit.data.sources.readers.reading import example
+    >>> text = '''<annotation><object><name>RBC</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax><ymax>4</ymax></bndbox>
+    ... </object></annotation>'''
+    >>> name = "BloodImage_00000"
+    >>> with example({f"BCCD/Annotations/{name}.xml": text, f"BCCD/JPEGImages/{name}.jpg": (8, 6)}) as root:
+    ...     [record] = read_bccd(root)
+    >>> record.categories, record.boxes.tolist()
+    (('RBC',), [[0.0, 1.0, 3.0, 4.0]])
+    """
+    reading = Reading("bccd", root, on_problem)
+    splits = _splits(reading, "BCCD/ImageSets/Main/{}.txt")
+    folder, places = reading.root / "BCCD" / "Annotations", ["BCCD/JPEGImages"]
+    yield from _files(reading, folder, places, splits, expected="BCCD/Annotations/*.xml")
 
 
 def read_dior(root: str | Path, *, on_problem: OnProblem | None = None) -> Iterator[ImageRecord]:
@@ -90,41 +83,36 @@ def read_dior(root: str | Path, *, on_problem: OnProblem | None = None) -> Itera
     ('Expressway-Service-area',)
     """
     reading = Reading("dior", root, on_problem)
-    root = Path(root)
-    folder = (
-        reading.first("Annotations/[Hh]orizontal*", "[Hh]orizontal*", "Annotations/trainval", "Annotations")
-        or root / "Annotations"
-    )
-    images = reading.images(
-        *(root / f for f in ("JPEGImages-trainval", "JPEGImages-test", "JPEGImages", "Images/trainval", "Images/test"))
-    )
-    lists = [reading.first(f"ImageSets/Main/{s}.txt", f"Main/{s}.txt") for s in ("train", "val", "test")]
-    splits = _splits(reading, [file for file in lists if file is not None])
-    names = {_plain(name): name for name in DIOR_CATEGORIES}
-    files = sorted(folder.glob("*.xml"))
-    if not files:
-        reading.wrong(folder, "file", "path", "expected Annotations/Horizontal Bounding Boxes/*.xml")
-    for file in files:
-        path = images.get(file.stem, root / "JPEGImages-trainval" / f"{file.stem}.jpg")
-        if (tree := reading.xml(file)) is None:
-            continue
-        objects = []
+    folder = reading.first("Annotations/[Hh]orizontal*", "[Hh]orizontal*", "Annotations/trainval", "Annotations")
+    folder = folder or reading.root / "Annotations"
+    places = ["JPEGImages-trainval", "JPEGImages-test", "JPEGImages", "Images/trainval", "Images/test"]
+    names = {_letters(name): name for name in DIOR_CATEGORIES}
+
+    def objects(reading: Reading, file: Path, tree: ET.Element) -> Iterator[Found]:
         for found in _objects(reading, file, tree):
-            name = names.get(_plain(found.category))
-            if name is None:
-                reading.wrong(file, found.where, "name", f"expected one of {', '.join(DIOR_CATEGORIES)}, got {found.category!r}")
+            if (name := names.get(_letters(found.category))) is not None:
+                yield Found(found.where, name, found.box, found.ignore)
             else:
-                objects.append(Found(found.where, name, found.box, found.ignore))
-        record = reading.record(path, objects, file=file, split=splits.get(file.stem, ""))
-        if record is not None:
-            yield record
-    unlabelled = len(images.keys() - {file.stem for file in files})
-    if unlabelled:
+                reading.wrong(file, found.where, "name", f"expected one of {', '.join(DIOR_CATEGORIES)}, got {found.category!r}")
+
+    expected = "Annotations/Horizontal Bounding Boxes/*.xml"
+    splits = {**_splits(reading, "Main/{}.txt"), **_splits(reading, "ImageSets/Main/{}.txt")}
+    yield from _files(reading, folder, places, splits, expected=expected, objects=objects)
+    images = reading.images(*(reading.root / place for place in places))
+    if unlabelled := len(images.keys() - {file.stem for file in folder.glob("*.xml")}):
         reading.known(folder, "file", "images", f"{unlabelled} images have no XML file and are left out")
 
 
-def read_sirst(root: str | Path, *, on_problem: OnProblem | None = None) -> Iterator[ImageRecord]:
-    """SIRST: `images/*.png`, `masks/*.xml` (the boxes), `idx_427/{train,val,test}.txt`.
+def read_sirst(root: str | Path, *, version: str = "1", on_problem: OnProblem | None = None) -> Iterator[ImageRecord]:
+    """SIRST: `images/*.png`, `masks/*.xml` (the boxes), `idx_427/{train,val,test}.txt`; or SIRST-v2:
+    `annotations/bboxes/*.xml`, `images/{targets,backgrounds}` or `mixed/`, `splits/{train,val,test}_full.txt`.
+
+    Corners are 1-based and inclusive: 71..73 is 3 px. An object without `bndbox` says that its image is a background: an image
+    without objects. Choice: of several families of splits the full one. Frames of a sequence (`S20210527_S4_114`,
+    `20210725-S4-1001`) are one group; collections such as `Misc_1`, which come from many sequences, are not.
+
+    Args:
+        version: 1 or 2, which contains it.
 
     >>> from dealkit.data.sources.readers.reading import example
     >>> text = '''<annotation><object><name>Target</name><bndbox><xmin>71</xmin><ymin>75</ymin><xmax>73</xmax><ymax>75</ymax>
@@ -134,113 +122,42 @@ def read_sirst(root: str | Path, *, on_problem: OnProblem | None = None) -> Iter
     >>> record.split, record.boxes.tolist()
     ('val', [[70.0, 74.0, 73.0, 75.0]])
     """
-    yield from _sirst(Reading("sirst", root, on_problem), "masks", ["images"], "idx_427/{}.txt")
+    if version not in ("1", "2"):
+        raise ValueError(f"version: expected 1 or 2, got {version!r}")
+    reading = Reading("sirst" if version == "1" else "sirst-v2", root, on_problem)
+    inner, lists = ("masks", "idx_427/{}.txt") if version == "1" else ("annotations/bboxes", "splits/{}_full.txt")
+    places = ["images"] if version == "1" else ["images/targets", "images/backgrounds", "images", "mixed"]
+    objects = partial(_objects, without_box=True)
+    options = {"expected": f"{inner}/*.xml", "objects": objects, "group": r"((?:S?\d{8}[-_])?S\d+|211_HD|TH0517)[-_]\d+"}
+    yield from _files(reading, reading.root / inner, places, _splits(reading, lists), **options)
 
 
-def read_sirstv2(root: str | Path, *, on_problem: OnProblem | None = None) -> Iterator[ImageRecord]:
-    """SIRST-v2: `annotations/bboxes/*.xml`, `images/{targets,backgrounds}` or `mixed/`, `splits/{train,val,test}_full.txt`.
-
-    Corners are 1-based and inclusive: 71..73 is 3 px. An object without `bndbox` says that its image is a background: an image
-    without objects. Choice: of several families of splits the full one. Frames of a sequence (`S20210527_S4_114`,
-    `20210725-S4-1001`) are one group; collections such as `Misc_1`, which come from many sequences, are not.
-
-    >>> from dealkit.data.sources.readers.reading import example
-    >>> text = "<annotation><object><name>Target</name><pixels><id>0</id></pixels></object></annotation>"
-    >>> with example({"annotations/bboxes/S1_7.xml": text, "images/backgrounds/S1_7.png": (9, 9)}) as root:
-    ...     [record] = read_sirstv2(root)
-    >>> record.group, len(record.boxes)
-    ('S1', 0)
-    """
-    folders = ["images/targets", "images/backgrounds", "images", "mixed"]
-    yield from _sirst(Reading("sirst-v2", root, on_problem), "annotations/bboxes", folders, "splits/{}_full.txt")
-
-
-def _sirst(reading: Reading, annotations: str, folders: list[str], lists: str) -> Iterator[ImageRecord]:
-    folder = reading.root / annotations
-    images = reading.images(*(reading.root / name for name in folders))
-    splits = _splits(reading, [reading.root / lists.format(split) for split in ("train", "val", "test")])
+def _files(
+    reading: Reading,
+    folder: Path,
+    places: list[str],
+    splits: Mapping[str, str],
+    *,
+    expected: str,
+    objects: Callable[[Reading, Path, ET.Element], Iterable[Found]] | None = None,
+    sized: bool = False,
+    group: str = "",
+) -> Iterator[ImageRecord]:
+    """Records of the XML files of a folder, whose images of the same name lie in `places`; `sized`: as large as they say."""
+    images = reading.images(*(reading.root / place for place in places))
     files = sorted(folder.glob("*.xml"))
     if not files:
-        reading.wrong(folder, "file", "path", f"expected {annotations}/*.xml")
+        reading.wrong(folder, "file", "path", f"expected {expected}")
     for file in files:
-        if (tree := reading.xml(file)) is None:
-            continue
-        sequence = re.fullmatch(r"((?:S?\d{8}[-_])?S\d+|211_HD|TH0517)[-_]\d+", file.stem)
-        record = reading.record(
-            images.get(file.stem, reading.root / folders[0] / f"{file.stem}.png"),
-            _objects(reading, file, tree, without_box=True),
-            file=file,
-            group=sequence.group(1) if sequence else "",
-            split=splits.get(file.stem, ""),
-        )
-        if record is not None:
-            yield record
-
-
-def read_dronevehicle(root: str | Path, *, on_problem: OnProblem | None = None) -> Iterator[ImageRecord]:
-    """DroneVehicle: `{train,val,test}/{split}img` and `{split}label`, infrared in `{split}imgr` and `{split}labelr`.
-
-    Colour and infrared images are labelled apart and are records of their own, in one group. Coordinates belong to the images
-    with their white border of 100 px; where it was cut off (640 x 512), they are shifted. Choice: boxes are cut to the picture
-    inside the border. Misspelt names (`feright car`, `truvk`) are put right; objects named `*` or without a shape are left out.
-
-    >>> from dealkit.data.sources.readers.reading import example
-    >>> text = '''<annotation><object><name>feright_car</name><polygon><x1>110</x1><y1>120</y1><x2>130</x2><y2>120</y2>
-    ... <x3>130</x3><y3>130</y3><x4>110</x4><y4>130</y4></polygon></object></annotation>'''
-    >>> with example({"val/vallabelr/00001.xml": text, "val/valimgr/00001.jpg": (640, 512)}) as root:
-    ...     [record] = read_dronevehicle(root)
-    >>> record.categories, record.boxes.tolist()
-    (('freight car',), [[10.0, 20.0, 30.0, 30.0]])
-    """
-    reading = Reading("dronevehicle", root, on_problem)
-    root = Path(root)
-    folders = {split: root / split for split in ("train", "val", "test")}
-    for split, folder in reading.present(folders, "{}/trainimg, {}/trainlabel, ..., each with its split").items():
-        for suffix in ("", "r"):
-            images = reading.images(folder / f"{split}img{suffix}")
-            for file in sorted((folder / f"{split}label{suffix}").glob("*.xml")):
-                if (tree := reading.xml(file)) is None:
-                    continue
-                path = images.get(file.stem, folder / f"{split}img{suffix}" / f"{file.stem}.jpg")
-                size = reading.size(path, file, "image")
-                if size is None:
-                    continue
-                if size not in ((840, 712), (640, 512)):
-                    reading.wrong(
-                        path, "image", "width, height", f"expected 840 x 712 with border or 640 x 512, got {size[0]} x {size[1]}"
-                    )
-                    continue
-                objects = list(_vehicles(reading, file, tree, bordered=size == (840, 712)))
-                record = reading.record(path, objects, file=file, group=f"{split}/{file.stem}", split=split)
-                if record is not None:
-                    yield record
-
-
-def _vehicles(reading: Reading, file: Path, tree: ET.Element, *, bordered: bool) -> Iterator[Found]:
-    edge = DRONEVEHICLE_BORDER if bordered else 0
-    low, high = np.float64([edge, edge]), np.float64([edge + 640, edge + 512])
-    for i, item in enumerate(tree.findall("object"), 1):
-        where, text = f"object {i}", (item.findtext("name") or "").strip()
-        name, shape = DRONEVEHICLE_NAMES.get(text.lower()), item.find("polygon")
-        if name is None:
-            reading.known(file, where, "name", f"expected car, truck, bus, van or freight car, got {text!r}")
-            continue
-        keys = [f"{axis}{corner}" for corner in "1234" for axis in "xy"]
-        if shape is None:
-            shape, keys = item.find("bndbox"), ["xmin", "ymin", "xmax", "ymin", "xmax", "ymax", "xmin", "ymax"]
-        try:
-            corners = np.array([float(shape.findtext(key) or "nan") for key in keys]).reshape(4, 2)  # type: ignore[union-attr]
-        except (AttributeError, ValueError):
-            corners = np.full((4, 2), np.nan)
-        if not np.isfinite(corners).all():
-            reading.known(file, where, "polygon", "no polygon of four corners and no bndbox")
-            continue
-        corners += edge - DRONEVEHICLE_BORDER
-        yield Found(where, name, box_of(np.clip(corners, low, high)), polygon=corners)
+        if (tree := reading.xml(file)) is not None:
+            path = images.get(file.stem, reading.root / places[0] / f"{file.stem}.jpg")
+            size, split = _size(tree) if sized else None, splits.get(file.stem, "")
+            found = (objects or _objects)(reading, file, tree)
+            yield from reading.record(path, found, file=file, size=size, group=part_of(group, file.name), split=split)
 
 
 def _objects(
-    reading: Reading, file: Path, tree: ET.Element, one_based: bool = True, *, without_box: bool = False
+    reading: Reading, file: Path, tree: ET.Element, *, one_based: bool = True, without_box: bool = False
 ) -> Iterator[Found]:
     """Objects of a VOC file; `without_box` says that one without `bndbox` is no object, else it is a defect."""
     for i, item in enumerate(tree.findall("object"), 1):
@@ -269,14 +186,15 @@ def _size(tree: ET.Element) -> tuple[int, int] | None:
     return (int(words[0]), int(words[1])) if all(word.isdigit() and int(word) > 0 for word in words) else None
 
 
-def _splits(reading: Reading, files: list[Path]) -> dict[str, str]:
-    """Split by image name, from lists named `train.txt`, `val_full.txt`, ...; lists that are not there are passed over."""
+def _splits(reading: Reading, lists: str) -> dict[str, str]:
+    """Split by image name, from the lists of train, val and test; those that are not there are passed over."""
     splits: dict[str, str] = {}
-    for file in files:
+    for split in SPLIT_NAMES:
+        file = reading.root / lists.format(split)
         for _, line in reading.lines(file) if file.is_file() else ():
-            splits.setdefault(Path(line.split()[0]).name.removesuffix(".jpg").removesuffix(".png"), file.stem.split("_")[0])
+            splits.setdefault(Path(line.split()[0]).name.removesuffix(".jpg").removesuffix(".png"), split)
     return splits
 
 
-def _plain(name: str) -> str:
+def _letters(name: str) -> str:
     return re.sub("[^a-z]", "", name.lower())

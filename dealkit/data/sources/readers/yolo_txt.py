@@ -1,6 +1,5 @@
-"""Sources in YOLO format, a text file per image: one's own folders, LEVIR-Ship."""
+"""Folders in YOLO format, a text file per image."""
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -26,26 +25,8 @@ def read_yolo(root: str | Path, *, source: str = "yolo", on_problem: OnProblem |
     """
     reading = Reading(source, root, on_problem, own=True)
     names = _yolo_names(reading)
-    if names:
-        yield from _yolo(reading, names)
-
-
-def read_levirship(root: str | Path, *, on_problem: OnProblem | None = None) -> Iterator[ImageRecord]:
-    """LEVIR-Ship: `{train,val,test}/{images,labels}` or `images` with `labels`, in YOLO format with one class, ship.
-
-    About half of the images have no ship, on purpose. Tiles of one scene are one group: their names end in their two offsets.
-
-    >>> from dealkit.data.sources.readers.reading import example
-    >>> name = "GF1_WFV4_E124.0_N33.5_20131122_L1A0000115971_0_6144"
-    >>> with example({f"train/images/{name}.png": (512, 512), f"train/labels/{name}.txt": ""}) as root:
-    ...     [record] = read_levirship(root)
-    >>> record.group, len(record.boxes)
-    ('GF1_WFV4_E124.0_N33.5_20131122_L1A0000115971', 0)
-    """
-    yield from _yolo(Reading("levir-ship", root, on_problem), {0: "ship"}, scene=re.compile(r"(.+)_\d+_\d+"))
-
-
-def _yolo(reading: Reading, names: Mapping[int, str], scene: re.Pattern[str] | None = None) -> Iterator[ImageRecord]:
+    if not names:
+        return
     pairs = []
     for split in ("train", "val", "valid", "test", ""):
         for images, labels in ((f"images/{split}", f"labels/{split}"), (f"{split}/images", f"{split}/labels")):
@@ -67,10 +48,7 @@ def _yolo(reading: Reading, names: Mapping[int, str], scene: re.Pattern[str] | N
             if size is None:
                 continue
             objects = _yolo_objects(reading, file, names, size) if file.is_file() else ()
-            whole = scene.fullmatch(stem) if scene is not None else None
-            record = reading.record(path, objects, file=file, group=whole.group(1) if whole else "", split=split)
-            if record is not None:
-                yield record
+            yield from reading.record(path, objects, file=file, split=split)
 
 
 def _yolo_objects(reading: Reading, file: Path, names: Mapping[int, str], size: tuple[int, int]) -> Iterator[Found]:

@@ -35,8 +35,8 @@ def file_of(pattern: str | Path, source: str) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
-    """One image of one set of predictions, judged."""
+class ImageOutcome:
+    """What became of the objects and detections of one image, of one set of predictions."""
 
     path: str
     size_wh: tuple[int, int]
@@ -56,24 +56,31 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedImages:
+class Outcomes:
     """One set of predictions on all images."""
 
-    records: list[Record]
+    records: list[ImageOutcome]
     mistakes: dict[str, int]
     """Number of each kind."""
     categories: list[str]
     """Names, sorted."""
 
 
-def judge_images(
+def find_outcomes(
     table: ObjectTable, files: Sequence[str], pattern: str | Path, clicks: str | Path | None, score: float
-) -> JudgedImages:
+) -> Outcomes:
+    """Match the predictions of every file with its objects; `{source}` in a pattern stands for the folder of the file.
+
+    Raises:
+        ValueError: no such file of predictions, or a broken row; names file and row.
+    """
     records, mistakes, categories = [], dict.fromkeys(ERROR_TYPES, 0), set()
     for file in files:
         source = Path(file).parent.name
         coco, path = read_json(Path(file)), file_of(pattern, source)
-        rows = read_results(path)
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file of predictions; `python -m dealkit predict --coco` writes one")
+        rows = read_json(path)
         click_list = load_clicks(file_of(clicks, source), coco) if clicks else None
         try:
             errors = find_errors(coco, rows, click_list, min_score=score)
@@ -89,16 +96,11 @@ def judge_images(
             prompts.setdefault(prompt["image_id"], []).append(prompt | {"label": labels[prompt["category_id"]]})
         for i in np.flatnonzero(table.images["file"] == file).tolist():
             image_id = int(table.images["image_id"][i])
-            records.append(
-                Record(
-                    path=str(table.images["path"][i]),
-                    size_wh=(int(table.images["width"][i]), int(table.images["height"][i])),
-                    objects=objects.get(image_id, {}),
-                    detections=detections.get(image_id, []),
-                    prompts=prompts.get(image_id, []) if click_list else None,
-                )
-            )
-    return JudgedImages(records=records, mistakes=mistakes, categories=sorted(categories))
+            image, size_wh = str(table.images["path"][i]), (int(table.images["width"][i]), int(table.images["height"][i]))
+            found = {"objects": objects.get(image_id, {}), "detections": detections.get(image_id, [])}
+            of_image = prompts.get(image_id, []) if click_list else None
+            records.append(ImageOutcome(path=image, size_wh=size_wh, prompts=of_image, **found))
+    return Outcomes(records=records, mistakes=mistakes, categories=sorted(categories))
 
 
 def _by_image(errors: Errors, rows: list[Json], labels: Mapping[int, str]) -> tuple[dict[int, dict], dict[int, list]]:
@@ -123,12 +125,6 @@ def _by_image(errors: Errors, rows: list[Json], labels: Mapping[int, str]) -> tu
     return objects, detections
 
 
-def read_results(path: Path) -> list[Json]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file of predictions; `python -m dealkit predict --coco` writes one")
-    return read_json(path)
-
-
 def measure_factors(table: ObjectTable, image: int, prompts: Sequence[Json]) -> dict[int, Json]:
     """The `SHOWN_FACTORS` of the objects of one image by annotation id; None where there is nothing to measure.
 
@@ -146,7 +142,7 @@ def measure_factors(table: ObjectTable, image: int, prompts: Sequence[Json]) -> 
     }
 
 
-def image_labels(name: str, record: Record, label_ids: Mapping[int, str]) -> tuple[Json, dict[int, Json]]:
+def image_labels(name: str, record: ImageOutcome, label_ids: Mapping[int, str]) -> tuple[Json, dict[int, Json]]:
     """`fiftyone.Detections` of one image as its database keeps them, and the fields of its objects by annotation id."""
     from bson import ObjectId
 
@@ -168,7 +164,7 @@ def image_labels(name: str, record: Record, label_ids: Mapping[int, str]) -> tup
     return {"_cls": "Detections", "detections": detections}, fates
 
 
-def click_labels(record: Record) -> Json:
+def click_labels(record: ImageOutcome) -> Json:
     """`fiftyone.Keypoints` of one image as its database keeps them, a keypoint for every click."""
     from bson import ObjectId
 

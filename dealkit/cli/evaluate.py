@@ -1,0 +1,119 @@
+"""Commands that score predictions and checkpoints."""
+
+from pathlib import Path
+from typing import Literal
+
+from dealkit.config import DEFAULT_CHECKPOINT
+from dealkit.files import find_files
+
+
+def evaluate(
+    coco: Path, predictions: Path, out: Path, clicks: Path | None = None, class_agnostic: bool = False, max_dets: int = 1500
+) -> None:
+    """Score predictions: AP, size bins, recall, hit, count error; clicked objects counted and ignored.
+
+    Args:
+        coco: COCO JSON of the ground truth.
+        predictions: standard COCO results.
+        out: JSON of results to write.
+        clicks: the click list that the predictions were made from.
+        class_agnostic: one foreground class, as in the paper's table.
+        max_dets: most detections per image and category.
+    """
+    from dealkit.clicks import load_clicks
+    from dealkit.evaluate.coco import evaluate as score
+    from dealkit.evaluate.coco import summary_line
+    from dealkit.files import write_json
+
+    click_list = load_clicks(clicks, coco) if clicks else None
+    results = score(coco, predictions, click_list, max_dets=max_dets, class_agnostic=class_agnostic)
+    write_json(out, results)
+    print(summary_line(results))
+
+
+def errors(
+    coco: Path,
+    predictions: Path,
+    out: Path,
+    clicks: Path | None = None,
+    max_dets: int = 1500,
+    min_score: float = 0.0,
+    foreground: float = 0.5,
+    background: float = 0.1,
+    ignore_clicked: bool = False,
+) -> None:
+    """Find the kind of every mistake in predictions, and what AP50 would be without each kind.
+
+    Args:
+        coco: COCO JSON of the ground truth.
+        predictions: standard COCO results.
+        out: JSON to write, with the state of every object and the type of every detection.
+        clicks: the click list that the predictions were made from.
+        max_dets: most detections per image and category.
+        min_score: detections under this score do not count at all.
+        foreground: IoU from which a detection matches an object.
+        background: IoU from which a detection concerns an object.
+        ignore_clicked: the clicked objects are neither found nor missed.
+    """
+    from dealkit.clicks import load_clicks
+    from dealkit.evaluate.errors import errors_json, errors_text, find_errors
+    from dealkit.files import write_json
+
+    thresholds = {"max_dets": max_dets, "min_score": min_score, "foreground": foreground, "background": background}
+    click_list = load_clicks(clicks, coco) if clicks else None
+    made = errors_json(find_errors(coco, predictions, click_list, **thresholds, ignore_clicked=ignore_clicked))
+    write_json(out, made)
+    print(errors_text(made))
+
+
+def benchmark(
+    out: Path,
+    coco: tuple[str, ...] = (),
+    checkpoint: Path = DEFAULT_CHECKPOINT,
+    settings: tuple[str, ...] = ("1/category",),
+    kinds: tuple[str, ...] = ("centre",),
+    seeds: int = 5,
+    clicks: Path | None = None,
+    scenes: int = 0,
+    templates: tuple[str, ...] = (),
+    thresholds: Literal["choose", "compare"] | None = None,
+    images: int = 24,
+) -> None:
+    """Score DEAL, a detector or template matching on several COCO sources; mean and spread over seeds.
+
+    A detector without prompts is scored once, class-agnostic and per category.
+
+    Args:
+        out: JSON of results.
+        coco: COCO files, glob patterns allowed; images in `images` beside each.
+        checkpoint: model weights.
+        settings: click settings.
+        kinds: click kinds.
+        seeds: click lists per setting and kind.
+        clicks: folder to write the click lists to.
+        scenes: a detector without prompts is scored on so many procedural scenes, too.
+        templates: instead of the checkpoint, template matching that is shown `box`, `click` or `box, scaled and turned`; or
+            `owlv2`, `grounding_dino`, `sam3` with weights in the local cache of Hugging Face. Goes on where it was stopped.
+        thresholds: `choose` finds the score threshold and duplicate IoU that are best on training images, the defaults of
+            `predict`; `compare` sets the adaptive threshold beside fixed ones and beside the best cut of every prompt.
+        images: how many images of each file the thresholds are tried on.
+    """
+    files = find_files(list(coco)) if coco or not scenes else []
+    from dealkit.baselines.detector import is_detector
+    from dealkit.baselines.open_models import OPEN_MODELS
+    from dealkit.baselines.scoring import VARIANTS, benchmark_detector, benchmark_templates
+    from dealkit.evaluate.benchmark import benchmark as run_benchmark
+    from dealkit.evaluate.thresholds import calibrate, compare_thresholds
+
+    if not set(templates) <= {*VARIANTS, *OPEN_MODELS}:
+        raise ValueError(f"--templates: expected some of {'; '.join([*VARIANTS, *OPEN_MODELS])}, got {'; '.join(templates)}")
+    if templates:
+        benchmark_templates(files, out, variants=templates, seeds=seeds)
+    elif thresholds == "choose":
+        print(calibrate(checkpoint, files, out, images=images)["best"])
+    elif thresholds == "compare":
+        print(compare_thresholds(checkpoint, files, out, images=images)["mean"])
+    elif is_detector(checkpoint):
+        benchmark_detector(checkpoint, files, out, scenes=scenes)
+    else:
+        run_benchmark(checkpoint, files, out, settings=list(settings), kinds=list(kinds), seeds=seeds, clicks_folder=clicks)

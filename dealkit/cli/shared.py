@@ -1,5 +1,0 @@
-"""What several commands take."""
-
-import tyro
-
-Flat = tyro.conf.OmitArgPrefixes
