@@ -6,12 +6,11 @@ the same form and name, whose `images` is a link to the source's.
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from dealkit.files import Json, read_json
+from dealkit.files import Json, read_json, write_text
 
 
 def find_sources(root: str | Path) -> list[str]:
@@ -87,9 +86,7 @@ def _write_part(file: Path, out: Path, data: Mapping[str, Any]) -> Path:
         link.symlink_to((file.parent / "images").resolve(), target_is_directory=True)
     part, text = folder / file.name, json.dumps(data)
     if not part.is_file() or part.read_text(encoding="utf-8") != text:
-        temporary = part.with_suffix(".part")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, part)
+        write_text(part, text)
     return part
 
 
