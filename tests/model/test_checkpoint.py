@@ -8,9 +8,9 @@ import torch
 from conftest import ONE_CLICK, normal
 from safetensors.torch import save_file
 
+import dealkit.model.checkpoint
 from dealkit.config import to_dict
 from dealkit.files import files_of, sha_of
-from dealkit.model import checkpoint
 from dealkit.model.checkpoint import load_model, save_model
 from dealkit.prompts import stack_prompts
 
@@ -39,13 +39,12 @@ def test_a_large_published_model_lies_in_parts(make_tiny, tmp_path, monkeypatch)
     path, model = tmp_path / "model.safetensors", make_tiny().half().float()  # exact in float16
     save_model(model, path, half=True)
     whole = sha_of(path)
-    monkeypatch.setattr(checkpoint, "LARGEST_FILE", path.stat().st_size // 2)
+    monkeypatch.setattr(dealkit.model.checkpoint, "LARGEST_FILE", path.stat().st_size // 2)
     save_model(model, path, half=True)
     names = [f"model-{i:05d}-of-00003.safetensors" for i in (1, 2, 3)]
     assert [file.name for file in sorted(tmp_path.iterdir())] == names == [file.name for file in files_of(path)]
-    assert all(
-        torch.equal(a, b) for a, b in zip(load_model(path).state_dict().values(), model.state_dict().values(), strict=True)
-    )
+    loaded = load_model(path).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
     assert sha_of(path) != whole and sha_of(path) == sha_of(path)
     (tmp_path / names[1]).unlink()
     with pytest.raises(ValueError, match=r"model.safetensors: only 2 of its 3 parts: model-00001"):
@@ -55,23 +54,13 @@ def test_a_large_published_model_lies_in_parts(make_tiny, tmp_path, monkeypatch)
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"] and sha_of(path) == whole
 
 
-def test_a_missing_checkpoint_is_named(tmp_path):
-    with pytest.raises(ValueError, match="none.safetensors: no such checkpoint"):
-        load_model(tmp_path / "none.safetensors")
-
-
-def test_a_file_of_another_kind_is_refused(tmp_path):
+def test_a_file_that_is_missing_cut_short_or_of_another_kind_is_named(checkpoint, tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "model.pt")
-    with pytest.raises(ValueError, match=r"model.pt: not a safetensors checkpoint"):
-        load_model(tmp_path / "model.pt")
-
-
-def test_a_checkpoint_that_was_cut_short_is_refused(make_tiny, tmp_path):
-    save_model(make_tiny(), tmp_path / "model.safetensors")
-    whole_file = (tmp_path / "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(whole_file[: len(whole_file) // 2])
-    with pytest.raises(ValueError, match=r"model.safetensors: not a safetensors checkpoint"):
-        load_model(tmp_path / "model.safetensors")
+    whole = checkpoint.read_bytes()
+    (tmp_path / "half").write_bytes(whole[: len(whole) // 2])
+    for name, said in (("none", "no such checkpoint"), ("model.pt", "not a safetensors"), ("half", "not a safetensors")):
+        with pytest.raises(ValueError, match=f"{name}: {said}"):
+            load_model(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -91,18 +80,13 @@ def test_a_checkpoint_without_a_good_config_is_refused(tmp_path, metadata, said)
 
 
 @pytest.mark.parametrize("fault", ["shape", "missing", "unknown"])
-def test_weights_that_do_not_fit_their_config_are_refused(make_tiny, tmp_path, fault):
-    model = make_tiny()
-    tensors = {k: v.contiguous() for k, v in model.state_dict().items()}
-    name = "decoder.clicked"
-    if fault == "shape":
-        tensors[name] = torch.zeros(33)
-    elif fault == "missing":
+def test_weights_that_do_not_fit_their_config_are_refused(tiny_model, tmp_path, fault):
+    tensors = {k: v.contiguous() for k, v in tiny_model.state_dict().items()}
+    name = "decoder.extra" if fault == "unknown" else "decoder.clicked"
+    tensors[name] = torch.zeros(33)
+    if fault == "missing":
         del tensors[name]
-    else:
-        name = "decoder.extra"
-        tensors[name] = torch.zeros(1)
-    save_file(tensors, tmp_path / "model.safetensors", metadata={"config": json.dumps(to_dict(model.config))})
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"config": json.dumps(to_dict(tiny_model.config))})
     with pytest.raises(ValueError, match=rf"(?s)model.safetensors: weights do not fit their config: .*{name}"):
         load_model(tmp_path / "model.safetensors")
 
