@@ -72,25 +72,16 @@ def test_jitter_clicks_the_same_instances_inside_the_middle_half():
             assert x + w / 4 <= px <= x + 3 * w / 4 and y + h / 4 <= py <= y + 3 * h / 4
 
 
-def test_a_box_over_the_border_is_clicked_in_its_visible_part():
-    coco = scene() | {"annotations": [ann(1, 1, 1, [-20.0, 90.0, 40.0, 30.0])]}
-    # visible: x 0 to 20, y 90 to 100
-    assert make_clicks(coco, setting="1/category", seed=0)["prompts"][0]["points"] == [[10.0, 95.0]]
-
-
-def test_points_are_rounded_to_a_hundredth():
-    coco = scene() | {"annotations": [ann(1, 1, 1, [1.0, 2.0, 0.333, 1 / 3])]}
-    assert make_clicks(coco, setting="1/category", seed=0)["prompts"][0]["points"] == [[1.17, 2.17]]
-
-
-def test_a_file_without_annotations_gives_no_prompts():
-    assert make_clicks(scene() | {"annotations": []}, setting="1/category", seed=0)["prompts"] == []
+def test_a_box_over_the_border_is_clicked_in_its_visible_part_to_a_hundredth():
+    for bbox, point in (([-20.0, 90.0, 40.0, 30.0], [10.0, 95.0]), ([1.0, 2.0, 0.333, 1 / 3], [1.17, 2.17])):
+        coco = scene() | {"annotations": [ann(1, 1, 1, bbox)]}  # visible of the first: x 0 to 20, y 90 to 100
+        assert make_clicks(coco, setting="1/category", seed=0)["prompts"][0]["points"] == [point]
 
 
 def test_making_clicks_names_a_bad_argument_or_annotation():
-    with pytest.raises(ValueError, match="setting: expected one of .*got '2/category'"):
+    with pytest.raises(ValueError, match="setting: .*got '2/category'"):
         make_clicks(scene(), setting="2/category", seed=0)
-    with pytest.raises(ValueError, match="kind: expected one of .*got 'edge'"):
+    with pytest.raises(ValueError, match="kind: .*got 'edge'"):
         make_clicks(scene(), setting="1/category", seed=0, kind="edge")
     for bbox in ([5, 5, 0, 5], [200, 5, 5, 5]):
         with pytest.raises(ValueError, match="annotation 9: bbox: expected .* area inside the image"):
@@ -104,12 +95,9 @@ def test_saved_clicks_load_as_they_were(tmp_path):
     assert load_clicks(tmp_path / "new" / "clicks.json", tmp_path / "truth.json") == clicks
     assert [f.name for f in (tmp_path / "new").iterdir()] == ["clicks.json"]
     assert len((tmp_path / "new" / "clicks.json").read_text().splitlines()) == 2 + len(clicks["prompts"])
-
-
-def test_an_empty_click_list_is_saved_and_loaded(tmp_path):
-    clicks = make_clicks(scene() | {"annotations": []}, setting="1/category", seed=0)
-    save_clicks(clicks, tmp_path / "clicks.json")
-    assert load_clicks(tmp_path / "clicks.json", scene()) == clicks
+    none = make_clicks(scene() | {"annotations": []}, setting="1/category", seed=0)
+    save_clicks(none, tmp_path / "none.json")
+    assert none["prompts"] == [] and load_clicks(tmp_path / "none.json", scene()) == none
 
 
 def test_a_refused_click_list_is_not_written(tmp_path):
@@ -168,9 +156,3 @@ def test_a_bad_click_list_is_refused_by_file_prompt_and_field(change, message, t
     with pytest.raises(ValueError, match=message) as error:
         load_clicks(tmp_path / "list.json", scene())
     assert "list.json" in str(error.value)
-
-
-def test_a_file_that_is_not_json_is_named(tmp_path):
-    (tmp_path / "list.json").write_text("{")
-    with pytest.raises(ValueError, match="list.json: not a JSON file"):
-        load_clicks(tmp_path / "list.json")

@@ -1,6 +1,5 @@
 """`dealkit.device`: bfloat16 where it is wanted and the machine is faster with it."""
 
-import pytest
 import torch
 from conftest import bfloat16
 

@@ -1,11 +1,9 @@
-import copy
-import hashlib
-import json
+"""`dealkit.prompts`: prompt sets that are checked and padded, and simulated clicks inside their boxes."""
 
 import pytest
 import torch
+from conftest import seeded
 
-from dealkit.clicks import SETTINGS, check_clicks, clicks_hash, load_clicks, make_clicks, save_clicks
 from dealkit.prompts import PointPrompts, simulate_clicks, stack_prompts
 
 
@@ -21,17 +19,8 @@ def test_prompt_sets_of_different_length_are_padded():
     assert out.points.tolist() == [[[1, 2], [0, 0]], [[3, 4], [5, 6]]]
     assert out.labels.tolist() == [[1, -1], [0, 1]]
     assert out.image_index.tolist() == [1, 0] and len(out) == 2
-    assert (out.points.dtype, out.labels.dtype, out.image_index.dtype) == (torch.float32, torch.int64, torch.int64)
-
-
-def test_no_prompt_sets_are_an_empty_batch():
-    out = stack_prompts([], [])
-    assert len(out) == 0 and out.points.shape == (0, 0, 2)
-
-
-def test_prompts_move_to_a_device():
-    moved = prompts([[[1.0, 2.0]]], [[1]]).to("cpu")
-    assert moved.points.device.type == "cpu" and moved.labels.tolist() == [[1]]
+    assert out.to("cpu").points.dtype == torch.float32 and out.labels.dtype == out.image_index.dtype == torch.int64
+    assert stack_prompts([], []).points.shape == (0, 0, 2)
 
 
 @pytest.mark.parametrize(
@@ -65,24 +54,21 @@ def test_stacking_names_the_set_of_wrong_shape():
 def test_click_stays_inside_its_box():
     # the second box is a hundredth of a pixel wide at x = 4000, where float32 steps are 0.00024
     boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [4000.0, 50.0, 4000.01, 54.0]]).repeat(500, 1)
-    xy = simulate_clicks(boxes, spread=1.0, generator=torch.Generator().manual_seed(0))
+    xy = simulate_clicks(boxes, spread=1.0, generator=seeded(0))
     assert (xy >= boxes[:, :2]).all() and (xy <= boxes[:, 2:]).all()
 
 
 def test_spread_is_the_share_of_the_half_extent():
     # centre (50, 20), half-extents (10, 4); at spread 0.5 a click strays at most 5 and 2
     boxes = torch.tensor([[40.0, 16.0, 60.0, 24.0]]).repeat(2000, 1)
-    off = (simulate_clicks(boxes, spread=0.5, generator=torch.Generator().manual_seed(0)) - torch.tensor([50.0, 20.0])).abs()
+    off = (simulate_clicks(boxes, spread=0.5, generator=seeded(0)) - torch.tensor([50.0, 20.0])).abs()
     assert (off <= torch.tensor([5.0, 2.0])).all() and (off.max(0).values > torch.tensor([4.9, 1.9])).all()
 
 
 def test_same_generator_seed_gives_the_same_clicks():
     boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0]])
-    first, second = (simulate_clicks(boxes, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    first, second = (simulate_clicks(boxes, generator=seeded(3)) for _ in range(2))
     assert torch.equal(first, second)
-
-
-def test_no_boxes_give_no_clicks():
     assert simulate_clicks(torch.zeros(0, 4)).shape == (0, 2)
 
 

@@ -5,10 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-import dealkit.report.publish
-from dealkit.model.checkpoint import load_model, save_model
 from dealkit.model.deal import build_model
-from dealkit.report.publish import PLACES, box_shift, choose_average, plain_shapes
 from dealkit.train.average import average_weights, mean_weights
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import bfloat16, seeded
+from conftest import bfloat16
 from safetensors.torch import load_file
 
 import dealkit.train.deal

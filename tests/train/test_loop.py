@@ -1,26 +1,19 @@
 """`dealkit.train.loop`: repeatable and resumable runs, errors before work is lost, averaged weights, checkpoints."""
 
 import json
-import math
 from dataclasses import replace
 
 import pytest
 import torch
 from conftest import bfloat16
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import dealkit.train.deal
 import dealkit.train.loop
-from dealkit.config import DataConfig, LossConfig, PromptConfig, RunConfig, TrainConfig, load_config, to_dict
-from dealkit.data.scenes.scene import make_scene
-from dealkit.device import autocast
-from dealkit.files import files_of, sha_of, write_json
-from dealkit.model import checkpoint
-from dealkit.model.checkpoint import load_model, save_model
-from dealkit.model.deal import build_model
-from dealkit.train.deal import fit, loss_of_batch
+from dealkit.config import DataConfig, RunConfig, TrainConfig, load_config
+from dealkit.model.checkpoint import load_model
+from dealkit.train.deal import fit
 from dealkit.train.loop import learning_rate, parameter_groups, progress, read_log, update_average
-from dealkit.train.stream import draw_prompts
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
