@@ -8,14 +8,16 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+import dealkit.train.loop
 from dealkit.browse import dataset as browse
-from dealkit.config import ModelConfig
+from dealkit.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from dealkit.data.coco import Sample
 from dealkit.files import PROJECT_ROOT
 from dealkit.model.checkpoint import save_model
@@ -108,6 +110,31 @@ def sample_of(boxes, *, labels=None, crowd=None, image=None, size_hw=(100, 100))
         annotation_ids=torch.arange(1, n + 1),
         source="made",
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_tensorboard():
+    """Runs write their log only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dealkit.train.loop, "tensorboard", lambda out: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def run(tiny_config):
+    """A short run on scenes of 64 px."""
+    train = TrainConfig(steps=6, batch_size=2, warmup=3, log_every=1, seed=1)
+    return RunConfig(model=tiny_config, data=DataConfig(size=64, workers=0), train=train)
+
+
+def changed(run, **train):
+    """The run with other settings of its training."""
+    return replace(run, train=replace(run.train, **train))
+
+
+def losses(history):
+    """Loss of every line of a log that has one."""
+    return [line["loss"] for line in history if "loss" in line]
 
 
 @pytest.fixture
