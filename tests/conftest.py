@@ -73,6 +73,19 @@ def tiny_model(make_tiny):
     return make_tiny().requires_grad_(False)
 
 
+@pytest.fixture(scope="session")
+def make_constant(tiny_config):
+    """Builds a tiny model whose weights are all one number."""
+
+    def make(value):
+        model = build_model(tiny_config)
+        for weight in model.parameters():
+            torch.nn.init.constant_(weight, value)
+        return model.eval()
+
+    return make
+
+
 def seeded(seed=0):
     """A random source of its own."""
     return torch.Generator().manual_seed(seed)

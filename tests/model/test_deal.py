@@ -19,10 +19,9 @@ CLICKED = stack_prompts([ONE_CLICK], [0])
 
 def with_density(model, per_cell):
     """Sets the density of every cell: softplus(bias) with the weights at zero."""
-    with torch.no_grad():
-        model.activate.heads.weight[1] = 0
-        model.activate.heads.bias[1] = torch.tensor(per_cell).expm1().log()
-        model.activate_large.heads.weight[1], model.activate_large.heads.bias[1] = 0, -30
+    model.requires_grad_(False)
+    model.activate.heads.weight[1], model.activate.heads.bias[1] = 0, torch.tensor(per_cell).expm1().log()
+    model.activate_large.heads.weight[1], model.activate_large.heads.bias[1] = 0, -30
     return model
 
 
@@ -68,11 +67,12 @@ def test_a_prompt_reads_its_own_image(tiny_model):
     assert (out.activation.peak_logits - other.activation.peak_logits).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", [b for b in BACKBONES if b != "nano"])
-def test_every_backbone_drives_the_whole_model(name, tiny_config):
-    model = build_model(replace(tiny_config, backbone=name, decoder_layers=1)).eval()
-    with torch.no_grad():
-        out = model(normal(1, 3, 64, 64), CLICKED)
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_gives_maps_of_strides_4_to_32_to_the_whole_model(name, tiny_config):
+    model = build_model(replace(tiny_config, backbone=name, decoder_layers=1)).eval().requires_grad_(False)
+    maps, out = model.backbone(normal(1, 3, 64, 96)), model(normal(1, 3, 64, 64), CLICKED)
+    sizes = zip(model.backbone.channels, STRIDES, strict=True)
+    assert [m.shape for m in maps] == [(1, c, 64 // s, 96 // s) for c, s in sizes]
     assert torch.isfinite(out.pred_boxes).all() and torch.isfinite(out.pred_logits).all()
 
 
@@ -196,20 +196,15 @@ def test_a_negative_point_has_an_embedding_of_its_own_and_none_is_zero(tiny_mode
     torch.testing.assert_close(embedding[1, 0], alone[0, 0], rtol=1e-4, atol=1e-5)  # the negative is not in the positive
 
 
-def test_every_positive_click_starts_a_query_in_its_cell(tiny_model):
-    out = tiny_model(normal(1, 3, 64, 96), stack_prompts([MIXED, THREE], [0, 0]))
-    assert out.valid[:, :3].tolist() == [[True, False, False], [True, True, True]]  # a negative and padding start none
+def test_every_positive_click_starts_a_query_in_its_cell_on_the_border_too(tiny_model):
+    corners = (torch.tensor([[0.0, 0.0], [96.0, 64.0], [96.0, 0.0]]), torch.tensor([1, 1, 1]))
+    out = tiny_model(normal(1, 3, 64, 96), stack_prompts([MIXED, THREE, corners], [0, 0, 0]))
+    assert torch.equal(out.reference_points[2, :3], out.activation.boxes[2, [0, 15, 0], [0, 23, 23]])
+    assert out.valid[:, :3].tolist() == [[True, False, False], [True] * 3, [True] * 3]  # a negative and padding start none
     assert (out.pred_logits[0, 1:3] == -20).all()
     for p, (x, y) in enumerate(THREE[0].tolist()):
         expected = out.activation.boxes[1, int(y) // 4, int(x) // 4]
         assert torch.equal(out.reference_points[1, p], expected)
-
-
-def test_a_click_on_the_border_starts_in_the_cell_at_it(tiny_model):
-    corners = torch.tensor([[0.0, 0.0], [96.0, 64.0], [96.0, 0.0]])
-    out = tiny_model(normal(1, 3, 64, 96), stack_prompts([(corners, torch.tensor([1, 1, 1]))], [0]))
-    assert torch.isfinite(out.pred_boxes).all()
-    assert torch.equal(out.reference_points[0, :3], out.activation.boxes[0, [0, 15, 0], [0, 23, 23]])
 
 
 # Queries
@@ -227,9 +222,7 @@ def test_a_click_on_the_border_starts_in_the_cell_at_it(tiny_model):
     ],
 )
 def test_the_density_sets_the_number_of_queries(make_tiny, per_cell, size_hw, expected):
-    model = with_density(make_tiny(), per_cell)
-    with torch.no_grad():
-        out = model(normal(1, 3, *size_hw), CLICKED)
+    out = with_density(make_tiny(), per_cell)(normal(1, 3, *size_hw), CLICKED)
     assert out.count.item() == pytest.approx(per_cell * size_hw[0] * size_hw[1] / 16, rel=1e-4)
     assert out.valid.sum().item() == expected + 3  # and the click's own
 
@@ -314,13 +307,11 @@ def test_noisy_boxes_are_corrected_and_unseen_by_the_queries(tiny_model):
 
 def test_large_objects_get_queries_from_the_coarse_map(make_tiny):
     """A peak on the stride-16 map alone: queries start there, with the boxes of its cells; none without cross-scale queries."""
-    model = make_tiny()
-    with torch.no_grad():
-        model.activate.heads.weight[0], model.activate.heads.bias[0] = 0, -15
-        model.activate_large.heads.weight[0], model.activate_large.heads.bias[0] = 0, 5
-        out = model(normal(1, 3, 64, 96), CLICKED)
+    model = make_tiny().requires_grad_(False)
+    model.activate.heads.weight[0], model.activate.heads.bias[0] = 0, -15
+    model.activate_large.heads.weight[0], model.activate_large.heads.bias[0] = 0, 5
+    out = model(normal(1, 3, 64, 96), CLICKED)
     starts = out.reference_points[out.valid]
     assert (starts[:, None] == out.large.boxes.reshape(1, -1, 4)).all(-1).any(0).all()  # all 24 cells of a plain are peaks
-    with torch.no_grad():
-        plain = make_tiny(config=replace(model.config, cross_scale=False))(normal(1, 3, 64, 96), CLICKED)
+    plain = make_tiny(config=replace(model.config, cross_scale=False))(normal(1, 3, 64, 96), CLICKED)
     assert plain.large is None and plain.count.item() == pytest.approx(plain.activation.density.sum().item())

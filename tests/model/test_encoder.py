@@ -1,18 +1,10 @@
-"""`dealkit.model.encoder`: maps of every backbone, and attention that knows distances in pixels, not places."""
+"""`dealkit.model.encoder`: attention that knows distances in pixels, not places."""
 
 import pytest
 import torch
-from conftest import normal, seeded
+from conftest import seeded
 
-from dealkit.config import BACKBONES
-from dealkit.model.encoder import STRIDES, Backbone, ContextLayer, RotaryAttention, cell_centres, rotate
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_gives_maps_of_strides_4_to_32(name):
-    backbone = Backbone(name).eval().requires_grad_(False)
-    maps = backbone(normal(1, 3, 64, 96))
-    assert [m.shape for m in maps] == [(1, c, 64 // s, 96 // s) for c, s in zip(backbone.channels, STRIDES, strict=True)]
+from dealkit.model.encoder import ContextLayer, RotaryAttention, cell_centres, rotate
 
 
 def test_a_rotation_is_by_turns_per_wavelength():

@@ -48,17 +48,12 @@ def test_the_box_of_a_rectangle_is_its_own_within_half_a_pixel(angle: float):
 
 
 @pytest.mark.parametrize("size", [2.0, 3.0, 6.0, 12.0, 40.0])
-def test_the_box_of_a_disc_is_its_diameter_at_every_size(size: float):
+def test_the_box_of_a_disc_or_a_point_is_its_diameter_at_every_size(size: float):
     for seed in range(4):
-        s = render_sprite(_category(family="ellipse", aspect=1.0, size=size), np.random.default_rng(seed), angle=0.3)
-        x1, y1, x2, y2 = s.box
-        assert (x2 - x1, y2 - y1) == pytest.approx((size, size), abs=0.6)
-
-
-def test_a_point_target_ends_at_a_quarter_of_its_peak():
-    # the nominal size is where exp(-1.386 r^2) = 1/4: r = 1, so the box is 12 wide
-    s = render_sprite(_category(family="point", aspect=1.0, size=12.0), np.random.default_rng(0), angle=0.0)
-    assert s.box[2] - s.box[0] == pytest.approx(12.0, abs=0.6)
+        for family, within in (("ellipse", 0.6), ("point", 0.7)):  # a point ends at exp(-1.386 r^2) = 1/4: r = 1
+            c = _category(family=family, aspect=1.0, size=size)
+            x1, y1, x2, y2 = render_sprite(c, np.random.default_rng(seed), angle=0.3).box
+            assert (x2 - x1, y2 - y1) == pytest.approx((size, size), abs=within)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
