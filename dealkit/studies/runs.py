@@ -5,7 +5,7 @@ Results that resume and the loop over sources: `dealkit.files.Results`.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +16,9 @@ from dealkit.files import Json, read_json, sha_of, write_json
 from dealkit.train.deal import fit
 
 
-def trained(run: RunConfig, out: Path, init: Path | None = None) -> Json:
+def trained(
+    run: RunConfig, out: Path, init: Path | None = None, *, validate: Callable[..., dict[str, float]] | None = None
+) -> Json:
     """Train into a folder, go on with a training that was cut off, or read a finished one.
 
     Returns:
@@ -31,7 +33,7 @@ def trained(run: RunConfig, out: Path, init: Path | None = None) -> Json:
         if {key: made[key] for key in request} != request:
             raise ValueError(f"{file}: made with another config or start; choose another folder")
         return made
-    log = fit(run, out, resume=(out / "state.pt").is_file(), init=init)
+    log = fit(run, out, resume=(out / "state.pt").is_file(), init=init, validate=validate)
     made = {**request, "steps": log[-1]["step"], "minutes": log[-1]["minutes"]}
     write_json(file, made)
     (out / "state.pt").unlink()  # 140 MB that nothing needs any more
