@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+import dealkit.train.loop
 from dealkit.browse import dataset as browse
-from dealkit.config import ModelConfig
+from dealkit.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from dealkit.files import PROJECT_ROOT
 from dealkit.model.checkpoint import save_model
 from dealkit.model.deal import build_model
@@ -121,6 +122,33 @@ def make_coco(tmp_path):
         return file
 
     return make
+
+
+@pytest.fixture
+def make_sources(make_coco):
+    """Writes sources by name, each with the same `train.json` and `val.json`; gives their folder."""
+
+    def make(**objects):
+        for name, of_source in objects.items():
+            file = make_coco(f"root/{name}", of_source)
+            (file.parent / "val.json").write_text(file.read_text())
+            file.rename(file.parent / "train.json")
+        return file.parents[1]
+
+    return make
+
+
+@pytest.fixture
+def tiny_run(tiny_config):
+    """Two steps of a tiny model."""
+    train = TrainConfig(steps=2, batch_size=2, warmup=1, log_every=1)
+    return RunConfig(model=tiny_config, data=DataConfig(size=64, workers=0), train=train)
+
+
+@pytest.fixture
+def no_board(monkeypatch):
+    """Trainings without TensorBoard, whose import takes seconds."""
+    monkeypatch.setattr(dealkit.train.loop, "tensorboard", lambda out: None)
 
 
 @pytest.fixture
