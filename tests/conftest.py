@@ -201,6 +201,27 @@ def make_coco(tmp_path):
 
 
 @pytest.fixture
+def make_sources(make_coco):
+    """Writes sources by name, each with the same `train.json` and `val.json`; gives their folder."""
+
+    def make(**objects):
+        for name, of_source in objects.items():
+            file = make_coco(f"root/{name}", of_source)
+            (file.parent / "val.json").write_text(file.read_text())
+            file.rename(file.parent / "train.json")
+        return file.parents[1]
+
+    return make
+
+
+@pytest.fixture
+def tiny_run(tiny_config):
+    """Two steps of a tiny model."""
+    train = TrainConfig(steps=2, batch_size=2, warmup=1, log_every=1)
+    return RunConfig(model=tiny_config, data=DataConfig(size=64, workers=0), train=train)
+
+
+@pytest.fixture
 def tiny_coco(make_coco):
     """Two images: the first with two bolts and a nut, the second without objects."""
     return make_coco("tiny", [[(5, [10, 12, 6, 8], 0), (5, [50, 40, 6, 6], 0), (9, [70, 10, 10, 10], 0)], []])

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import pandas as pd
@@ -14,6 +13,7 @@ from dealkit.evaluate.benchmark import SCALE_BINS, over_seeds, per_cent, with_sp
 from dealkit.files import PROJECT_ROOT, Json, read_json, tidy
 from dealkit.studies.claims import COLUMNS, MODEL_NAMES, PAPER_ROWS, REGIME_NAMES, method_name, row_means
 from dealkit.studies.clicks import CURVES
+from dealkit.studies.dior_dota import PAPER
 from dealkit.studies.label_efficiency import ROWS
 from dealkit.studies.left_out import HELD
 
@@ -328,97 +328,105 @@ def position_table(results: Json) -> str:
 
 
 def transfer_table(results: Json) -> str:
-    """Markdown: AP of a click in the image itself and of prompts from other images, the image's own clicked object ignored."""
-    rows = [
-        ("a click in the image itself", "own"),
-        ("a click in one other image", "one"),
-        (f"the mean of clicks in {results['clicked']} others", "mean"),
-    ]
-    lines = [
-        f"| {name} | {per_cent(results['mean'][key]['ap50_ignored'])} | {per_cent(results['mean'][key]['ap75_ignored'])} |"
-        for name, key in rows
-    ]
-    return "\n".join(["| prompt | AP50, clicked ignored | AP75, clicked ignored |", "|---|---|---|", *lines])
+    """AP of a click in the image itself and of prompts from other images, the image's own clicked object ignored."""
+    names = {
+        "own": "a click in the image itself",
+        "one": "a click in one other image",
+        "mean": f"the mean of clicks in {results['request']['clicked']} others",
+    }
+    means = over_seeds(results, ["prompt"])
+    prompts = means["prompt"].map(names).to_frame()
+    return markdown(prompts.join(percent(means, ["ap50_ignored", "ap75_ignored"])))
+
+
+def protocol_means(results: Json, metrics: Sequence[str] = SCORES) -> pd.DataFrame:
+    """A row per cell and group of a protocol: number of sources, steps, minutes; means over sources, spread over seeds (`_std`).
+
+    Rows without a source are means already: of published runs the seeds of each source are not kept.
+    """
+    rows, by = tidy(results), ["cell", "group"]
+    counts = rows.groupby(by, sort=False).agg(
+        sources=("source", "nunique"), steps=("steps", "first"), minutes=("minutes", "first")
+    )
+    means = over_seeds(rows, by, metrics) if "seed" in rows else rows[rows["source"].isna()]
+    columns = [*by, *metrics, *(f"{metric}_std" for metric in metrics)]
+    return counts.reset_index().merge(means[columns], "left", on=by)
 
 
 def protocol_table(results: Json, metrics: Sequence[str] = ("ap50", "ap75", "ap50_ignored", "hit")) -> str:
-    """Markdown: a row per cell and group, means over sources, spread over seeds of clicks, time of training and test."""
-    heads = {"ap50": "AP50", "ap75": "AP75", "ap50_ignored": "AP50, clicked ignored", "hit": "hit"}
-    lines = ["| trained on | tested on | sources | " + " | ".join(heads[m] for m in metrics) + " | steps | minutes |"]
-    lines.append("|---" * (len(metrics) + 5) + "|")
-    for row in results["rows"]:
-        cells = [with_spread(row["mean"][m], row["spread"][m]) for m in metrics]
-        about = [row["cell"], row["group"], str(len(row["sources"]))]
-        lines.append("| " + " | ".join([*about, *cells, str(row["steps"]), f"{row['minutes']:.1f}"]) + " |")
-    return "\n".join(lines)
+    """A row per cell and group, means over sources, spread over seeds of clicks, time of training."""
+    means = protocol_means(results, metrics)
+    about = means[["cell", "group", "sources"]].set_axis(["trained on", "tested on", "sources"], axis=1)
+    costs = {"steps": means["steps"], "minutes": means["minutes"].map("{:.1f}".format)}
+    return markdown(about.join(percent(means, metrics, spread=True)).assign(**costs).astype(str))
 
 
-def source_gaps(results: Json, metric: str = "ap50_ignored") -> list[Json]:
-    """Per held-out source: its score where it was trained on and where it was left out, highest loss first.
+def source_gaps(results: Json, metric: str = "ap50_ignored") -> pd.DataFrame:
+    """Per held-out source its scores `before` (NaN without a checkpoint to start from), `unseen`, where it was left out, and
+    `seen`, where it was trained on; highest loss first. Sources without a score in one of the last two are left out.
 
-    Returns:
-        `{"source", "seen", "unseen", "before" (None without a checkpoint to start from)}`; shares. Sources without a score in
-        either are left out.
+    >>> cells = {"all sources": 0.5, "without sea": 0.25}
+    >>> rows = [{"cell": cell, "group": HELD, "source": "ship", "ap50_ignored": value} for cell, value in cells.items()]
+    >>> source_gaps({"rows": rows})[["unseen", "seen"]].values.tolist()
+    [[0.25, 0.5]]
     """
-    value: dict[str, dict[str, float | None]] = {}
-    for row in results["rows"]:
-        if row["group"] != HELD:
-            continue
-        which = {"all sources": "seen", "before": "before"}.get(row["cell"], "unseen")
-        for name, source in row["sources"].items():
-            value.setdefault(name, {})[which] = source["mean"][metric]
-    rows = [{"source": name, "before": None, **scores} for name, scores in value.items()]
-    rows = [row for row in rows if row.get("seen") is not None and row.get("unseen") is not None]
-    return sorted(rows, key=lambda row: row["unseen"] - row["seen"])
+    rows = tidy(results)
+    rows = rows[rows["group"] == HELD]
+    which = rows["cell"].map({"all sources": "seen", "before": "before"}).fillna("unseen")
+    table = rows.groupby([rows["source"], which])[metric].mean().unstack().reindex(columns=["before", "unseen", "seen"])
+    table = table.dropna(subset=["unseen", "seen"])
+    return table.loc[(table["unseen"] - table["seen"]).sort_values(kind="stable").index]
 
 
-def shot_rows(results: Json, metric: str = "ap50") -> list[Json]:
-    """Mean over sources of every method, number of shots and seed: `{"method", "shots", "seed", metric}`; rows of plots.
+def pair_losses(results: Json) -> pd.DataFrame:
+    """Per pair of different sources `from`, `to`: `distance`, and `loss` of AP50 with the prompt or adaptation of `from` instead
+    of its own; rows of a matrix. Pairs without a score are left out.
 
-    Only sources that every method, number of shots and seed has: an unfinished run compares like with like.
+    >>> rows = [{"from": a, "to": b, "ap50": 0.5 if a == b else 0.25, "distance": 2.0} for a in "ab" for b in "ab"]
+    >>> pair_losses({"rows": rows})[["from", "to", "loss"]].values.tolist()
+    [['a', 'b', 0.25], ['b', 'a', 0.25]]
+    """
+    rows = tidy(results).dropna(subset="distance")
+    metric = "ap50" if "ap50" in rows else "ap50_ignored"
+    home = rows[rows["from"] == rows["to"]].set_index("to")[metric]
+    pairs = rows[rows["from"] != rows["to"]]
+    return pairs.assign(loss=pairs["to"].map(home) - pairs[metric]).dropna(subset="loss").reset_index(drop=True)
 
-    >>> rows = [{"source": s, "method": "m", "shots": 1, "seed": 0, "mean": {"ap50": v}} for s, v in (("a", 0.2), ("b", 0.4))]
-    >>> [round(row["ap50"], 3) for row in shot_rows({"rows": rows})]
+
+def shot_means(results: Json, metric: str = "ap50") -> pd.DataFrame:
+    """Means over sources and click lists of every `method`, number of `shots` and `draw` of images.
+
+    Only sources that every method, number of shots and draw has: an unfinished run compares like with like.
+
+    >>> rows = [{"source": s, "method": "m", "shots": 1, "draw": 0, "ap50": v} for s, v in (("a", 0.2), ("b", 0.4))]
+    >>> shot_means({"rows": rows})["ap50"].round(3).tolist()
     [0.3]
     """
-    cells: dict[tuple[str, int, int], dict[str, float]] = {}
-    for row in results["rows"]:
-        if row["mean"].get(metric) is not None:
-            cells.setdefault((row["method"], row["shots"], row["seed"]), {})[row["source"]] = row["mean"][metric]
-    common = set.intersection(*(set(of) for of in cells.values())) if cells else set()
-    if not common:
-        return []
-    return [
-        {"method": method, "shots": k, "seed": seed, metric: mean(of[s] for s in common)}
-        for (method, k, seed), of in cells.items()
-    ]
+    rows = tidy(results).dropna(subset=metric)
+    cells = rows.groupby(["method", "shots", "draw", "source"], sort=False)[metric].mean().unstack("source")
+    return cells.dropna(axis="columns").mean(axis="columns").rename(metric).dropna().reset_index()
 
 
 def shot_table(results: Json, metric: str = "ap50") -> str:
-    """Markdown: a row per method, a column per number of labelled images; mean over sources, spread over seeds."""
-    rows = shot_rows(results, metric)
-    counts = sorted({row["shots"] for row in rows})
-    lines = ["| | " + " | ".join(f"{k} image{'s' * (k != 1)}" for k in counts) + " |", "|---" * (1 + len(counts)) + "|"]
-    for method in dict.fromkeys(row["method"] for row in rows):
-        cells = []
-        for k in counts:
-            values = [row[metric] for row in rows if (row["method"], row["shots"]) == (method, k)]
-            cells.append(with_spread(mean(values), stdev(values) if len(values) > 1 else None) if values else "–")
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    """A row per method, a column per number of labelled images; mean over sources, spread over draws of images."""
+    means = shot_means(results, metric).groupby(["method", "shots"], sort=False)[metric].agg(["mean", "std"])
+    cells = pd.Series(map(with_spread, means["mean"], means["std"]), index=means.index).unstack("shots")
+    cells = cells.reindex(means.index.unique("method")).sort_index(axis="columns").fillna("–")
+    return markdown(cells.rename(columns=lambda k: f"{k} image{'s' * (k != 1)}").rename_axis("").reset_index())
 
 
 def public_table(results: Sequence[Json]) -> str:
-    """Markdown: a row per data set and group of categories, and the paper's number beside the class-agnostic one."""
-    lines = ["| data | categories | AP50 | AP75 | AP50, clicked ignored | hit | paper AP50 |", "|" + "---|" * 7]
+    """A row per data set and group of categories, and the paper's number beside the class-agnostic one."""
+    tables = []
     for result in results:
-        for group, scores in result["groups"].items():
-            columns = ("ap50", "ap75", "ap50_ignored", "hit")
-            cells = [with_spread(scores["mean"][c], scores["spread"][c]) for c in columns]
-            paper = f"{result['paper']['ap50']}" if group == "class-agnostic" and result["paper"] else "–"
-            about = f"| {result['data']} {result['split']}, {result['images']} images | {group} ({len(scores['categories'])}) | "
-            lines.append(about + " | ".join([*cells, paper]) + " |")
-    return "\n".join(lines)
+        rows, of = tidy(result), result["request"]
+        means = over_seeds(rows, ["group", "categories"])
+        paper = means["group"].map({"class-agnostic": PAPER[of["data"]]["ap50"]}).map("{:.1f}".format).replace("nan", "–")
+        about = pd.DataFrame({"data": f"{of['data']} {of['split']}, {rows['images'].max()} images", "categories": means["group"]})
+        about["categories"] += " (" + means["categories"].astype(str) + ")"
+        columns = ["ap50", "ap75", "ap50_ignored", "hit"]
+        tables.append(about.join(percent(means, columns, spread=True)).assign(**{"paper AP50": paper}))
+    return markdown(pd.concat(tables))
 
 
 # References
