@@ -547,8 +547,6 @@ TABLES = {
     "categories": ("protocol_categories.json", protocol_table),
     "real": ("protocol_real.json", protocol_table),
     "adapt": ("adapt_heldout.json", shot_table),
-    "dior": ("public_dior_nano.json", lambda result: public_table([result])),
-    "dota2": ("public_dota-v2.0_nano.json", lambda result: public_table([result])),
 }
 """Tables of the pages: the results file and the function that draws each."""
 
