@@ -1,4 +1,4 @@
-"""Drawings for the notebooks: boxes, clicks, maps, queries, bars, and curves of trainings, clicks and ablations.
+"""Drawings on images: boxes, clicks, maps, verdicts, queries, numbers.
 
 `N`, `T` boxes, `h, w` cells of a map. Boxes are xyxy pixels of the image they are drawn on. Colours are those of Okabe and
 Ito, which readers with any colour vision tell apart; on images each kind of box also has a line style of its own.
@@ -6,8 +6,6 @@ Ito, which readers with any colour vision tell apart; on images each kind of box
 
 import io
 from collections.abc import Mapping, Sequence
-from statistics import mean
-from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -19,7 +17,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_iou
@@ -27,7 +24,6 @@ from torchvision.ops import box_iou
 from dealkit.boxes import claim
 from dealkit.data.coco import Sample
 from dealkit.predict.detections import Detections
-from dealkit.report.tables import interval
 
 BLUE, ORANGE, GREEN, SKY, YELLOW, RED, PINK = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#F0E442", "#D55E00", "#CC79A7"
 CATEGORY_COLOURS = (SKY, ORANGE, GREEN, PINK, YELLOW, RED, BLUE)
@@ -204,75 +200,6 @@ def draw_values(ax: Axes, image: Tensor, boxes: Tensor, values: Sequence[float],
         ax.text((x1 + x2) / 2, (y1 + y2) / 2, f"{value:.2f}", color="white", ha="center", va="center", fontweight="bold")
 
 
-def loss_curves(log: Sequence[Mapping[str, float]], *, columns: int = 4) -> Figure:
-    """One panel per loss term and one for their sum, over steps; lines of the log without losses are passed over."""
-    log = [line for line in log if "loss" in line]
-    names = ["loss", *(name for name in log[0] if name.startswith("loss_"))]
-    rows = -(-len(names) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(9, 2.2 * rows), layout="constrained", squeeze=False, sharex=True)
-    for ax, name in zip(axes.flat, names, strict=False):
-        ax.plot([line["step"] for line in log], [line[name] for line in log], color=RED if name == "loss" else BLUE, marker=".")
-        ax.set_title("sum of all terms" if name == "loss" else name.removeprefix("loss_").replace("_", " "))
-        ax.set_ylim(bottom=0)
-        ax.grid(alpha=0.3)
-    for ax in axes.flat[len(names) :]:
-        ax.axis("off")
-    for ax in axes.flat[max(len(names) - columns, 0) : len(names)]:
-        ax.set_xlabel("step")
-        ax.tick_params(labelbottom=True)
-    return figure
-
-
-def score_bars(scores: Mapping[str, Mapping[str, float | None]], *, title: str = "") -> Figure:
-    """Grouped bars in per cent with their numbers: `scores` is series -> metric -> share from 0 to 1, None drawn as a dash."""
-    metrics = list(next(iter(scores.values())))
-    figure, ax = plt.subplots(figsize=(7, 3), layout="constrained")
-    width = 0.8 / len(scores)
-    for s, (series, values) in enumerate(scores.items()):
-        at = [m + (s - (len(scores) - 1) / 2) * width for m in range(len(metrics))]
-        bars = ax.bar(
-            at, [100 * (values[m] or 0.0) for m in metrics], width, label=series, color=(BLUE, ORANGE, GREEN, PINK)[s % 4]
-        )
-        ax.bar_label(bars, ["–" if values[m] is None else f"{100 * values[m]:.1f}" for m in metrics], padding=2, fontsize=9)
-    ax.set_xticks(range(len(metrics)), metrics)
-    ax.set_ylabel("per cent")
-    ax.margins(y=0.15)
-    ax.set_title(title, loc="left")
-    ax.legend(frameon=False)
-    return figure
-
-
-def count_plot(true: Sequence[float], series: Mapping[str, Sequence[float]], *, title: str = "") -> Figure:
-    """Estimated counts against true ones, a marker for every prompt, logarithmic from 1; on the line an estimate is right."""
-    figure, ax = plt.subplots(figsize=(5, 4.4), layout="constrained")
-    top = 1.3 * max([*true, *(v for values in series.values() for v in values), 8.0])
-    ax.plot([1, top], [1, top], color="grey", linewidth=1, label="right")
-    for (name, values), colour, marker in zip(series.items(), (ORANGE, BLUE, GREEN), "so^", strict=False):
-        shown = [max(value, 1.0) for value in values]  # what is less than one object lies on the axis
-        ax.scatter(
-            true,
-            shown,
-            s=28,
-            color=colour,
-            marker=marker,
-            edgecolors="white",
-            linewidths=0.5,
-            label=name,
-            zorder=3,
-            clip_on=False,
-        )
-    ax.set(xlabel="objects in the scene", ylabel="objects that the density sums to", xscale="log", yscale="log")
-    ax.set(xlim=(0.9, top), ylim=(1, top))
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter("{x:.0f}")
-        axis.set_minor_locator(NullLocator())
-    ax.set_title(title, loc="left")
-    ax.grid(alpha=0.3)
-    ax.legend(frameon=False)
-    return figure
-
-
 def draw_quality(ax: Axes, image: Tensor, boxes: Tensor, quality: Tensor, worst: int | None, title: str = "") -> None:
     """Objects (T, 4) in the colour of how well each is handled, (T,) 0 to 1; a ring around the worst."""
     show_image(ax, image, title, dim=0.6)
@@ -302,99 +229,3 @@ def cosine_figure(image: Tensor, points: Tensor, maps: Mapping[str, Tensor], *, 
         draw_map(ax, image, cells.clamp(min=0), name, label="cosine", top=1.0, stride=stride)
         draw_clicks(ax, points, size=30)
     return axes[0].figure
-
-
-def band_plot(ax: Axes, rows: Sequence[Mapping[str, Any]], x: str, y: str, by: str, *, title: str = "") -> None:
-    """Mean and standard deviation over seeds of `y`, a share shown in per cent, against `x`; a line for each value of `by`.
-
-    Rows without a value (None) are left out; of a single seed there is no band.
-    """
-    import seaborn
-
-    rows = [row for row in rows if row[y] is not None]
-    names = list(dict.fromkeys(row[by] for row in rows))
-    columns = {name: [row[name] for row in rows] for name in (x, by)} | {y: [100 * row[y] for row in rows]}
-    colours = dict(zip(names, (BLUE, ORANGE, GREEN, PINK, SKY, RED, "#777777"), strict=False))
-    style = {"hue": by, "style": by, "hue_order": names, "style_order": names, "markers": True, "dashes": False}
-    if rows:
-        seaborn.lineplot(columns, x=x, y=y, palette=colours, errorbar="sd", ax=ax, **style)
-        ax.legend(frameon=False)
-    ax.set_title(title, loc="left")
-    ax.grid(alpha=0.3)
-
-
-def learning_curves(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
-    """AP50 over the steps of a sweep's trainings, rows as in its JSON: a line per cell, mean and spread over seeds."""
-    figure, ax = plt.subplots(figsize=(7.0, 2.6), layout="constrained")
-    points = [{"cell": row["cell"], **point} for row in rows for point in row["curve"]]
-    band_plot(ax, points, "step", "ap50", "cell", title=title)
-    ax.set(xlabel="step", ylabel="AP50, per cent", ylim=(0, None))
-    if points:
-        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    return figure
-
-
-def gain_plot(gains: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
-    """Differences of the cells of a sweep to its first, paired by seed: a small dot per seed, a large one for the mean, a line
-    for Student's 95 % interval; rows of `tables.paired_gains`.
-
-    The interval of two or three seeds is wide, as it should be; one that reaches far beyond all dots is cut at the frame.
-    """
-    first, *others = gains
-    figure, ax = plt.subplots(figsize=(6.5, 0.9 + 0.36 * max(len(others), 1)), layout="constrained")
-    ax.axvline(0, color="grey", linewidth=1)
-    dots = [100 * value for row in others for value in row["gains"]] or [0.0]
-    low, high = min(0.0, *dots), max(0.0, *dots)
-    beyond = max(0.4 * (high - low), 0.5)
-    for y, row in enumerate(others):
-        values = [100 * value for value in row["gains"]]
-        bounds = interval(values)
-        if bounds is not None:
-            ax.plot(bounds, (y, y), color=BLUE, linewidth=2, solid_capstyle="butt")
-        ax.scatter(mean(values), y, s=80, color=BLUE, edgecolors="white", zorder=3)
-        ax.scatter(values, [y] * len(values), s=26, color=ORANGE, edgecolors="white", linewidths=0.5, zorder=4)
-    ax.set_yticks(range(len(others)), [row["cell"] for row in others])
-    ax.set(xlim=(low - beyond, high + beyond), ylim=(max(len(others), 1) - 0.5, -0.5))
-    ax.set_xlabel(f"AP50 minus that of “{first['cell']}”, points")
-    ax.grid(axis="x", alpha=0.3)
-    ax.set_title(title, loc="left")
-    return figure
-
-
-def click_plot(results: Mapping[str, Any]) -> Figure:
-    """AP50 against the number of clicks, positive beside negative further ones; results of `rounds.click_curves`.
-
-    Left over all objects; in the middle with those clicked so far ignored; right over those that are never clicked, the same at
-    every number of clicks (after negative clicks all but the first). Bands: standard deviation over seeds.
-    """
-    panels = {"ap50": "all objects", "ap50_ignored": "clicked so far ignored", "ap50_unclicked": "never clicked"}
-    figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained", sharex=True, sharey=True)
-    rows = [
-        {"further clicks": kind, **point} for kind, seeds in results["of_seeds"].items() for curve in seeds for point in curve
-    ]
-    for ax, (metric, name) in zip(axes, panels.items(), strict=True):
-        sources = results["sources_in_mean"][metric]
-        band_plot(ax, rows, "clicks", metric, "further clicks", title=f"{name}, {sources} sources")
-        ax.set(xlabel="clicks", ylabel="AP50, per cent")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if ax is not axes[0] and ax.get_legend() is not None:
-            ax.get_legend().remove()
-    return figure
-
-
-def position_plot(results: Mapping[str, Any]) -> Figure:
-    """AP50 and hit against the distance of the click from the centre of its object; results of `positions.position_curves`.
-
-    Bands: standard deviation over seeds.
-    """
-    names = {"ap50": "AP50, all objects", "ap50_ignored": "AP50, clicked ignored", "hit": "hit: the clicked object"}
-    figure, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
-    rows = [
-        {"of": name, "offset": point["offset"], "share": point[metric]}
-        for curve in results["of_seeds"]
-        for point in curve
-        for metric, name in names.items()
-    ]
-    band_plot(ax, rows, "offset", "share", "of")
-    ax.set(xlabel="click: 0 the centre of the object, 1 its border", ylabel="per cent", ylim=(0, 100))
-    return figure

@@ -8,7 +8,6 @@ import torch
 from dealkit import figures
 from dealkit.data.coco import Sample
 from dealkit.predict.detections import Detections
-from dealkit.report.tables import paired_gains
 
 matplotlib.use("Agg")
 
@@ -110,24 +109,6 @@ def test_values_stand_in_the_middle_of_their_boxes():
     assert [(t.get_position(), t.get_text()) for t in ax.texts] == [((2.0, 15.0), "0.50")]
 
 
-def test_loss_curves_leave_out_lines_that_are_evaluations():
-    log = [{"step": 1, "loss": 3.0, "loss_bbox": 2.0}, {"step": 1, "val_ap50": 0.1}, {"step": 2, "loss": 1.0, "loss_bbox": 0.5}]
-    figure = figures.loss_curves(log)
-    drawn = {ax.get_title(): ax.lines[0].get_ydata() for ax in figure.axes if ax.lines}
-    assert {name: list(values) for name, values in drawn.items()} == {"sum of all terms": [3.0, 1.0], "bbox": [2.0, 0.5]}
-
-
-def test_score_bars_print_per_cent_and_a_dash_for_nothing_to_score():
-    figure = figures.score_bars({"before": {"AP50": 0.125, "hit": None}, "after": {"AP50": 0.5, "hit": 1.0}})
-    assert sorted(text.get_text() for text in figure.axes[0].texts) == ["100.0", "12.5", "50.0", "–"]
-
-
-def test_count_plot_shows_every_estimate_and_none_below_one():
-    figure = figures.count_plot([1, 5], {"after": [0.25, 40.0]})
-    assert figure.axes[0].collections[0].get_offsets().tolist() == [[1, 1], [5, 40]]
-    assert figure.axes[0].get_ylim()[1] > 40
-
-
 def test_maps_of_coarse_cells_cover_as_many_pixels():
     # 40 x 60 px: 5 x 8 cells of 8 px, the last reaching over the border
     (ax,) = figures.image_axes((40, 60))
@@ -151,47 +132,3 @@ def test_qualities_colour_their_objects_and_ring_the_worst(worst):
     figures.draw_quality(ax, torch.zeros(3, 40, 60, dtype=torch.uint8), boxes, torch.tensor([0.9, 0.1]), worst)
     assert len(ax.collections[0].get_edgecolor()) == 2
     assert {ring.center for ring in ax.patches} == ({(15, 20)} if worst else set())
-
-
-def trainings():
-    curve = [{"step": 1, "ap50": 0.1}, {"step": 2, "ap50": 0.2}]
-    rows = [("full", 0, 0.2), ("full", 1, 0.3), ("less", 0, 0.1), ("less", 1, 0.1)]
-    return [{"cell": c, "seed": s, "metrics": {"ap50": v}, "curve": curve} for c, s, v in rows]
-
-
-def test_learning_curves_have_a_line_per_cell_in_per_cent():
-    pytest.importorskip("seaborn")
-    (ax,) = figures.learning_curves(trainings()).axes
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["full", "less"]
-    assert ax.lines[0].get_ydata() == pytest.approx([10, 20])
-    assert not figures.learning_curves([]).axes[0].lines
-
-
-def test_gains_have_a_dot_per_seed_and_a_mean():
-    (ax,) = figures.gain_plot(paired_gains(trainings())).axes  # -0.1 and -0.2: mean -15 points
-    assert ax.collections[0].get_offsets().tolist() == [pytest.approx([-15, 0])]
-    assert ax.collections[1].get_offsets().tolist() == [pytest.approx([-10, 0]), pytest.approx([-20, 0])]
-    # standard error 5 points, times 12.71
-    assert list(ax.lines[1].get_xdata()) == pytest.approx([-15 - 63.53, -15 + 63.53], abs=0.01)
-    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["less"]
-    assert not figures.gain_plot(paired_gains(trainings()[:1])).axes[0].collections
-
-
-def test_click_curves_leave_out_what_no_source_has():
-    pytest.importorskip("seaborn")
-    points = [{"clicks": n, "ap50": n / 10, "ap50_ignored": 0.1, "ap50_unclicked": None} for n in (1, 2)]
-    sources = {"ap50": 3, "ap50_ignored": 2, "ap50_unclicked": 0}
-    figure = figures.click_plot({"of_seeds": {"positive": [points], "negative": [points]}, "sources_in_mean": sources})
-    assert [ax.get_title(loc="left") for ax in figure.axes] == [
-        "all objects, 3 sources",
-        "clicked so far ignored, 2 sources",
-        "never clicked, 0 sources",
-    ]
-    assert figure.axes[0].lines[0].get_ydata() == pytest.approx([10, 20]) and not figure.axes[2].lines
-
-
-def test_position_curves_show_ap_and_hit():
-    pytest.importorskip("seaborn")
-    points = [{"offset": o, "ap50": 0.5, "ap50_ignored": 0.25, "hit": 1.0} for o in (0.0, 0.5)]
-    (ax,) = figures.position_plot({"of_seeds": [points, points]}).axes
-    assert [line.get_ydata()[0] for line in ax.lines if len(line.get_xdata()) == 2] == [50, 25, 100]

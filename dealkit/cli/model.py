@@ -186,26 +186,25 @@ def bench(
     size: int = 512,
     boxes: int = 9_000_000,
 ) -> None:
-    """Time a model beside RT-DETRv2-R18, or the index of a TinySet beside COCO JSON.
+    """Time a model beside RT-DETRv2-R18, or the index of a TinySet.
 
     Args:
-        what: `model`: encode, click, training and evaluation, as ratios in the same process; `index`: time and memory to open it
-            and to read it at random, beside COCO JSON, plain and by pycocotools.
+        what: `model`: encode, click, training and evaluation, as ratios in the same process; `index`: time to open it and
+            to read it at random.
         json_file: write the figures to this file.
         checkpoint: model to time.
         size: side of the timed image.
-        boxes: size of the largest synthetic index.
+        boxes: size of the made-up index.
     """
     if what == "index":
-        from dealkit.studies.bench_index import bench_index, index_table
+        from dealkit.studies.speed import bench_index
 
         figures = bench_index(boxes)
-        print(index_table(figures))
     else:
         from dealkit.studies.speed import run_bench
 
         figures = run_bench(checkpoint, size=size)
-        print(*(f"{name}: {value}" for name, value in figures.items()), sep="\n")
+    print(*(f"{name}: {value}" for name, value in figures.items()), sep="\n")
     if json_file is not None:
         write_json(json_file, figures)
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from dealkit.files import Json, read_json, write_atomically
+from dealkit.files import Json, read_json, write_text
 
 
 def find_sources(root: str | Path) -> list[str]:
@@ -86,7 +86,7 @@ def _write_part(file: Path, out: Path, data: Mapping[str, Any]) -> Path:
         link.symlink_to((file.parent / "images").resolve(), target_is_directory=True)
     part, text = folder / file.name, json.dumps(data)
     if not part.is_file() or part.read_text(encoding="utf-8") != text:
-        write_atomically(part, lambda to: to.write_text(text, encoding="utf-8"))
+        write_text(part, text)
     return part
 
 

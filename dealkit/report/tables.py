@@ -13,6 +13,7 @@ from dealkit.config import MODELS
 from dealkit.evaluate.benchmark import SCALE_BINS, over_seeds, per_cent, with_spread
 from dealkit.files import PROJECT_ROOT, Json, read_json, tidy
 from dealkit.studies.claims import COLUMNS, MODEL_NAMES, PAPER_ROWS, REGIME_NAMES, method_name, row_means
+from dealkit.studies.clicks import CURVES
 from dealkit.studies.label_efficiency import ROWS
 from dealkit.studies.left_out import HELD
 
@@ -208,71 +209,52 @@ def threshold_table(results: Json) -> str:
 # Ablations
 
 
-def paired_gains(rows: Sequence[Json], metric: str = "ap50") -> list[Json]:
-    """Per cell the mean and spread of a metric over seeds, and of its difference to the first cell with the same seed.
+def paired_gains(results: Json, metric: str = "ap50") -> pd.DataFrame:
+    """The scores of finished trainings of a grid, and in `gain` what each has more than the first cell with the same seed.
 
-    Returns:
-        per cell, in order: `cell`, `seeds`, `mean`, `spread` (standard deviation, None for one seed), `gain`, `gain_spread`,
-        and `gains`, the difference of every seed. A cell that has no seed in common with the first is left out.
+    A seed that the first cell does not have is left out.
 
     >>> scores = {("a", 0): 0.5, ("b", 0): 0.4, ("a", 1): 0.6, ("b", 1): 0.3}
-    >>> rows = [{"cell": cell, "seed": seed, "metrics": {"ap50": score}} for (cell, seed), score in scores.items()]
-    >>> [(g["cell"], round(g["mean"], 3), round(g["gain"], 3)) for g in paired_gains(rows)]
-    [('a', 0.55, 0.0), ('b', 0.35, -0.2)]
+    >>> rows = [{"cell": cell, "seed": seed, "ap50": score} for (cell, seed), score in scores.items()]
+    >>> paired_gains({"rows": rows}).groupby("cell")["gain"].mean().round(3).to_dict()
+    {'a': 0.0, 'b': -0.2}
     """
-    values = {(row["cell"], row["seed"]): row["metrics"][metric] for row in rows}
-    cells = list(dict.fromkeys(row["cell"] for row in rows))
-    table = []
-    for cell in cells:
-        seeds = [seed for name, seed in values if name == cell and (cells[0], seed) in values]
-        if not seeds:
-            continue
-        own = [values[cell, seed] for seed in seeds]
-        gains = [values[cell, seed] - values[cells[0], seed] for seed in seeds]
-        several = len(seeds) > 1
-        table.append(
-            {
-                "cell": cell,
-                "seeds": len(seeds),
-                "mean": mean(own),
-                "spread": stdev(own) if several else None,
-                "gain": mean(gains),
-                "gain_spread": stdev(gains) if several else None,
-                "gains": gains,
-            }
-        )
-    return table
+    scores = tidy(results).dropna(subset=["ap50"])
+    first = scores[scores["cell"] == scores["cell"].iloc[0]].set_index("seed")[metric]
+    return scores.assign(gain=scores[metric] - scores["seed"].map(first)).dropna(subset=["gain"])
 
 
-def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Student's interval for the mean of a few values; None for fewer than two, which say nothing of their spread.
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Student's interval for the mean of a few values; NaN for fewer than two, which say nothing of their spread.
 
-    >>> [round(v, 2) for v in interval([1.0, 3.0])]  # mean 2, standard error 1, times 12.71
+    >>> [round(float(v), 2) for v in interval([1.0, 3.0])]  # mean 2, standard error 1, times 12.71
     [-10.71, 14.71]
     """
-    if len(values) < 2:
-        return None
-    half = float(student.ppf((1 + level) / 2, len(values) - 1)) * stdev(values) / len(values) ** 0.5
-    return mean(values) - half, mean(values) + half
+    values, count = pd.Series(values, dtype=float), len(values)
+    half = student.ppf((1 + level) / 2, count - 1) * values.sem() if count > 1 else float("nan")
+    return values.mean() - half, values.mean() + half
 
 
 def ablation_table(results: Json) -> str:
-    """Markdown: a row per cell of a sweep, mean and spread over seeds, and the paired differences to the first cell in AP50: over
-    all objects with its 95 % interval, and without the clicked ones or, where sizes are scored, over the largest."""
-    metrics, compared = {"ap50": "AP50", "ap75": "AP75", "ap50_ignored": "AP50, clicked ignored"}, "clicked ignored"
-    if sizes := [name for name in results["rows"][0]["metrics"] if name[0].isdigit()]:
-        metrics, compared = {"ap50": "AP50", **{name: f"{name} px" for name in sizes}}, f"{sizes[-1]} px against the first"
-    of_metric = [paired_gains(results["rows"], metric) for metric in (*metrics, "hit")]
-    head = ["run", *metrics.values(), "hit", "AP50 against the first", "95 % interval", compared, "seeds"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for k, rows in enumerate(zip(*of_metric, strict=True)):
-        cells = [rows[0]["cell"], *(with_spread(row["mean"], row["spread"]) for row in rows)]
-        bounds = interval(rows[0]["gains"])
-        cells.append(f"{100 * rows[0]['gain']:+.1f}" if k else "–")
-        cells.append(f"{100 * bounds[0]:+.1f} to {100 * bounds[1]:+.1f}" if k and bounds else "–")
-        cells.append(f"{100 * rows[-2]['gain']:+.1f}" if k else "–")  # of the last metric before `hit`
-        lines.append("| " + " | ".join([*cells, str(rows[0]["seeds"])]) + " |")
-    return "\n".join(lines)
+    """A row per cell of a grid: mean and spread over seeds, and the paired differences to the first cell in AP50.
+
+    These are over all objects, with their 95 % interval, and with the clicked ones ignored; where sizes are scored, over the
+    largest.
+    """
+    sizes = [name for name in tidy(results) if name in SCALE_BINS]
+    metrics = ["ap50", *(sizes or ["ap75", "ap50_ignored"]), "hit"]
+    gains, compared, points = paired_gains(results), metrics[-2], "{:+.1f}".format  # compared: the last before `hit`
+    cells, of_compared = (frame.groupby("cell", sort=False) for frame in (gains, paired_gains(results, compared)))
+    values = cells[metrics].mean().join(cells[metrics].std().add_suffix("_std"))
+    table = percent(values, metrics, spread=True).rename(columns={name: f"{name} px" for name in sizes})
+    table["AP50 against the first"] = (100 * cells["gain"].mean()).map(points)
+    bounds = [(100 * low, 100 * high) for low, high in cells["gain"].agg(interval)]
+    table["95 % interval"] = ["–" if pd.isna(low) else f"{points(low)} to {points(high)}" for low, high in bounds]
+    head = f"{compared} px against the first" if sizes else "clicked ignored"
+    table[head] = (100 * of_compared["gain"].mean()).map(points)
+    table.iloc[0, -3:] = "–"
+    table["seeds"] = cells.size().astype(str)
+    return markdown(table.rename_axis("run").reset_index())
 
 
 # Clicks
@@ -282,68 +264,64 @@ TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9)
 """AP50 whose number of clicks is reported."""
 
 
-def clicks_to_reach(curve: list[Json], least: float, metric: str = "ap50") -> int | None:
-    """NoC: the fewest clicks whose AP is at least `least`; None if none is.
+def click_points(results: Json) -> pd.DataFrame:
+    """The curves of `studies.clicks.click_curves` as a row per number of clicks."""
+    return tidy(results).explode(["clicks", *CURVES], ignore_index=True).astype({"clicks": int} | dict.fromkeys(CURVES, float))
 
-    >>> clicks_to_reach([{"clicks": 1, "ap50": 0.4}, {"clicks": 2, "ap50": 0.7}], 0.6)
-    2
+
+def whole_curves(results: Json) -> pd.DataFrame:
+    """`click_points` without a source in the columns that it lacks at any number of clicks, kind or seed.
+
+    Else a curve of means would rise or fall only because other sources are left.
     """
-    return next((point["clicks"] for point in curve if (point[metric] or 0.0) >= least), None)
+    points = click_points(results)
+    whole = points[list(CURVES)].notna().groupby(points["source"]).transform("all")
+    return points.assign(**points[list(CURVES)].where(whole))
 
 
 def noc_table(results: Json, targets: Sequence[float] = TARGETS) -> str:
-    """Markdown: positive clicks needed to reach an AP50 over all objects, per source and their mean; mean over seeds.
+    """Positive clicks needed to reach an AP50 over all objects, per source and their mean; mean over seeds.
 
     A curve that does not reach it counts with the most clicks there were (the convention of interactive segmentation); where a
     source does not reach it with any seed, the cell says "> most". Below the mean: how many sources reach it with every seed.
     """
-    most = results["request"]["clicks"]
-    lines = ["| source | " + " | ".join(f"AP50 {100 * t:.0f}" for t in targets) + " |", "|---" * (1 + len(targets)) + "|"]
-    numbers: list[list[float]] = []
-    reached: list[list[bool]] = []
-    for name, source in sorted(results["sources"].items()):
-        needed = [[clicks_to_reach(curve, t) for curve in source["curves"]["positive"]] for t in targets]
-        numbers.append([mean(most if n is None else n for n in of_seeds) for of_seeds in needed])
-        reached.append([None not in of_seeds for of_seeds in needed])
-        none = [not any(of_seeds) for of_seeds in needed]
-        cells = [f"> {most}" if over else f"{number:.1f}" for over, number in zip(none, numbers[-1], strict=True)]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    means = [f"**{mean(column):.1f}**" for column in zip(*numbers, strict=True)]
-    lines.append(f"| **mean of {len(numbers)}** | " + " | ".join(means) + " |")
-    counts = [f"{sum(column)}" for column in zip(*reached, strict=True)]
-    return "\n".join([*lines, "| sources that reach it | " + " | ".join(counts) + " |"])
+    most, points = results["request"]["clicks"], click_points(results).query("kind == 'positive'")
+    table = pd.DataFrame(index=pd.Index(sorted(points["source"].unique()), name="source"))
+    foot = pd.DataFrame(index=[f"**mean of {len(table)}**", "sources that reach it"])
+    for target in targets:
+        curves = points["clicks"].where(points["ap50"] >= target).groupby([points["source"], points["seed"]])
+        needed = curves.min().groupby("source")  # NaN: not reached
+        number = curves.min().fillna(most).groupby("source").mean()
+        table[f"AP50 {100 * target:.0f}"] = number.map("{:.1f}".format).where(needed.count() > 0, f"> {most}")
+        foot[f"AP50 {100 * target:.0f}"] = [f"**{number.mean():.1f}**", str((needed.count() == needed.size()).sum())]
+    return markdown(pd.concat([table, foot]).rename_axis("source").reset_index())
 
 
 def rounds_table(results: Json, shown: Sequence[int] = (1, 2, 3, 5, 10, 15, 20)) -> str:
-    """Markdown: AP50 after some numbers of clicks, positive and negative further clicks; means over sources and seeds.
+    """AP50 after some numbers of clicks, positive and negative further clicks; means over sources and seeds.
 
     Sources with several categories stand apart, too: there a negative click can say which is not meant.
     """
-    points = [n for n in shown if n <= results["request"]["clicks"]]
-    rows = {"all objects": "ap50", "clicked so far ignored": "ap50_ignored", "never clicked": "ap50_unclicked"}
-    lines = ["| further clicks | AP50 over | sources | " + " | ".join(map(str, points)) + " |", "|---" * (3 + len(points)) + "|"]
-    for kind, curve in results["mean"].items():
-        value = {point["clicks"]: point for point in curve}
-        for name, metric in rows.items():
-            cells = " | ".join(per_cent(value[n][metric]) for n in points)
-            lines.append(f"| {kind} | {name} | {results['sources_in_mean'][metric]} | {cells} |")
-        several = [source["curves"][kind] for source in results["sources"].values() if source["several_categories"]]
-        if several:
-            cells = " | ".join(per_cent(mean(seed[n - 1]["ap50"] for source in several for seed in source)) for n in points)
-            lines.append(f"| {kind} | all objects, sources with several categories | {len(several)} | {cells} |")
-    return "\n".join(lines)
+    names = dict(zip(CURVES, ("all objects", "clicked so far ignored", "never clicked"), strict=True))
+    points, rows = whole_curves(results).query("clicks in @shown"), []
+    for kind, of_kind in points.groupby("kind", sort=False):
+        several = of_kind[of_kind["several_categories"]]
+        parts = [(name, of_kind, metric) for metric, name in names.items()]
+        parts += [("all objects, sources with several categories", several, "ap50")] if len(several) else []
+        for name, part, metric in parts:
+            scores = part.dropna(subset=[metric]).groupby("clicks")[metric].mean()
+            cells = {str(n): per_cent(scores.get(n)) for n in points["clicks"].unique()}
+            sources = str(part.loc[part[metric].notna(), "source"].nunique())
+            rows.append({"further clicks": kind, "AP50 over": name, "sources": sources} | cells)
+    return markdown(pd.DataFrame(rows))
 
 
 def position_table(results: Json) -> str:
-    """Markdown: AP by the click's distance from the centre of its object; means over sources and seeds, spread over seeds."""
-    lines = [
-        "| click at | AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit |",
-        "|---|---|---|---|---|---|",
-    ]
-    for point, deviation in zip(results["mean"], results["spread"], strict=True):
-        cells = [with_spread(point[c], deviation[c]) for c in SCORES]
-        lines.append(f"| {point['offset']:.2f} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    """AP by the click's distance from the centre of its object; means over sources and seeds, spread over seeds."""
+    means = over_seeds(results, ["offset"])
+    return markdown(
+        means[["offset"]].map("{:.2f}".format).rename(columns={"offset": "click at"}).join(percent(means, SCORES, spread=True))
+    )
 
 
 # Across sources

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from dealkit.clicks import make_clicks
+from dealkit.clicks import make_clicks, offset_clicks
 from dealkit.data.coco import CocoFolder
 from dealkit.data.scenes.scene import EVAL_SEED, write_coco
 from dealkit.evaluate.benchmark import evaluate_across_scales
@@ -23,7 +23,6 @@ from dealkit.files import Json, provenance, read_json, sha_of, write_json
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL
 from dealkit.predict.predictor import predict_coco
-from dealkit.studies.positions import offset_clicks
 
 BASE: dict[str, Any] = {
     "num_objects": 24,

@@ -1,4 +1,4 @@
-"""How much every place of an image looks like the one that is clicked, in the model's own features.
+"""How much does every place of an image look like the one that is clicked, in the model's own features?
 
 `h, w` cells of a map, finest level (stride 4) unless said otherwise; `C` channels.
 """
@@ -17,8 +17,7 @@ from dealkit.prompts import stack_prompts
 def cosine_map(feature: Tensor, point_xy: Tensor, stride: int) -> Tensor:
     """Cosine between the feature under a point and the feature of every cell, after the mean of the map is taken off.
 
-    Choice: centred. Features behind a ReLU are positive, and any two of them have a high cosine: without their mean the
-    cosine says what distinguishes a place from the rest of its image, 0 for what is like the average.
+    Choice: centred. Features behind a ReLU are positive, so any two have a high cosine; without their mean 0 is what is average.
 
     Args:
         feature: (C, h, w). point_xy: (2,) pixels of the network input. stride: pixels per cell.
@@ -28,9 +27,8 @@ def cosine_map(feature: Tensor, point_xy: Tensor, stride: int) -> Tensor:
 
     Source: paper, heat maps of prompt and feature.
 
-    >>> feature = torch.tensor([[[1.0, 0.0, 1.0]], [[0.0, 1.0, 0.0]]])  # the first cell is like the third
-    >>> [round(v, 4) for v in cosine_map(feature, torch.tensor([2.0, 2.0]), 4)[0].tolist()]
-    [1.0, -1.0, 1.0]
+    >>> cosine_map(torch.tensor([[[1.0, 0.0, 1.0]], [[0.0, 1.0, 0.0]]]), torch.tensor([2.0, 2.0]), 4).round()
+    tensor([[ 1., -1.,  1.]])
     """
     feature = feature.float()
     feature = feature - feature.mean((1, 2), keepdim=True)
@@ -54,9 +52,8 @@ def click_cosines(predictor: Predictor, x: float, y: float) -> dict[str, Tensor]
     >>> from dealkit.model.deal import DEAL
     >>> predictor = Predictor(DEAL(ModelConfig(hidden_dim=32, fine_dim=16)))
     >>> predictor.set_image(torch.zeros(3, 50, 70, dtype=torch.uint8))
-    >>> {name: tuple(map.shape) for name, map in click_cosines(predictor, 20, 30).items()}
-    {'stride 4': (13, 18), 'stride 8': (7, 9), 'stride 16': (4, 5), 'stride 32': (2, 3), 'combined': (13, 18),
-     'prompted': (13, 18)}
+    >>> [tuple(cells.shape) for cells in click_cosines(predictor, 20, 30).values()]
+    [(13, 18), (7, 9), (4, 5), (2, 3), (13, 18), (13, 18)]
     """
     predictor.predict([[x, y]])  # refuses what is not a click in the image
     point, (height, width) = torch.tensor([x, y]), predictor.image.shape[1:]
@@ -68,14 +65,11 @@ def click_cosines(predictor: Predictor, x: float, y: float) -> dict[str, Tensor]
 
     levels = [cut(feature[0], stride) for feature, stride in zip(predictor.features.maps, STRIDES, strict=True)]
     maps = {f"stride {s}": cosine_map(level, point, s).cpu() for level, s in zip(levels, STRIDES, strict=True)}
-    finest = maps[f"stride {STRIDES[0]}"].shape
-    fine = [
-        F.interpolate(m[None, None], scale_factor=s / STRIDES[0], mode="bilinear", align_corners=False)[0, 0]
-        for m, s in zip(maps.values(), STRIDES, strict=True)
-    ]
+    finest = maps["stride 4"].shape
+    as_fine = zip(maps.values(), STRIDES, strict=True)
+    fine = [F.interpolate(m[None, None], scale_factor=s / 4, mode="bilinear")[0, 0] for m, s in as_fine]
     combined = torch.stack([m[: finest[0], : finest[1]] for m in fine]).mean(0)
-    prompted = cosine_map(cut(lit.hidden[0], STRIDES[0]), point, STRIDES[0]).cpu()
-    return maps | {"combined": combined, "prompted": prompted}
+    return maps | {"combined": combined, "prompted": cosine_map(cut(lit.hidden[0], 4), point, 4).cpu()}
 
 
 def on_objects(cells: Tensor, sample: Sample, label: int) -> float | None:
@@ -93,11 +87,11 @@ def on_objects(cells: Tensor, sample: Sample, label: int) -> float | None:
     >>> on_objects(torch.tensor([[0.5, 0.1, 0.9]]), sample, 0)  # above one of the two others
     0.5
     """
-    centres = cell_centres(*cells.shape, STRIDES[0], cells.device).flatten(0, 1)[:, None]
 
     def inside(boxes: Tensor) -> Tensor:
         return ((centres >= boxes[:, :2]) & (centres < boxes[:, 2:])).all(-1).any(1)
 
+    centres = cell_centres(*cells.shape, STRIDES[0], cells.device).flatten(0, 1)[:, None]
     objects = inside(sample.boxes[(sample.labels == label) & ~sample.crowd])
     rest = ~objects & ~inside(sample.boxes[sample.crowd])
     values, (n, m) = cells.flatten(), (int(objects.sum()), int(rest.sum()))

@@ -1,6 +1,5 @@
-"""`dealkit.studies.ablation`: cells, resuming and skipping."""
+"""`dealkit.studies.ablation`: cells, rows, resuming and skipping."""
 
-import inspect
 from dataclasses import replace
 
 import pytest
@@ -8,12 +7,13 @@ import yaml
 
 import dealkit.studies.ablation
 import dealkit.train.loop
-from dealkit.config import MODELS, DataConfig, PromptConfig, RunConfig, TrainConfig
+from dealkit.config import MODELS, DataConfig, PromptConfig, RunConfig, TrainConfig, as_json
 from dealkit.files import PROJECT_ROOT, read_json
-from dealkit.studies.ablation import GRIDS, ablation_run, changed, run_cell, run_grid
+from dealkit.studies.ablation import GRIDS, ablation_results, ablation_run, changed, rows_of_cell
 from dealkit.train.deal import fit
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
+TWO = {"full": {}, "one cycle": {"prompt": {"cycles": 1}}}
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +29,7 @@ def quick(monkeypatch):
 
     monkeypatch.setattr(dealkit.train.loop, "tensorboard", lambda out: None)
     monkeypatch.setattr(dealkit.studies.ablation, "evaluate_on_scenes", score)
+    monkeypatch.setitem(GRIDS, "two", TWO)
     return calls
 
 
@@ -38,6 +39,10 @@ def base(tiny_config):
     return RunConfig(model=tiny_config, data=DataConfig(size=64, workers=0), train=train, prompt=PromptConfig(cycles=2))
 
 
+def folders(path):
+    return sorted(folder for folder in path.glob("*") if folder.is_dir())
+
+
 @pytest.mark.parametrize("grid", list(GRIDS))
 def test_every_cell_changes_the_base_in_its_own_way(base, grid):
     runs = [changed(base, changes, 1) for changes in GRIDS[grid].values()]
@@ -45,65 +50,58 @@ def test_every_cell_changes_the_base_in_its_own_way(base, grid):
     assert len(set(map(str, runs))) == len(runs)
 
 
-def test_a_cell_leaves_its_results_and_is_not_run_again(base, tmp_path, quick):
-    results = run_cell(base, tmp_path / "cell", scenes=7)
-    assert [line["step"] for line in results["curve"]] == [1, 2] and results["metrics"]["ap50"] == 0.03
-    assert (7, 64) in [call[:2] for call in quick] and len({seed for *_, seed in quick}) == 1
-    done = len(quick)
-    assert run_cell(base, tmp_path / "cell", scenes=7) == results and len(quick) == done
-    with pytest.raises(ValueError, match=r"results.json: made with another config"):
-        run_cell(replace(base, prompt=PromptConfig(cycles=1)), tmp_path / "cell", scenes=7)
+def test_a_cell_has_a_row_per_evaluation_and_is_not_trained_again(base, tmp_path, quick):
+    rows = rows_of_cell(base, tmp_path / "cell", scenes=7)
+    assert [(row["step"], row["val_ap50"], row.get("ap50")) for row in rows] == [(1, 0.01, None), (2, 0.02, 0.03)]
+    assert rows[1]["minutes"] > 0 and set(quick) == {(7, 64, quick[0][2])}
+    again = rows_of_cell(base, tmp_path / "cell", scenes=7)
+    assert [row["val_ap50"] for row in again] == [0.01, 0.02] and len(quick) == 4  # scored once more, trained once
+    with pytest.raises(ValueError, match="training.json: .* another config"):
+        rows_of_cell(replace(base, prompt=PromptConfig(cycles=1)), tmp_path / "cell", scenes=7)
 
 
 def test_a_cell_that_was_cut_off_goes_on(base, tmp_path):
     whole = fit(base, tmp_path / "whole")
     fit(base, tmp_path / "cell", stop_at=1)
-    run_cell(base, tmp_path / "cell", scenes=7)
+    rows_of_cell(base, tmp_path / "cell", scenes=7)
     log = dealkit.train.loop.read_log(tmp_path / "cell")
     assert [line["loss"] for line in log if "loss" in line] == [line["loss"] for line in whole]
 
 
-def test_a_sweep_runs_seed_by_seed_and_writes_after_every_cell(base, tmp_path, monkeypatch):
-    monkeypatch.setitem(GRIDS, "two", {"full": {}, "one cycle": {"prompt": {"cycles": 1}}})
-    summary = run_grid(base, "two", tmp_path, seeds=2, results=tmp_path / "results.json")
-    assert [(row["cell"], row["seed"]) for row in summary["rows"]] == [(c, s) for s in (0, 1) for c in ("full", "one cycle")]
-    assert read_json(tmp_path / "results.json")["rows"] == summary["rows"]
-    folders = [folder for folder in tmp_path.iterdir() if folder.is_dir()]
-    assert len(folders) == 4
+def test_a_grid_runs_seed_by_seed_and_shares_trainings_with_others(base, tmp_path, monkeypatch):
+    made = ablation_results(base, "two", tmp_path, tmp_path / "results.json", seeds=2)
+    last = [row for row in made.rows if "ap50" in row]
+    assert [(row["cell"], row["seed"]) for row in last] == [(cell, seed) for seed in (0, 1) for cell in TWO]
+    assert read_json(tmp_path / "results.json")["rows"] == made.rows and len(folders(tmp_path)) == 4
     monkeypatch.setitem(GRIDS, "one", {"one": {"prompt": {"cycles": 1}}})
-    shared = run_grid(base, "one", tmp_path, seeds=2)  # the same runs under another name are not run again
-    assert [row["metrics"] for row in shared["rows"]] == [r["metrics"] for r in summary["rows"] if r["cell"] == "one cycle"]
-    assert len([folder for folder in tmp_path.iterdir() if folder.is_dir()]) == 4
-    with pytest.raises(ValueError, match="grid: expected one of components, additions, .*, scales, two, one, got 'three'"):
-        run_grid(base, "three", tmp_path)
+    shared = ablation_results(base, "one", tmp_path, seeds=2)
+    curves = [[row["val_ap50"] for row in rows if row["cell"] in ("one", "one cycle")] for rows in (shared.rows, made.rows)]
+    assert curves[0] == curves[1] and len(folders(tmp_path)) == 4
+    with pytest.raises(ValueError, match="grid: .* scales, two, one, got 'three'"):
+        ablation_results(base, "three", tmp_path)
 
 
-def test_a_sweep_takes_the_cells_its_results_hold(base, tmp_path, monkeypatch, quick):
-    monkeypatch.setitem(GRIDS, "two", {"full": {}, "one cycle": {"prompt": {"cycles": 1}}})
+def test_a_grid_takes_the_cells_its_results_hold(base, tmp_path, quick):
     file = tmp_path / "results.json"
-    first = run_grid(base, "two", tmp_path / "runs", seeds=1, results=file)
-    trained = len(quick)
-    again = run_grid(base, "two", tmp_path / "other", seeds=1, results=file)
-    assert again["rows"] == first["rows"] and len(quick) == trained and not (tmp_path / "other").exists()
-    run_grid(replace(base, prompt=PromptConfig(cycles=3)), "two", tmp_path / "third", seeds=1, results=file)
-    assert len(list((tmp_path / "third").iterdir())) == 1  # only the cell whose config is another one
+    first = ablation_results(base, "two", tmp_path / "runs", file, seeds=1)
+    scored = len(quick)
+    again = ablation_results(base, "two", tmp_path / "other", file, seeds=1)
+    assert again.rows == first.rows and len(quick) == scored and not (tmp_path / "other").exists()
+    more = ablation_results(base, "two", tmp_path / "other", file, seeds=2)  # a further seed
+    assert more.rows[: len(first.rows)] == first.rows and len(folders(tmp_path / "other")) == 2
 
 
-def test_cells_go_on_from_one_training_of_their_seed(base, tmp_path, monkeypatch):
-    monkeypatch.setitem(GRIDS, "two", {"full": {}, "one cycle": {"prompt": {"cycles": 1}}})
-    starts = []
-    whole = dealkit.studies.ablation.fit
-    monkeypatch.setattr(
-        dealkit.studies.ablation, "fit", lambda run, out, **kw: starts.append((run, kw["init"])) or whole(run, out, **kw)
-    )
-    rows = run_grid(base, "two", tmp_path, seeds=2, start_steps=1)["rows"]
-    assert [(run.train.steps, run.prompt.cycles) for run, _ in starts] == 2 * [(1, 1), (2, 2), (2, 1)]
-    assert [init is None for _, init in starts] == 2 * [True, False, False]
-    assert starts[1][1] == starts[2][1] != starts[4][1] and len(rows) == 4
-    assert starts[0][0].train.seed == 1000  # not the data that its cells see
+def test_cells_go_on_from_one_training_of_their_seed(base, tmp_path):
+    ablation_results(base, "two", tmp_path, seeds=2, start_steps=1)
+    made = [read_json(folder / "training.json") for folder in folders(tmp_path)]
+    starts = {m["config"]["train"]["seed"]: m for m in made if m["init"] is None}
+    assert set(starts) == {1000, 1001} and len(made) == 6  # not the data that the cells see
+    assert all((m["config"]["train"]["steps"], m["config"]["prompt"]["cycles"]) == (1, 1) for m in starts.values())
+    inits = {seed: {m["init"] for m in made if m["config"]["train"]["seed"] == seed} for seed in (0, 1)}
+    assert len(inits[0]) == len(inits[1]) == 1 and inits[0] != inits[1]
 
 
-def test_the_base_run_is_evaluated_four_times_and_checked(tiny_config):
+def test_the_base_run_is_evaluated_four_times_and_checked():
     base = ablation_run(steps=600, size=128, coco=["a.json"])
     assert (base.train.warmup, base.train.evaluate_every, base.prompt.cycles, base.data.coco) == (100, 150, 2, ("a.json",))
     assert ablation_run(steps=2, size=64).train.evaluate_every == 1
@@ -111,10 +109,16 @@ def test_the_base_run_is_evaluated_four_times_and_checked(tiny_config):
         ablation_run(steps=0, size=64)
 
 
-def test_the_notebooks_full_run_is_the_published_one():
-    values = yaml.safe_load((PROJECT_ROOT / "notebooks" / "params" / "03_pgcpp_ablation_full.yml").read_text())
-    base = ablation_run(steps=values["steps"], size=values["size"])
-    chosen = {"batch_size": values["batch_size"], "lr": values["learning_rate"], "ema_decay": values["ema_decay"]}
-    assert replace(base, model=MODELS[values["model"]], train=replace(base.train, **chosen)) == base
-    assert values["eval_scenes"] == inspect.signature(run_grid).parameters["scenes"].default
-    assert values["grids"] == list(GRIDS)[:4]
+@pytest.mark.parametrize(
+    "file", sorted((PROJECT_ROOT / "notebooks" / "params").glob("03_pgcpp_ablation_*.yml")), ids=lambda f: f.stem
+)
+def test_parameter_files_are_the_requests_of_the_published_grids(file):
+    """So that the run goes on from the committed results instead of starting again."""
+    values = yaml.safe_load(file.read_text())
+    for grid in values["grids"]:
+        base = ablation_run(steps=values["steps"], size=values["size"])
+        chosen = {"batch_size": values["batch_size"], "lr": values["learning_rate"], "ema_decay": values["ema_decay"]}
+        base = replace(base, model=MODELS[values["model"]], train=replace(base.train, **chosen))
+        request = read_json(PROJECT_ROOT / "data" / "results" / f"ablation_{grid}.json")["request"]
+        about = {"grid": grid, "scenes": values["eval_scenes"], "start_steps": values.get("start_steps", 0)}
+        assert request == about | {"base": as_json(base)}
