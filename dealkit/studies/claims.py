@@ -19,10 +19,8 @@ REGIME_NAMES = {
     "full": "all labels",
     **{f"noise{n}": f"box noise {n} %" for n in (20, 40)},
     **{f"semi{n}": f"{n} % of images" for n in (1, 5, 10)},
-    "sparse1": "1 box per category and image",
-    **{f"sparse{k}": f"{k} boxes" for k in (3, 5)},
-    "point": "centre points",
-    "zero": "none",
+    **{"sparse1": "1 box per category and image", "sparse3": "3 boxes", "sparse5": "5 boxes"},
+    **{"point": "centre points", "zero": "none"},
 }
 
 MODEL_NAMES = {
