@@ -121,6 +121,15 @@ def scale_table(results: Json) -> str:
     return "\n".join([head, "|" + "---|" * (len(values) + 1), row])
 
 
+def speed_sentence(figures: Json) -> str:
+    """One line of what a click costs."""
+    return (
+        f"On {figures['made_by']['device']}, a {figures['size']} x {figures['size']} image is encoded in {figures['encode_ms']:.0f} ms, "
+        f"and each click takes {figures['click_ms']:.0f} ms: together {figures['encode_and_click_to_rtdetr']:.2f} of the time of "
+        "RT-DETRv2-R18."
+    )
+
+
 def speed_table(figures: Json) -> str:
     """Markdown: times of one process and their ratios."""
     rows = [
@@ -528,6 +537,7 @@ TABLES = {
     "photos": ("photos_nano.json", photo_table),
     "scales": ("photos_nano.json", scale_table),
     "scales_ablation": ("ablation_scales.json", ablation_table),
+    "speed_line": ("bench_nano.json", speed_sentence),
     "speed": ("bench_nano.json", speed_table),
     "thresholds": ("thresholds_nano.json", threshold_table),
     "transfer": ("transfer_nano.json", transfer_table),
