@@ -164,6 +164,8 @@ def prompt_matrix(
     predictor, root = Predictor(checkpoint, threshold=MIN_SCORE), Path(root)
     request = {"checkpoint": Path(checkpoint).name, "sha256": sha_of(checkpoint), "clicked": clicked, "images": images}
     table = Results(results, request | {"sources": sorted(sources)})
+    if {row["to"] for row in table.rows} == set(sources):
+        return table
     made = {a: prompt_of(predictor, root / a, clicked=clicked) for a in tqdm(sources, desc="prompts", unit="source")}
     distance = source_distances(predictor, root, sources, images=images)
     for key in table.todo([{"to": b} for b in sources], "asked"):

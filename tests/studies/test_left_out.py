@@ -62,9 +62,9 @@ def test_the_fixed_held_out_sources_are_of_different_domains():
 
 
 def test_options_reach_the_run():
-    base = left_out_run(model=ModelConfig(), minutes=60, steps=500, size=128, cycles=2, lr=1e-3)
-    assert (base.train.max_minutes, base.train.steps, base.train.lr) == (60, 500, 1e-3)
-    assert (base.data.size, base.prompt.cycles) == (128, 2)
+    run = left_out_run(model=ModelConfig(), minutes=60, steps=500, size=128, cycles=2, lr=1e-3)
+    made = run.train.max_minutes, run.train.steps, run.data.size, run.prompt.cycles, run.train.lr
+    assert made == (60, 500, 128, 2, 1e-3)
 
 
 @pytest.fixture
