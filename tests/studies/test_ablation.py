@@ -10,6 +10,7 @@ import dealkit.train.loop
 from dealkit.config import MODELS, DataConfig, PromptConfig, RunConfig, TrainConfig, as_json
 from dealkit.files import PROJECT_ROOT, read_json
 from dealkit.studies.ablation import GRIDS, ablation_results, ablation_run, changed, rows_of_cell
+from dealkit.studies.clicks import KINDS, OFFSETS
 from dealkit.train.deal import fit
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
@@ -109,16 +110,21 @@ def test_the_base_run_is_evaluated_four_times_and_checked():
         ablation_run(steps=0, size=64)
 
 
-@pytest.mark.parametrize(
-    "file", sorted((PROJECT_ROOT / "notebooks" / "params").glob("03_pgcpp_ablation_*.yml")), ids=lambda f: f.stem
-)
-def test_parameter_files_are_the_requests_of_the_published_grids(file):
-    """So that the run goes on from the committed results instead of starting again."""
-    values = yaml.safe_load(file.read_text())
-    for grid in values["grids"]:
+PARAMS = sorted((PROJECT_ROOT / "notebooks" / "params").glob("03_pgcpp_ablation_*.yml"))
+
+
+@pytest.mark.parametrize("file", PARAMS, ids=lambda file: file.stem)
+def test_parameter_files_are_the_requests_of_the_published_results(file):
+    """So that a run goes on from the committed results instead of starting again."""
+    values, folder = yaml.safe_load(file.read_text()), PROJECT_ROOT / "data" / "results"
+    for grid in values.get("grids", []):
         base = ablation_run(steps=values["steps"], size=values["size"])
         chosen = {"batch_size": values["batch_size"], "lr": values["learning_rate"], "ema_decay": values["ema_decay"]}
         base = replace(base, model=MODELS[values["model"]], train=replace(base.train, **chosen))
-        request = read_json(PROJECT_ROOT / "data" / "results" / f"ablation_{grid}.json")["request"]
         about = {"grid": grid, "scenes": values["eval_scenes"], "start_steps": values.get("start_steps", 0)}
-        assert request == about | {"base": as_json(base)}
+        assert read_json(folder / f"ablation_{grid}.json")["request"] == about | {"base": as_json(base)}
+    if "click_coco" in values:
+        rounds, positions = (read_json(folder / f"{study}_nano.json")["request"] for study in ("rounds", "positions"))
+        wanted = [values[name] or None for name in ("most_clicks", "rounds_images", "click_seeds", "position_images")]
+        assert [rounds["clicks"], rounds["images"], rounds["seeds"], positions["images"]] == wanted
+        assert (rounds["kinds"], positions["offsets"]) == (list(KINDS), list(OFFSETS)) and positions["seeds"] == rounds["seeds"]
