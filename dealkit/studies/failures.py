@@ -12,7 +12,7 @@ from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.coco import CocoFolder
 from dealkit.data.objects import image_folder
 from dealkit.data.subsets import first_images
-from dealkit.evaluate.errors import errors_json, find_errors
+from dealkit.evaluate.errors import FOUND, IGNORED, MISSED, OTHER, Errors, errors_json, find_errors
 from dealkit.evaluate.factors import FACTORS, cases, drop, observed, pooled
 from dealkit.files import PROJECT_ROOT, Json, Results, read_json, sha_of, write_json
 from dealkit.model.checkpoint import load_model
@@ -98,6 +98,42 @@ def factor_rows(made: Json) -> list[Json]:
         rows.append(row | {"importance_std": weight["spread"]})
     numbers = {key: model.get(name) for key, name in (("missed", "missed"), ("auc", "auc"), ("auc_std", "auc_spread"))}
     return [*rows, {"part": "all", **flat_row(made["all"]), **numbers, "folds": model.get("folds")}]
+
+
+def worst_cases(errors: Errors, truth: Json, found: list[Json], clicks: Json, kind: str, *, most: int = 6) -> list[Json]:
+    """The worst cases of a kind of mistake, one of each image and category, for `dealkit.figures.draw_cases`.
+
+    Args:
+        errors: of `find_errors` with `truth`, `found` and `clicks`.
+        kind: `missed` for objects that are not shown, the largest first, or a type of detections, the strongest first.
+
+    Returns:
+        per case `file_name`, `wanted` (clicked category), `point` (the click), `box` (the object or detection), its `score`,
+        `objects` of the category and `shown` detections (all xywh), and `got`, the category that the detection lies on, or None.
+    """
+    boxes, files = ({row["id"]: row[key] for row in truth[of]} for of, key in (("annotations", "bbox"), ("images", "file_name")))
+    names = {row["id"]: row["name"] for row in errors.categories}
+    prompts, made = {(p["image_id"], p["category_id"]): p["points"][0] for p in clicks["prompts"]}, []
+    table = pd.DataFrame(errors.objects if kind == MISSED else errors.detections)
+    if kind == MISSED:
+        table["box"] = [boxes[i] for i in table["annotation_id"]]
+        table["badness"] = [w * h for _, _, w, h in table["box"]]
+        table = table[(table["state"] != IGNORED) & ((table["state"] != FOUND) | (table["score"] < DEFAULT_THRESHOLD))]
+    else:
+        table["box"], table["badness"] = [row["bbox"] for row in found], table["score"]
+        table = table[table["type"] == kind]
+    table = table.sort_values("badness", ascending=False, kind="stable").drop_duplicates(["image_id", "category_id"])
+    for row in table.to_dict("records"):
+        pair = row["image_id"], row["category_id"]
+        if pair in prompts and len(made) < most:
+            case = {"file_name": files[pair[0]], "wanted": names[pair[1]], "point": prompts[pair], "box": row["box"]}
+            of, theirs = (
+                [r for r in rows if (r["image_id"], r["category_id"]) == pair] for rows in (truth["annotations"], found)
+            )
+            case |= {"objects": [r["bbox"] for r in of], "score": None if kind == MISSED else row["score"]}
+            case["got"] = names[errors.objects["category_id"][row["object"]].item()] if kind == OTHER else None
+            made.append(case | {"shown": [r["bbox"] for r in theirs if r["score"] >= DEFAULT_THRESHOLD]})
+    return made
 
 
 def compare_causes(observed: Sequence[Json], controlled: Sequence[Json]) -> pd.DataFrame:
