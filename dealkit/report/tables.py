@@ -201,18 +201,14 @@ def published_models(_: Json) -> str:
 
 
 def threshold_table(results: Json) -> str:
-    """Markdown: F1 of four ways to cut, and the counting error of two of them; means over sources."""
-    f1, error = results["mean"]["f1"], results["mean"]["count_mae"]
-    rows = [
-        (f"fixed at {results['fixed']}", "fixed"),
-        ("adaptive", "adaptive"),
-        ("best fixed of each source, found on it", "best_of_source"),
-        ("best of each prompt, found on it", "oracle"),
-    ]
-    lines = [
-        f"| {name} | {per_cent(f1[key])} | {'–' if error.get(key) is None else format(error[key], '.1f')} |" for name, key in rows
-    ]
-    return "\n".join(["| threshold | F1 at IoU 0.5 | objects counted wrong |", "|---|---|---|", *lines])
+    """F1 of four ways to cut, and the counting error of two of them; means over sources."""
+    names = {"fixed": f"fixed at {results['fixed']}", "adaptive": "adaptive"}
+    names |= {"best_of_source": "best fixed of each source, found on it", "oracle": "best of each prompt, found on it"}
+    means = pd.DataFrame(results["mean"])[["f1", "count_mae"]].loc[[*names]]
+    cells = percent(means, ["f1"]).set_axis(["F1 at IoU 0.5"], axis=1)
+    cells["objects counted wrong"] = means["count_mae"].map("{:.1f}".format, na_action="ignore").fillna("–")
+    cells.insert(0, "threshold", [*names.values()])
+    return markdown(cells)
 
 
 # Ablations
