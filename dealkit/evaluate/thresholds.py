@@ -15,6 +15,7 @@ from dealkit.boxes import claim, in_regions
 from dealkit.clicks import make_clicks
 from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.coco import CocoFolder
+from dealkit.data.objects import image_folder
 from dealkit.data.subsets import first_images
 from dealkit.evaluate.coco import evaluate
 from dealkit.files import Json, provenance, read_json, write_json
@@ -72,7 +73,7 @@ def _trials(files: Sequence[Path], images: int) -> Iterator[tuple[CocoFolder, Js
     for file in tqdm(files, desc="sources", unit="source"):
         truth = first_images(read_json(file), images)
         clicks = make_clicks(truth, setting="1/category", seed=0, kind="jitter")
-        yield CocoFolder(file, file.parent / "images"), truth, clicks
+        yield CocoFolder(file, image_folder(file)), truth, clicks
 
 
 def calibrate(checkpoint: Path, files: list[Path], out: Path, *, images: int = 24) -> Json:

@@ -169,8 +169,8 @@ def controlled_scenes(
             raise ValueError(f"controlled: expected some of {', '.join(known)}, got {name!r}")
     request = {"checkpoint": Path(checkpoint).name, "sha256": sha_of(checkpoint), "scenes": scenes, "large": large}
     results = Results(out, request | {"base": BASE, "seed": EVAL_SEED})
-    keys: list[Json] = [{"part": "level", "factor": f, "level": float(level)} for f in factors for level in EXPERIMENTS[f][1]]
-    keys += [{"part": "step", "attribute": a, "step": float(step)} for a in attributes for step in STEPS[a]]
+    keys: list[Json] = [{"part": "level", "factor": f, "level": level} for f in factors for level in EXPERIMENTS[f][1]]
+    keys += [{"part": "step", "attribute": a, "step": step} for a in attributes for step in STEPS[a]]
     keys += [{"part": "size"}] if large else []
     model: Any = None
     for key in results.todo(keys, "levels"):

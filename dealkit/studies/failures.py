@@ -28,9 +28,6 @@ def predictions_of(model: DEAL, file: Path, folder: Path, *, images: int | None 
     Args:
         file: COCO JSON; images as in `dealkit.data.objects.image_folder`.
         images: at most its first so many. seed: of the clicks, 1/category and centre.
-
-    Returns:
-        The three paths.
     """
     truth_file, found_file, clicks_file = (folder / f"{file.parent.name}{end}.json" for end in (".truth", "", ".clicks"))
     if not all(path.is_file() for path in (truth_file, found_file, clicks_file)):
@@ -93,11 +90,11 @@ def factor_rows(made: Json) -> list[Json]:
     for name, of in made["factors"].items():
         rows += [{"part": "bin", "factor": name, **flat_row(row)} for row in of["bins"]]
         low, high = of["range"] or (None, None)
-        weight = model["importance"].get(name, {"mean": None, "spread": None})
-        row = {"part": "factor", "factor": name, "range_low": low, "range_high": high, "importance": weight["mean"]}
-        rows.append(row | {"importance_std": weight["spread"]})
-    numbers = {key: model.get(name) for key, name in (("missed", "missed"), ("auc", "auc"), ("auc_std", "auc_spread"))}
-    return [*rows, {"part": "all", **flat_row(made["all"]), **numbers, "folds": model.get("folds")}]
+        weight = model["importance"].get(name, {})
+        row = {"part": "factor", "factor": name, "range_low": low, "range_high": high, "importance": weight.get("mean")}
+        rows.append(row | {"importance_std": weight.get("spread")})
+    numbers = {"auc_std": model.get("auc_spread")} | {key: model.get(key) for key in ("auc", "missed", "folds")}
+    return [*rows, {"part": "all", **flat_row(made["all"]), **numbers}]
 
 
 def worst_cases(errors: Errors, truth: Json, found: list[Json], clicks: Json, kind: str, *, most: int = 6) -> list[Json]:
@@ -105,7 +102,7 @@ def worst_cases(errors: Errors, truth: Json, found: list[Json], clicks: Json, ki
 
     Args:
         errors: of `find_errors` with `truth`, `found` and `clicks`.
-        kind: `missed` for objects that are not shown, the largest first, or a type of detections, the strongest first.
+        kind: `missed` for objects that are not shown, the largest first, or a type of shown detections, the strongest first.
 
     Returns:
         per case `file_name`, `wanted` (clicked category), `point` (the click), `box` (the object or detection), its `score`,
@@ -116,12 +113,12 @@ def worst_cases(errors: Errors, truth: Json, found: list[Json], clicks: Json, ki
     prompts, made = {(p["image_id"], p["category_id"]): p["points"][0] for p in clicks["prompts"]}, []
     table = pd.DataFrame(errors.objects if kind == MISSED else errors.detections)
     if kind == MISSED:
-        table["box"] = [boxes[i] for i in table["annotation_id"]]
+        table["box"] = table["annotation_id"].map(boxes)
         table["badness"] = [w * h for _, _, w, h in table["box"]]
         table = table[(table["state"] != IGNORED) & ((table["state"] != FOUND) | (table["score"] < DEFAULT_THRESHOLD))]
     else:
         table["box"], table["badness"] = [row["bbox"] for row in found], table["score"]
-        table = table[table["type"] == kind]
+        table = table[(table["type"] == kind) & (table["score"] >= DEFAULT_THRESHOLD)]
     table = table.sort_values("badness", ascending=False, kind="stable").drop_duplicates(["image_id", "category_id"])
     for row in table.to_dict("records"):
         pair = row["image_id"], row["category_id"]

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -8,9 +6,8 @@ from dealkit.data.scenes.canvas import border_places, lattice_places
 from dealkit.data.scenes.plan import TWINS, SceneControls
 from dealkit.data.scenes.scene import make_scene, scene_factors
 from dealkit.evaluate.factors import FACTORS
-from dealkit.model.checkpoint import save_model
-from dealkit.studies import controlled as module
-from dealkit.studies.controlled import EXPERIMENTS, STEPS, controlled, controls_at, run_level, run_step, whole_objects
+from dealkit.files import PROJECT_ROOT, read_json, tidy, write_json
+from dealkit.studies.controlled import EXPERIMENTS, STEPS, controlled_scenes, controls_at, run_level, whole_objects
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 SMALL = {"num_objects": 9, "num_categories": 1, "object_size": 10.0, "contrast": 0.4}
@@ -97,11 +94,9 @@ def test_new_controls_left_alone_change_nothing():
 
 
 def test_every_level_is_a_valid_scene_and_its_factor_is_known():
-    assert {e.factor for e in EXPERIMENTS} <= set(FACTORS) and set(STEPS) == set(TWINS)
-    for experiment in EXPERIMENTS:
-        for level in experiment.levels:
-            SceneControls(**controls_at(experiment, level))
-        assert len(experiment.levels) > 2
+    assert set(EXPERIMENTS) <= set(FACTORS) and set(STEPS) == set(TWINS)
+    for factor, (_, levels) in EXPERIMENTS.items():
+        assert len(levels) > 2 and all(SceneControls(**controls_at(factor, level)) for level in levels)
 
 
 def test_clicks_go_to_whole_objects_where_there_are_some():
@@ -115,41 +110,32 @@ def test_clicks_go_to_whole_objects_where_there_are_some():
 
 @pytest.mark.parametrize("factor", ["size", "truncated", "click_offset", "size_step"])
 def test_a_level_is_scored(tiny_model, factor):
-    experiment = next(e for e in EXPERIMENTS if e.factor == factor)
-    row = run_level(tiny_model, experiment, experiment.levels[-1], scenes=2, size=128)
+    row = run_level(tiny_model, factor, EXPERIMENTS[factor][1][-1], scenes=2, size=128)
     assert row["objects"] > 0 and 0 <= row["shown"] <= row["recall"] <= 1 and row["measured"] is not None
-    if factor == "click_offset":
-        assert row["measured"] == pytest.approx(0.95, abs=0.02)
-    if factor == "truncated":
-        assert row["measured"] == 1.0
+    expected = {"click_offset": 0.95, "truncated": 1.0}.get(factor, row["measured"])
+    assert row["measured"] == pytest.approx(expected, abs=0.02)
 
 
-def test_a_step_is_scored(tiny_model):
-    row = run_step(tiny_model, "hue", 0.2, scenes=2, size=128)
-    assert row["step"] == 0.2 and row["objects"] > 10
-    assert row["confused"] is None or 0 <= row["confused"] <= 1
+def test_experiments_go_on_where_they_were_stopped(checkpoint, tmp_path):
+    out, options = tmp_path / "out.json", {"scenes": 1, "large": 0}
+    made = controlled_scenes(checkpoint, out, **options, factors=["kinds"], attributes=[])
+    assert [row["level"] for row in made.rows] == list(EXPERIMENTS["kinds"][1])
+    kept = read_json(out)
+    kept["rows"] = [row | {"shown": 7.0} for row in kept["rows"][:3]]  # marked, and the last level lost
+    write_json(out, kept)
+    again = controlled_scenes(checkpoint, out, **options, factors=["kinds"], attributes=["hue"])
+    assert [row["shown"] for row in again.rows[:4]] == [7.0, 7.0, 7.0, made.rows[3]["shown"]]
+    steps = again.rows[4:]
+    assert [row["step"] for row in steps] == list(STEPS["hue"]) and {row["attribute"] for row in steps} == {"hue"}
+    assert all(row["confused"] is None or 0 <= row["confused"] <= 1 for row in steps)
+    with pytest.raises(ValueError, match="controlled: .*'sound'"):
+        controlled_scenes(checkpoint, out, factors=["sound"])
 
 
-def test_experiments_go_on_where_they_were_stopped(tiny_model, tmp_path, monkeypatch):
-    checkpoint, out = tmp_path / "tiny.safetensors", tmp_path / "out.json"
-    save_model(tiny_model, checkpoint)
-    calls = []
-
-    def level(model, experiment, value, *, scenes):
-        calls.append(value)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return {"level": value, "shown": value / 100, "measured": value}
-
-    monkeypatch.setattr(module, "run_level", level)
-    options = {"scenes": 1, "large": 0, "factors": ["size"], "attributes": []}
-    with pytest.raises(KeyboardInterrupt):
-        controlled(checkpoint, out, **options)
-    made = controlled(checkpoint, out, **options)
-    levels = list(EXPERIMENTS[0].levels)
-    assert calls == [*levels[:3], *levels[2:]]  # what was stopped is made again, what was done is not
-    assert [row["level"] for row in made["factors"]["size"]["levels"]] == levels
-    assert made["factors"]["size"]["drop"] == pytest.approx((levels[-1] - levels[0]) / 100)
-    assert json.loads(out.read_text())["made_by"]
-    with pytest.raises(ValueError, match="controlled: expected some of size, .* got 'sound'"):
-        controlled(checkpoint, out, factors=["sound"])
+def test_the_published_run_is_complete():
+    """Every level and step is there, so a run of the same request has nothing left to do."""
+    rows = tidy(PROJECT_ROOT / "data" / "results" / "controlled_nano.json")
+    levels, steps = rows.query("part == 'level'"), rows.query("part == 'step'")
+    assert levels.groupby("factor")["level"].apply(tuple).to_dict() == {name: of for name, (_, of) in EXPERIMENTS.items()}
+    assert steps.groupby("attribute")["step"].apply(tuple).to_dict() == STEPS
+    assert levels["shown"].between(0, levels["recall"]).all()
