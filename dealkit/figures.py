@@ -472,7 +472,7 @@ def domain_wheel(summary: Json, table: ObjectTable, pictures: Mapping[str, int],
                 artist.set_clip_path(rim)
             picture.add_patch(rim)
         place = {"va": "bottom" if y > 0 else "top", "ha": "center", "fontsize": 11, "fontweight": "bold"}
-        ax.text(x, y + (0.41 if y > 0 else -0.41), name, color=colours[name], **place)
+        ax.text(x, y + (0.41 if y > 0 else -0.41), name, **place)
     polar.set_ylim(0, reach)
     for axes in (ax, polar):
         axes.axis("off")
