@@ -6,15 +6,13 @@ Points are x, y pixels of the image as stored; (0, 0) is the top-left corner of 
 import hashlib
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
-from dealkit.files import read_json
+from dealkit.files import read_json, write_text
 
 SETTINGS: dict[str, int | None] = {"1/category": 1, "3/category": 3, "5/category": 5, "1/instance": None}
 """Clicks per category of an image: the headline is `1/category`; None clicks every instance."""
-
 
 KINDS: tuple[str, ...] = ("centre", "jitter")
 """`centre` of the box (headline), or `jitter`: uniform inside the middle half of the box."""
@@ -151,14 +149,10 @@ def save_clicks(clicks: dict[str, Any], path: str | Path) -> None:
     Raises:
         ValueError: a click list that `load_clicks` would refuse; nothing is written then.
     """
-    path = Path(path)
     check_clicks(clicks, name=str(path))
     head = ", ".join(f'"{key}": {json.dumps(clicks[key])}' for key in ("setting", "seed", "kind"))
     lines = ",\n".join(json.dumps(prompt) for prompt in clicks["prompts"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(f'{{{head}, "prompts": [\n{lines}\n]}}\n', encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, f'{{{head}, "prompts": [\n{lines}\n]}}\n')
 
 
 def load_clicks(path: str | Path, coco: dict[str, Any] | str | Path | None = None) -> dict[str, Any]:

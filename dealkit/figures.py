@@ -5,7 +5,9 @@ Ito, which readers with any colour vision tell apart; on images each kind of box
 """
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -19,7 +21,7 @@ from matplotlib.patches import Circle, Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
 from torch import Tensor
-from torchvision.ops import box_iou
+from torchvision.ops import box_convert, box_iou
 
 from dealkit.boxes import claim
 from dealkit.data.coco import Sample
@@ -229,3 +231,48 @@ def cosine_figure(image: Tensor, points: Tensor, maps: Mapping[str, Tensor], *, 
         draw_map(ax, image, cells.clamp(min=0), name, label="cosine", top=1.0, stride=stride)
         draw_clicks(ax, points, size=30)
     return axes[0].figure
+
+
+def draw_cases(cases: Sequence[tuple[Mapping[str, Any], Tensor]], *, columns: int = 6) -> Figure | None:
+    """A window around each case, with what was clicked in a corner; None without cases.
+
+    Yellow dotted: objects of the clicked kind; blue: shown detections; red, thick: the case itself.
+
+    Args:
+        cases: of `dealkit.studies.failures.worst_cases`, each with its (3, H, W) uint8 image.
+
+    >>> case = {"wanted": "cell", "got": None, "score": 0.5, "point": [9, 9], "box": [6, 6, 6, 6], "objects": [], "shown": []}
+    >>> len(draw_cases([(case, torch.zeros(3, 60, 60, dtype=torch.uint8))]).axes), plt.close()
+    (6, None)
+    """
+    if not cases:
+        return None
+    rows = -(-len(cases) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.9 * rows), layout="constrained", squeeze=False)
+    for ax in axes.flat[len(cases) :]:
+        ax.axis("off")
+    for ax, (case, image) in zip(axes.flat, cases, strict=False):
+        x, y, w, h = case["box"]
+        side = int(min(*image.shape[1:], max(48, 5 * max(w, h))))
+        left, top = (
+            int(min(max(m - side / 2, 0), n - side)) for m, n in ((x + w / 2, image.shape[2]), (y + h / 2, image.shape[1]))
+        )
+        kind, on = (textwrap.shorten((case[key] or "").rsplit("/", 1)[-1], 18, placeholder="…") for key in ("wanted", "got"))
+        score = "" if case["score"] is None else f" {case['score']:.2f}"
+        show_image(ax, image[:, top : top + side, left : left + side])
+        ax.set_title(kind + score + (f"\non {on}" if on else ""), fontsize=8)
+        for boxes, colour, line, width in (
+            (case["shown"], SKY, "-", 1.0),
+            (case["objects"], YELLOW, ":", 1.2),
+            ([case["box"]], RED, "-", 2.0),
+        ):
+            corners = box_convert(torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4), "xywh", "xyxy")
+            draw_boxes(ax, corners - torch.tensor([left, top, left, top]), colour, line=line, width=width)
+        (x, y), reach = case["point"], 12.0
+        for u, v, w, h in case["objects"]:
+            if u <= x <= u + w and v <= y <= v + h:
+                reach = max(reach, 0.75 * max(w, h))
+        corner = ax.inset_axes((0.0, 0.0, 0.3, 0.3))
+        show_image(corner, image[:, max(int(y - reach), 0) : int(y + reach), max(int(x - reach), 0) : int(x + reach)])
+        corner.spines[:].set(visible=True, edgecolor="white", linewidth=1.5)
+    return figure

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,14 @@ import pytest
 import torch
 from PIL import Image
 
+import dealkit.train.loop
 from dealkit.browse import dataset as browse
-from dealkit.config import ModelConfig
+from dealkit.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from dealkit.data.coco import Sample
 from dealkit.files import PROJECT_ROOT
 from dealkit.model.checkpoint import save_model
 from dealkit.model.deal import build_model
+from dealkit.model.loss import Target
 from dealkit.predict.predictor import Predictor
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
@@ -63,9 +67,81 @@ def tiny_model(make_tiny):
     return make_tiny().requires_grad_(False)
 
 
+@pytest.fixture(scope="session")
+def make_constant(tiny_config):
+    """Builds a tiny model whose weights are all one number."""
+
+    def make(value):
+        model = build_model(tiny_config)
+        for weight in model.parameters():
+            torch.nn.init.constant_(weight, value)
+        return model.eval()
+
+    return make
+
+
+def seeded(seed=0):
+    """A random source of its own."""
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, seed=0):
+    """Normal numbers, for instance (B, 3, H, W) as the network's input."""
+    return torch.randn(*shape, generator=seeded(seed))
+
+
 def noise(height, width, seed=0):
     """A (3, height, width) uint8 image."""
-    return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return torch.randint(0, 256, (3, height, width), generator=seeded(seed), dtype=torch.uint8)
+
+
+ONE_CLICK = (torch.tensor([[20.0, 30.0]]), torch.tensor([1]))
+"""Points and labels of a prompt set."""
+
+
+def target_of(boxes, *, clicked=(), crowd=()):
+    """What a prompt set should find: rows of cxcywh."""
+    boxes, crowd = (torch.as_tensor(rows, dtype=torch.float32).reshape(-1, 4) for rows in (boxes, crowd))
+    return Target(boxes=boxes, crowd=crowd, clicked=torch.tensor(clicked, dtype=torch.int64))
+
+
+def sample_of(boxes, *, labels=None, crowd=None, image=None, size_hw=(100, 100)):
+    """A sample of rows of xyxy; where none is given, one kind, no crowd and a grey image."""
+    n = len(boxes)
+    return Sample(
+        image=torch.full((3, *size_hw), 50, dtype=torch.uint8) if image is None else image,
+        boxes=torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        labels=torch.tensor(labels or [0] * n, dtype=torch.int64),
+        image_id=7,
+        crowd=torch.tensor(crowd or [False] * n, dtype=torch.bool),
+        annotation_ids=torch.arange(1, n + 1),
+        source="made",
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_tensorboard():
+    """Runs write their log only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dealkit.train.loop, "tensorboard", lambda out: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def run(tiny_config):
+    """A short run on scenes of 64 px."""
+    train = TrainConfig(steps=6, batch_size=2, warmup=3, log_every=1, seed=1)
+    return RunConfig(model=tiny_config, data=DataConfig(size=64, workers=0), train=train)
+
+
+def changed(run, **train):
+    """The run with other settings of its training."""
+    return replace(run, train=replace(run.train, **train))
+
+
+def losses(history):
+    """Loss of every line of a log that has one."""
+    return [line["loss"] for line in history if "loss" in line]
 
 
 def same(a, b):
@@ -97,12 +173,6 @@ def float32_cpu(monkeypatch):
 
 
 @pytest.fixture
-def no_tensorboard(monkeypatch):
-    """Trainings that write no TensorBoard files."""
-    monkeypatch.setattr("dealkit.train.loop.tensorboard", lambda out: None)
-
-
-@pytest.fixture
 def make_coco(tmp_path):
     """Writes a COCO folder of noise images with bright boxes and gives its JSON file; the images lie in `images` beside it.
 
@@ -128,6 +198,27 @@ def make_coco(tmp_path):
         return file
 
     return make
+
+
+@pytest.fixture
+def make_sources(make_coco):
+    """Writes sources by name, each with the same `train.json` and `val.json`; gives their folder."""
+
+    def make(**objects):
+        for name, of_source in objects.items():
+            file = make_coco(f"root/{name}", of_source)
+            (file.parent / "val.json").write_text(file.read_text())
+            file.rename(file.parent / "train.json")
+        return file.parents[1]
+
+    return make
+
+
+@pytest.fixture
+def tiny_run(tiny_config):
+    """Two steps of a tiny model."""
+    train = TrainConfig(steps=2, batch_size=2, warmup=1, log_every=1)
+    return RunConfig(model=tiny_config, data=DataConfig(size=64, workers=0), train=train)
 
 
 @pytest.fixture

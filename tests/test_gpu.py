@@ -6,7 +6,6 @@ import pytest
 import torch
 from conftest import bfloat16
 
-import dealkit.train.loop
 from dealkit.baselines.detector import fit_detector
 from dealkit.baselines.methods import train_with
 from dealkit.config import (
@@ -33,9 +32,8 @@ DATA = DataConfig(size=64, workers=0)
 
 @pytest.fixture(autouse=True)
 def exact(monkeypatch):
-    """float32 as exact as the CPU's, and no TensorBoard."""
+    """float32 as exact as the CPU's."""
     bfloat16(monkeypatch, faster=False)
-    monkeypatch.setattr(dealkit.train.loop, "tensorboard", lambda out: None)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 

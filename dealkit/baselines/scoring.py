@@ -21,11 +21,13 @@ from dealkit.baselines.templates import LEAST, MARGIN, OVERLAP, SCALES, SIDES, T
 from dealkit.clicks import check_clicks, clicks_hash, make_clicks
 from dealkit.data.coco import CocoFolder
 from dealkit.data.scenes.scene import EVAL_SEED, write_coco
-from dealkit.evaluate.benchmark import METRICS, mean_row, row_of, spread_row
+from dealkit.evaluate.benchmark import METRICS, row_of
 from dealkit.evaluate.coco import evaluate
 from dealkit.evaluate.thresholds import without_duplicates
-from dealkit.files import Json, provenance, read_json, sha_of, write_json
+from dealkit.files import Json, Results, read_json, sha_of
+from dealkit.model.deal import DEAL
 from dealkit.predict.detections import Detections, to_rows
+from dealkit.predict.predictor import predict_coco
 
 VARIANTS: dict[str, Json] = {
     "box": {},
@@ -137,31 +139,59 @@ def validate_detector(detector: Detector) -> dict[str, float]:
     return {f"val_{name}": row[name] for name in ("ap50", "ap75") if row[name] is not None}
 
 
-def benchmark_detector(checkpoint: Path, files: Sequence[Path], out: Path, *, scenes: int = 0) -> Json:
-    """Evaluate a checkpoint on COCO sources and on procedural scenes; writes and returns the results.
+def found_agnostic(model: DEAL | Detector, data: CocoFolder, clicks: Json, *, oracle: bool = False) -> list[Json]:
+    """COCO results of one class, of a detector without the clicks or of a DEAL given them.
 
-    `mean` is the mean over sources. Sources that `out` already holds for the same checkpoint are not run again.
+    Where boxes come by category (DEAL, or a detector with `oracle`, see `category_rows`), of those that overlap by `MERGE` the
+    strongest stays.
+    """
+    if not isinstance(model, Detector):
+        return one_class(predict_coco(model, data, [clicks])[0])
+    found = detect_coco(model, data)
+    return one_class(category_rows(found, data, model.config.categories)) if oracle else agnostic_rows(found, data)
+
+
+def pooled_results(scored: Sequence[tuple[Json, list[Json], Json]]) -> Json:
+    """Class-agnostic results of several sources as one data set; ids of source k are moved by 10,000,000 k first.
+
+    Args:
+        scored: ground truth, predictions and click list of each source.
+    """
+    truth: Json = {"images": [], "annotations": [], "categories": []}
+    found: list[Json] = []
+    prompts: list[Json] = []
+    for k, (of_source, rows, clicks) in enumerate(scored):
+
+        def moved(row: Json, by: int = k * 10**7) -> Json:
+            ids = {key: row[key] + by for key in ("id", "image_id", "category_id") if key in row}
+            return row | ids | {key: [i + by for i in row[key]] for key in ("annotation_ids",) if key in row}
+
+        for name in truth:
+            truth[name] += map(moved, of_source[name])
+        found += map(moved, rows)
+        prompts += map(moved, clicks["prompts"])
+    return evaluate(truth, found, scored[0][2] | {"prompts": prompts}, class_agnostic=True)
+
+
+def benchmark_detector(checkpoint: Path, files: Sequence[Path], out: Path | None, *, scenes: int = 0) -> Results:
+    """Evaluate a checkpoint on COCO sources and on procedural scenes: rows `class_agnostic` and `per_category` of every source.
+
+    A row holds `source`, `kind`, `images`, `objects`, `predict_s` and the `METRICS`; that of the scenes has the source `scenes`.
 
     Args:
         files: annotation files; images lie in `images` beside each, the folder's name is the source's.
-        out: JSON to write.
+        out: JSON to write. Sources that it already holds for the same checkpoint are not run again.
         scenes: how many procedural scenes; 0: none.
     """
     detector = load_detector(checkpoint)
     request = {"checkpoint": Path(checkpoint).name, "sha256": sha_of(checkpoint), "detector": detector.config.detector}
-    results: Json = {"request": request, "sources": {}}
-    if out.is_file() and read_json(out).get("request") == request:
-        results = read_json(out)
-    for file in tqdm(files, desc="sources", unit="source"):
-        if file.parent.name not in results["sources"]:
-            results["sources"][file.parent.name] = evaluate_detector(detector, file)
-            write_json(out, results)
-    if scenes and results.get("scenes", {}).get("images") != scenes:
-        results["scenes"] = evaluate_detector_on_scenes(detector, scenes)
-    if results["sources"]:
-        kinds = ("class_agnostic", "per_category")
-        results["mean"] = {kind: mean_row([row[kind] for row in results["sources"].values()]) for kind in kinds}
-    write_json(out, {**results, "made_by": provenance()})
+    results = Results(out, request)
+    for key, file in results.sources(files):
+        made = evaluate_detector(detector, file)
+        about = {name: made[name] for name in ("images", "objects", "predict_s")}
+        results.add(key, *({"kind": kind} | about | made[kind] for kind in ("class_agnostic", "per_category")))
+    for key in results.todo([{"source": "scenes", "images": scenes}] if scenes else []):
+        results.add(key, {"kind": "class_agnostic"} | evaluate_detector_on_scenes(detector, scenes)["class_agnostic"])
     return results
 
 
@@ -187,48 +217,38 @@ def reference_rows(find: Find, data: CocoFolder, clicks: Json, *, given: Literal
     return rows
 
 
-def benchmark_templates(files: Sequence[Path], out: Path, *, variants: Sequence[str] = ("box", "click"), seeds: int = 1) -> Json:
-    """Template matching and open models on COCO sources with one click per category at the centre; writes and returns the
-    results.
+def benchmark_templates(
+    files: Sequence[Path], out: Path | None, *, variants: Sequence[str] = ("box", "click"), seeds: int = 1
+) -> Results:
+    """Template matching and open models on COCO sources, one click per category at the centre: rows by source, variant, seed.
 
-    Same protocol, click lists and columns as `evaluate.benchmark`, so the two stand side by side. What `out` already holds is not
-    run again, also when variants or seeds are added.
+    Same protocol, click lists and columns as `benchmark`, so the two stand side by side. What `out` already holds is not run
+    again, also when variants or seeds are added.
 
     Args:
         files: annotation files; images lie in `images` beside each, the folder's name is the source's.
         variants: keys of `VARIANTS` or `OPEN_MODELS`. seeds: click lists of each.
 
     Raises:
-        ValueError: an open model whose weights are not in the local cache; before anything is run.
+        ValueError: an unknown variant, or an open model whose weights are not in the local cache; before anything is run.
     """
+    unknown = [name for name in variants if name not in {*VARIANTS, *OPEN_MODELS}]
+    if unknown:
+        raise ValueError(f"variants: expected some of {'; '.join([*VARIANTS, *OPEN_MODELS])}, got {unknown[0]!r}")
     finders: dict[str, Find] = {v: load_open_model(v) for v in variants if v in OPEN_MODELS}
     finders |= {
         v: lambda image, boxes, _, options=VARIANTS[v]: match_box(image, boxes, **options) for v in variants if v in VARIANTS
     }
     request = {"method": "template matching", "setting": "1/category", "kind": "centre", "margin": MARGIN, "least": LEAST}
     request |= {"overlap": OVERLAP, "sides": list(SIDES), "scales": list(SCALES), "turns": TURNS}
-    results: Json = {"request": request, "sources": {}}
-    if out.is_file() and read_json(out).get("request") == request:
-        results = read_json(out)
-    for seed, variant, file in [(seed, variant, file) for seed in range(seeds) for variant in variants for file in files]:
-        truth = read_json(file)
-        entry = {"images": len(truth["images"]), "objects": len(truth["annotations"]), "runs": {}}
-        runs = results["sources"].setdefault(file.parent.name, entry)["runs"].setdefault(variant, [])
-        if any(run["seed"] == seed for run in runs):
-            continue
-        clicks, data = make_clicks(truth, setting="1/category", seed=seed), CocoFolder(file, file.parent / "images")
-        given = "click" if variant == "click" else "box"
-        found = reference_rows(finders[variant], data, clicks, given=given)
-        runs.append({"seed": seed, "clicks": clicks_hash(clicks), **row_of(evaluate(truth, found, clicks))})
-        write_json(out, results)
-    results["mean"], results["spread"] = {}, {}
-    for variant in variants:
-        rows = [[_numbers(entry["runs"][variant][seed]) for entry in results["sources"].values()] for seed in range(seeds)]
-        of_seeds = [mean_row(of_seed) for of_seed in rows]
-        results["mean"][variant], results["spread"][variant] = mean_row(of_seeds), spread_row(of_seeds)
-    write_json(out, {**results, "made_by": provenance()})
+    results, of_source = Results(out, request), {file.parent.name: file for file in files}
+    keys = [{"source": s, "variant": v, "seed": i} for i in range(seeds) for v in variants for s in of_source]
+    for key in results.todo(keys, "template matching"):
+        file = of_source[key["source"]]
+        truth, data = read_json(file), CocoFolder(file, file.parent / "images")
+        clicks = make_clicks(truth, setting="1/category", seed=key["seed"])
+        given = "click" if key["variant"] == "click" else "box"
+        found = reference_rows(finders[key["variant"]], data, clicks, given=given)
+        about = {"clicks": clicks_hash(clicks), "images": len(data), "objects": len(data.boxes)}
+        results.add(key, about | row_of(evaluate(truth, found, clicks)))
     return results
-
-
-def _numbers(run: Json) -> Json:
-    return {key: value for key, value in run.items() if key not in ("seed", "clicks")}

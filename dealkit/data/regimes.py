@@ -46,18 +46,17 @@ def box_noise(coco: Coco, *, level: float, seed: int = 0) -> Coco:
     """
     if not 0 <= level <= 0.5:
         raise ValueError(f"level: expected a share from 0 to 0.5, got {level}")
-    sizes = {row["id"]: (row["width"], row["height"]) for row in _lists(coco)["images"]}
-
-    def noisy(row: Coco) -> Coco:
+    sizes, rows = _sizes(coco), list(coco["annotations"])
+    for n, row in enumerate(rows):
+        if _is_crowd(row):
+            continue
         (x, y, w, h), draws = _box(row), uniforms("noise", seed, row["image_id"], row["id"], number=4)
-        u = [level * (2 * draw - 1) for draw in draws]
-        (x1, x2), (y1, y2) = (
-            _within(start + length / 2 + shift * length, (1 + scale) * length, limit, min(1.0, length))
-            for start, length, shift, scale, limit in zip((x, y), (w, h), u[:2], u[2:], sizes[row["image_id"]], strict=True)
-        )
-        return _without(row, "segmentation") | {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
-
-    return coco | {"annotations": [row if _is_crowd(row) else noisy(row) for row in coco["annotations"]]}
+        u1, u2, u3, u4 = (level * (2 * draw - 1) for draw in draws)
+        limits = sizes[row["image_id"]]
+        across = _within(x + w / 2 + u1 * w, (1 + u3) * w, limits[0], min(1.0, w))
+        down = _within(y + h / 2 + u2 * h, (1 + u4) * h, limits[1], min(1.0, h))
+        rows[n] = _without(row, "segmentation") | _bbox(across, down)
+    return coco | {"annotations": rows}
 
 
 def labelled_share(coco: Coco, *, share: float, seed: int = 0) -> Coco:
@@ -120,101 +119,59 @@ def centre_points(coco: Coco, *, seed: int = 0) -> Coco:
     """Every box becomes its centre: the point-supervised regime.
 
     `point` [x, y], pixels, replaces `bbox`, `area` and `segmentation`, which would tell the size. Such a file is not for
-    detectors that need boxes: see `boxes_round_points`. `seed` changes nothing; all regimes take one.
+    detectors that need boxes: see `for_training`. `seed` changes nothing; all regimes take one.
 
     >>> box = {"id": 7, "image_id": 1, "category_id": 1, "bbox": [40, 40, 10, 20], "area": 200}
     >>> centre_points({"images": [{"id": 1}], "categories": [{"id": 1}], "annotations": [box]})["annotations"]
     [{'id': 7, 'image_id': 1, 'category_id': 1, 'point': [45.0, 50.0]}]
     """
-    rows = []
-    for row in _lists(coco)["annotations"]:
+    rows = list(_lists(coco)["annotations"])
+    for n, row in enumerate(rows):
         if not _is_crowd(row):
             x, y, w, h = _box(row)
-            row = _without(row, "bbox", "area", "segmentation") | {"point": [x + w / 2, y + h / 2]}
-        rows.append(row)
+            rows[n] = _without(row, "bbox", "area", "segmentation") | {"point": [x + w / 2, y + h / 2]}
     return coco | {"annotations": rows}
 
 
-def hide_unlabelled(coco: Coco) -> Coco:
-    """The images under `unlabelled` as images of which nothing is known: each is covered by one `iscrowd` box.
+def for_training(coco: Coco, *, side: float = 16.0) -> Coco:
+    """A regime as detectors and methods learn from it: points as boxes of one size, unlabelled images covered by a crowd box.
 
-    That is how a detector is told to take an image neither for full nor for empty, see `dealkit.baselines.detector`; what a
-    semi-supervised method learns from. Annotation ids go on behind the largest there is.
+    A point becomes a square round it, cut off at the image's border. Source: the first phase of point-supervised teachers (Point
+    Teacher) and P2BNet (arXiv 2207.06827) start from boxes of fixed size, too. Choice: the side is the border between AI-TOD's
+    tiny and small, without a look at any data set's sizes.
 
-    >>> coco = {"images": [], "unlabelled": [{"id": 4, "width": 8, "height": 6}], "annotations": [], "categories": [{"id": 3}]}
-    >>> hide_unlabelled(coco)["annotations"]
-    [{'id': 1, 'image_id': 4, 'category_id': 3, 'bbox': [0, 0, 8, 6], 'area': 48, 'iscrowd': 1}]
-    """
-    hidden, rows = coco.get("unlabelled", []), list(_lists(coco)["annotations"])
-    last = max((row["id"] for row in rows), default=0)
-    for n, row in enumerate(sorted(hidden, key=lambda row: row["id"]), last + 1):
-        w, h = row["width"], row["height"]
-        box = {"id": n, "image_id": row["id"], "category_id": coco["categories"][0]["id"], "bbox": [0, 0, w, h]}
-        rows.append(box | {"area": w * h, "iscrowd": 1})
-    return _without(coco, "unlabelled") | {"images": coco["images"] + hidden, "annotations": rows}
+    An image under `unlabelled` becomes one of which nothing is known: an `iscrowd` box covers it. So a detector takes it neither
+    for full nor for empty, see `dealkit.baselines.detector`. Annotation ids go on behind the largest there is.
 
+    Args:
+        side: of the box round a point, pixels.
 
-POINT_SIDE = 16.0
-"""Side in pixels of the box that stands for an object of which only the centre is known. Choice: the border between AI-TOD's tiny
-and small, without a look at any data set's sizes."""
-
-
-def boxes_round_points(coco: Coco, *, side: float = POINT_SIDE) -> Coco:
-    """Points as square boxes of one size, cut off at the image's border: what a plain detector can learn from points.
-
-    Annotations without `point` stay as they are. Source: the first phase of point-supervised teachers (Point Teacher) and P2BNet
-    (arXiv 2207.06827) start from boxes of fixed size, too.
-
-    >>> row = {"id": 7, "image_id": 1, "category_id": 1, "point": [45.0, 4.0]}
-    >>> coco = {"images": [{"id": 1, "width": 100, "height": 100}], "categories": [{"id": 1}], "annotations": [row]}
-    >>> boxes_round_points(coco, side=16)["annotations"][0]["bbox"]
-    [37.0, 0.0, 16.0, 12.0]
+    >>> image, row = {"id": 1, "width": 100, "height": 100}, {"id": 7, "image_id": 1, "category_id": 1, "point": [45.0, 4.0]}
+    >>> coco = {"images": [image], "unlabelled": [image | {"id": 4}], "categories": [{"id": 1}], "annotations": [row]}
+    >>> [row["bbox"] for row in for_training(coco)["annotations"]]
+    [[37.0, 0.0, 16.0, 12.0], [0, 0, 100, 100]]
     """
     if side <= 0:
         raise ValueError(f"side: expected a positive number of pixels, got {side}")
-    sizes = {row["id"]: (row["width"], row["height"]) for row in _lists(coco)["images"]}
-    rows = []
-    for row in coco["annotations"]:
+    hidden, rows = coco.get("unlabelled", []), list(_lists(coco)["annotations"])
+    sizes, last = _sizes(coco), max((row["id"] for row in rows), default=0)
+    for n, row in enumerate(rows):
         if "point" in row:
-            (x1, x2), (y1, y2) = (
-                _within(at, side, limit, 1.0) for at, limit in zip(row["point"], sizes[row["image_id"]], strict=True)
-            )
-            row = row | {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
-        rows.append(row)
-    return coco | {"annotations": rows}
-
-
-def for_training(coco: Coco) -> Coco:
-    """A regime as detectors and methods learn from it: points as boxes of one size, unlabelled images covered by a crowd box."""
-    return boxes_round_points(hide_unlabelled(coco))
-
-
-def no_labels(coco: Coco, *, seed: int = 0) -> Coco:
-    """No label at all: every image stands under `unlabelled`; what is left for methods that are not trained on the data.
-
-    >>> no_labels({"images": [{"id": 1}], "categories": [], "annotations": []})["unlabelled"]
-    [{'id': 1}]
-    """
-    return coco | {"images": [], "annotations": [], "unlabelled": _lists(coco)["images"]}
-
-
-def all_labels(coco: Coco, *, seed: int = 0) -> Coco:
-    """Everything, unchanged: the fully supervised regime."""
-    return dict(_lists(coco))
+            limits = sizes[row["image_id"]]
+            rows[n] = row | _bbox(*(_within(at, side, limit, 1.0) for at, limit in zip(row["point"], limits, strict=True)))
+    for n, image in enumerate(sorted(hidden, key=lambda image: image["id"]), last + 1):
+        box = {"id": n, "image_id": image["id"], "category_id": coco["categories"][0]["id"]}
+        rows.append(box | _bbox((0, image["width"]), (0, image["height"])) | {"iscrowd": 1})
+    return _without(coco, "unlabelled") | {"images": coco["images"] + hidden, "annotations": rows}
 
 
 REGIMES: dict[str, Callable[..., Coco]] = {
-    "full": all_labels,
-    "noise20": partial(box_noise, level=0.2),
-    "noise40": partial(box_noise, level=0.4),
-    "semi1": partial(labelled_share, share=0.01),
-    "semi5": partial(labelled_share, share=0.05),
-    "semi10": partial(labelled_share, share=0.1),
-    "sparse1": partial(sparse_shot, k=1),
-    "sparse3": partial(sparse_shot, k=3),
-    "sparse5": partial(sparse_shot, k=5),
+    "full": lambda coco, *, seed=0: dict(_lists(coco)),
+    **{f"noise{n}": partial(box_noise, level=n / 100) for n in (20, 40)},
+    **{f"semi{n}": partial(labelled_share, share=n / 100) for n in (1, 5, 10)},
+    **{f"sparse{k}": partial(sparse_shot, k=k) for k in (1, 3, 5)},
     "point": centre_points,
-    "zero": no_labels,
+    "zero": lambda coco, *, seed=0: _lists(coco) | {"images": [], "annotations": [], "unlabelled": coco["images"]},
 }
 """The regimes of the benchmark: COCO and `seed` -> COCO."""
 
@@ -251,6 +208,15 @@ def _within(centre: float, length: float, limit: float, least: float) -> tuple[f
         middle = min(max((low + high) / 2, least / 2), limit - least / 2)
         low, high = middle - least / 2, middle + least / 2
     return low, high
+
+
+def _bbox(across: tuple[float, float], down: tuple[float, float]) -> Coco:
+    (x1, x2), (y1, y2) = across, down
+    return {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
+
+
+def _sizes(coco: Coco) -> dict[int, tuple[float, float]]:
+    return {row["id"]: (row["width"], row["height"]) for row in _lists(coco)["images"]}
 
 
 def _is_crowd(row: Coco) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from dealkit.files import Json, read_json, write_atomically
+from dealkit.files import Json, read_json, write_text
 
 
 def find_sources(root: str | Path) -> list[str]:
@@ -38,6 +38,25 @@ def in_order(image_ids: Collection[int], seed: int) -> list[int]:
     return sorted(image_ids, key=lambda i: hashlib.sha256(f"{seed}/{i}".encode()).digest())
 
 
+def part_of(data: Json, *, images: Collection[int] | None = None, categories: Collection[int] | None = None) -> Json:
+    """Ground truth, or a click list, of some images and some categories, both by id; None: of all.
+
+    An image stays without its objects of other categories, a category without its objects in other images.
+
+    >>> objects = [{"image_id": 1, "category_id": 5}, {"image_id": 2, "category_id": 5}, {"image_id": 2, "category_id": 6}]
+    >>> part_of({"seed": 0, "prompts": objects}, images=[2], categories=[5])
+    {'seed': 0, 'prompts': [{'image_id': 2, 'category_id': 5}]}
+    """
+    of_image, of_category = (None if ids is None else set(ids) for ids in (images, categories))
+    of_object = {"image_id": of_image, "category_id": of_category}
+    fields = {"images": {"id": of_image}, "categories": {"id": of_category}, "annotations": of_object, "prompts": of_object}
+
+    def kept(name: str) -> list[Json]:
+        return [row for row in data[name] if all(ids is None or row[key] in ids for key, ids in fields[name].items())]
+
+    return {**data, **{name: kept(name) for name in fields if name in data}}
+
+
 def some_images(file: Path, count: int, out: Path, *, seed: int = 0) -> Path:
     """`count` images of a source's file that have an object, all if there are fewer; written to `out/<source>/<file name>`.
 
@@ -53,10 +72,7 @@ def some_images(file: Path, count: int, out: Path, *, seed: int = 0) -> Path:
     filled = {a["image_id"] for a in data["annotations"] if not a.get("iscrowd") and not a.get("ignore")}
     if not filled:
         raise ValueError(f"{file}: no image with an object")
-    chosen = set(in_order(filled, seed)[:count])
-    images = [row for row in data["images"] if row["id"] in chosen]
-    annotations = [a for a in data["annotations"] if a["image_id"] in chosen]
-    return _write_part(Path(file), out, {**data, "images": images, "annotations": annotations})
+    return _write_part(Path(file), out, part_of(data, images=in_order(filled, seed)[:count]))
 
 
 def some_categories(file: Path, names: Collection[str], out: Path) -> Path:
@@ -72,10 +88,7 @@ def some_categories(file: Path, names: Collection[str], out: Path) -> Path:
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise ValueError(f"{file}: categories: no {unknown[0]!r}; it has {', '.join(sorted(known))}")
-    ids = {known[name] for name in names}
-    annotations = [a for a in data["annotations"] if a["category_id"] in ids]
-    categories = [row for row in data["categories"] if row["id"] in ids]
-    return _write_part(Path(file), out, {**data, "annotations": annotations, "categories": categories})
+    return _write_part(Path(file), out, part_of(data, categories=[known[name] for name in names]))
 
 
 def _write_part(file: Path, out: Path, data: Mapping[str, Any]) -> Path:
@@ -86,7 +99,7 @@ def _write_part(file: Path, out: Path, data: Mapping[str, Any]) -> Path:
         link.symlink_to((file.parent / "images").resolve(), target_is_directory=True)
     part, text = folder / file.name, json.dumps(data)
     if not part.is_file() or part.read_text(encoding="utf-8") != text:
-        write_atomically(part, lambda to: to.write_text(text, encoding="utf-8"))
+        write_text(part, text)
     return part
 
 
@@ -97,6 +110,4 @@ def first_images(truth: Json, images: int | None) -> Json:
     >>> first_images(truth, 1)
     {'images': [{'id': 4}], 'annotations': [], 'categories': []}
     """
-    rows = truth["images"][:images]
-    chosen = {row["id"] for row in rows}
-    return {**truth, "images": rows, "annotations": [row for row in truth["annotations"] if row["image_id"] in chosen]}
+    return part_of(truth, images=[row["id"] for row in truth["images"][:images]])

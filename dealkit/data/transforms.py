@@ -320,31 +320,13 @@ def augment(
     >>> augment(sample, size=32, generator=torch.Generator().manual_seed(0)).image.shape
     torch.Size([3, 32, 32])
     """
-    return augment_with_points(sample, torch.zeros(0, 2), size=size, scale=scale, colour=colour, generator=generator)[0]
-
-
-def augment_with_points(
-    sample: Sample,
-    points_xy: Tensor,
-    *,
-    size: int,
-    scale: tuple[float, float] = (0.5, 2.0),
-    colour: bool = True,
-    generator: torch.Generator,
-) -> tuple[Sample, Tensor]:
-    """`augment`, and the clicks `points_xy` (P, 2), x, y in pixels of `sample.image`, in the frame of the crop.
-
-    No click is dropped: one that the crop does not show lies outside 0..size.
-    """
     placement = draw_placement(sample, size=size, scale=scale, generator=generator)
     out = place(sample, placement)
-    if colour:
-        image = out.image
-        if _random(generator) < 0.3:
-            image = relight(image, out.boxes, generator=generator)
-        image = recolour(image, generator=generator)
-        out = replace(out, image=_fill_outside(image, sample.image.shape[1:], placement))
-    return out, move_points(points_xy, placement)
+    if not colour:
+        return out
+    image = relight(out.image, out.boxes, generator=generator) if _random(generator) < 0.3 else out.image
+    image = recolour(image, generator=generator)
+    return replace(out, image=_fill_outside(image, sample.image.shape[1:], placement))
 
 
 def _fill_outside(image: Tensor, size_hw: Sequence[int], placement: Placement) -> Tensor:

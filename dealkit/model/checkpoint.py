@@ -1,8 +1,8 @@
 """Weights with their model's config as safetensors: written in one move, read with errors that name the file."""
 
 import json
-import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dealkit.config import ModelConfig, from_dict, to_dict
-from dealkit.files import WEIGHTS_PART, files_of
+from dealkit.files import WEIGHTS_PART, files_of, write_atomically
 from dealkit.model.deal import DEAL, build_model
 
 Model = TypeVar("Model", bound=torch.nn.Module)
@@ -34,9 +34,7 @@ def save_model(model: Model, path: Path, *, half: bool = False) -> None:
     path, written = Path(path), []
     for i, part in enumerate(parts, 1):
         file = path if len(parts) == 1 else path.with_name(f"{path.stem}-{i:05d}-of-{len(parts):05d}{path.suffix}")
-        temporary = Path(f"{file}.tmp")
-        save_file(part, temporary, metadata={"config": json.dumps(to_dict(model.config))})
-        os.replace(temporary, file)
+        write_atomically(file, partial(save_file, part, metadata={"config": json.dumps(to_dict(model.config))}))
         written.append(file)
     for old in {path, *path.parent.glob(f"{path.stem}{WEIGHTS_PART}{path.suffix}")} - set(written):  # of a model of another size
         old.unlink(missing_ok=True)

@@ -1,8 +1,9 @@
 """The tables of the pages, from the committed results: pandas inside, Markdown outside. Shares are shown in per cent."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from statistics import mean, stdev
+from typing import Any
 
 import pandas as pd
 from scipy.stats import t as student
@@ -10,8 +11,10 @@ from scipy.stats import t as student
 from dealkit.config import MODELS
 from dealkit.evaluate.benchmark import SCALE_BINS, over_seeds, per_cent, with_spread
 from dealkit.files import PROJECT_ROOT, Json, read_json, tidy
-from dealkit.studies.claims import COLUMNS, MODEL_NAMES, PAPER_ROWS, REGIME_NAMES, Claim, _spread, method_name, metrics_of
+from dealkit.studies.claims import COLUMNS, MODEL_NAMES, PAPER_ROWS, REGIME_NAMES, method_name, row_means
 from dealkit.studies.clicks import CURVES
+from dealkit.studies.dior_dota import PAPER
+from dealkit.studies.label_efficiency import ROWS
 from dealkit.studies.left_out import HELD
 
 HEADS = {
@@ -118,6 +121,15 @@ def scale_table(results: Json) -> str:
     return "\n".join([head, "|" + "---|" * (len(values) + 1), row])
 
 
+def speed_sentence(figures: Json) -> str:
+    """One line of what a click costs."""
+    return (
+        f"On {figures['made_by']['device']}, a {figures['size']} x {figures['size']} image is encoded in {figures['encode_ms']:.0f} ms, "
+        f"and each click takes {figures['click_ms']:.0f} ms: together {figures['encode_and_click_to_rtdetr']:.2f} of the time of "
+        "RT-DETRv2-R18."
+    )
+
+
 def speed_table(figures: Json) -> str:
     """Markdown: times of one process and their ratios."""
     rows = [
@@ -189,18 +201,14 @@ def published_models(_: Json) -> str:
 
 
 def threshold_table(results: Json) -> str:
-    """Markdown: F1 of four ways to cut, and the counting error of two of them; means over sources."""
-    f1, error = results["mean"]["f1"], results["mean"]["count_mae"]
-    rows = [
-        (f"fixed at {results['fixed']}", "fixed"),
-        ("adaptive", "adaptive"),
-        ("best fixed of each source, found on it", "best_of_source"),
-        ("best of each prompt, found on it", "oracle"),
-    ]
-    lines = [
-        f"| {name} | {per_cent(f1[key])} | {'–' if error.get(key) is None else format(error[key], '.1f')} |" for name, key in rows
-    ]
-    return "\n".join(["| threshold | F1 at IoU 0.5 | objects counted wrong |", "|---|---|---|", *lines])
+    """F1 of four ways to cut, and the counting error of two of them; means over sources."""
+    names = {"fixed": f"fixed at {results['fixed']}", "adaptive": "adaptive"}
+    names |= {"best_of_source": "best fixed of each source, found on it", "oracle": "best of each prompt, found on it"}
+    means = pd.DataFrame(results["mean"])[["f1", "count_mae"]].loc[[*names]]
+    cells = percent(means, ["f1"]).set_axis(["F1 at IoU 0.5"], axis=1)
+    cells["objects counted wrong"] = means["count_mae"].map("{:.1f}".format, na_action="ignore").fillna("–")
+    cells.insert(0, "threshold", [*names.values()])
+    return markdown(cells)
 
 
 # Ablations
@@ -325,137 +333,138 @@ def position_table(results: Json) -> str:
 
 
 def transfer_table(results: Json) -> str:
-    """Markdown: AP of a click in the image itself and of prompts from other images, the image's own clicked object ignored."""
-    rows = [
-        ("a click in the image itself", "own"),
-        ("a click in one other image", "one"),
-        (f"the mean of clicks in {results['clicked']} others", "mean"),
-    ]
-    lines = [
-        f"| {name} | {per_cent(results['mean'][key]['ap50_ignored'])} | {per_cent(results['mean'][key]['ap75_ignored'])} |"
-        for name, key in rows
-    ]
-    return "\n".join(["| prompt | AP50, clicked ignored | AP75, clicked ignored |", "|---|---|---|", *lines])
+    """AP of a click in the image itself and of prompts from other images, the image's own clicked object ignored."""
+    names = {
+        "own": "a click in the image itself",
+        "one": "a click in one other image",
+        "mean": f"the mean of clicks in {results['request']['clicked']} others",
+    }
+    means = over_seeds(results, ["prompt"])
+    prompts = means["prompt"].map(names).to_frame()
+    return markdown(prompts.join(percent(means, ["ap50_ignored", "ap75_ignored"])))
+
+
+def protocol_means(results: Json, metrics: Sequence[str] = SCORES) -> pd.DataFrame:
+    """A row per cell and group of a protocol: number of sources, steps, minutes; means over sources, spread over seeds (`_std`).
+
+    Rows without a source are means already: of published runs the seeds of each source are not kept.
+    """
+    rows, by = tidy(results), ["cell", "group"]
+    counts = rows.groupby(by, sort=False).agg(
+        sources=("source", "nunique"), steps=("steps", "first"), minutes=("minutes", "first")
+    )
+    means = over_seeds(rows, by, metrics) if "seed" in rows else rows[rows["source"].isna()]
+    columns = [*by, *metrics, *(f"{metric}_std" for metric in metrics)]
+    return counts.reset_index().merge(means[columns], "left", on=by)
 
 
 def protocol_table(results: Json, metrics: Sequence[str] = ("ap50", "ap75", "ap50_ignored", "hit")) -> str:
-    """Markdown: a row per cell and group, means over sources, spread over seeds of clicks, time of training and test."""
-    heads = {"ap50": "AP50", "ap75": "AP75", "ap50_ignored": "AP50, clicked ignored", "hit": "hit"}
-    lines = ["| trained on | tested on | sources | " + " | ".join(heads[m] for m in metrics) + " | steps | minutes |"]
-    lines.append("|---" * (len(metrics) + 5) + "|")
-    for row in results["rows"]:
-        cells = [with_spread(row["mean"][m], row["spread"][m]) for m in metrics]
-        about = [row["cell"], row["group"], str(len(row["sources"]))]
-        lines.append("| " + " | ".join([*about, *cells, str(row["steps"]), f"{row['minutes']:.1f}"]) + " |")
-    return "\n".join(lines)
+    """A row per cell and group, means over sources, spread over seeds of clicks, time of training."""
+    means = protocol_means(results, metrics)
+    about = means[["cell", "group", "sources"]].set_axis(["trained on", "tested on", "sources"], axis=1)
+    costs = {"steps": means["steps"], "minutes": means["minutes"].map("{:.1f}".format)}
+    return markdown(about.join(percent(means, metrics, spread=True)).assign(**costs).astype(str))
 
 
-def source_gaps(results: Json, metric: str = "ap50_ignored") -> list[Json]:
-    """Per held-out source: its score where it was trained on and where it was left out, highest loss first.
+def source_gaps(results: Json, metric: str = "ap50_ignored") -> pd.DataFrame:
+    """Per held-out source its scores `before` (NaN without a checkpoint to start from), `unseen`, where it was left out, and
+    `seen`, where it was trained on; highest loss first. Sources without a score in one of the last two are left out.
 
-    Returns:
-        `{"source", "seen", "unseen", "before" (None without a checkpoint to start from)}`; shares. Sources without a score in
-        either are left out.
+    >>> cells = {"all sources": 0.5, "without sea": 0.25}
+    >>> rows = [{"cell": cell, "group": HELD, "source": "ship", "ap50_ignored": value} for cell, value in cells.items()]
+    >>> source_gaps({"rows": rows})[["unseen", "seen"]].values.tolist()
+    [[0.25, 0.5]]
     """
-    value: dict[str, dict[str, float | None]] = {}
-    for row in results["rows"]:
-        if row["group"] != HELD:
-            continue
-        which = {"all sources": "seen", "before": "before"}.get(row["cell"], "unseen")
-        for name, source in row["sources"].items():
-            value.setdefault(name, {})[which] = source["mean"][metric]
-    rows = [{"source": name, "before": None, **scores} for name, scores in value.items()]
-    rows = [row for row in rows if row.get("seen") is not None and row.get("unseen") is not None]
-    return sorted(rows, key=lambda row: row["unseen"] - row["seen"])
+    rows = tidy(results)
+    rows = rows[rows["group"] == HELD]
+    which = rows["cell"].map({"all sources": "seen", "before": "before"}).fillna("unseen")
+    table = rows.groupby([rows["source"], which])[metric].mean().unstack().reindex(columns=["before", "unseen", "seen"])
+    table = table.dropna(subset=["unseen", "seen"])
+    return table.loc[(table["unseen"] - table["seen"]).sort_values(kind="stable").index]
 
 
-def shot_rows(results: Json, metric: str = "ap50") -> list[Json]:
-    """Mean over sources of every method, number of shots and seed: `{"method", "shots", "seed", metric}`; rows of plots.
+def pair_losses(results: Json) -> pd.DataFrame:
+    """Per pair of different sources `from`, `to`: `distance`, and `loss` of AP50 with the prompt or adaptation of `from` instead
+    of its own; rows of a matrix. Pairs without a score are left out.
 
-    Only sources that every method, number of shots and seed has: an unfinished run compares like with like.
+    >>> rows = [{"from": a, "to": b, "ap50": 0.5 if a == b else 0.25, "distance": 2.0} for a in "ab" for b in "ab"]
+    >>> pair_losses({"rows": rows})[["from", "to", "loss"]].values.tolist()
+    [['a', 'b', 0.25], ['b', 'a', 0.25]]
+    """
+    rows = tidy(results).dropna(subset="distance")
+    metric = "ap50" if "ap50" in rows else "ap50_ignored"
+    home = rows[rows["from"] == rows["to"]].set_index("to")[metric]
+    pairs = rows[rows["from"] != rows["to"]]
+    return pairs.assign(loss=pairs["to"].map(home) - pairs[metric]).dropna(subset="loss").reset_index(drop=True)
 
-    >>> rows = [{"source": s, "method": "m", "shots": 1, "seed": 0, "mean": {"ap50": v}} for s, v in (("a", 0.2), ("b", 0.4))]
-    >>> [round(row["ap50"], 3) for row in shot_rows({"rows": rows})]
+
+def shot_means(results: Json, metric: str = "ap50") -> pd.DataFrame:
+    """Means over sources and click lists of every `method`, number of `shots` and `draw` of images.
+
+    Only sources that every method, number of shots and draw has: an unfinished run compares like with like.
+
+    >>> rows = [{"source": s, "method": "m", "shots": 1, "draw": 0, "ap50": v} for s, v in (("a", 0.2), ("b", 0.4))]
+    >>> shot_means({"rows": rows})["ap50"].round(3).tolist()
     [0.3]
     """
-    cells: dict[tuple[str, int, int], dict[str, float]] = {}
-    for row in results["rows"]:
-        if row["mean"].get(metric) is not None:
-            cells.setdefault((row["method"], row["shots"], row["seed"]), {})[row["source"]] = row["mean"][metric]
-    common = set.intersection(*(set(of) for of in cells.values())) if cells else set()
-    if not common:
-        return []
-    return [
-        {"method": method, "shots": k, "seed": seed, metric: mean(of[s] for s in common)}
-        for (method, k, seed), of in cells.items()
-    ]
+    rows = tidy(results).dropna(subset=metric)
+    cells = rows.groupby(["method", "shots", "draw", "source"], sort=False)[metric].mean().unstack("source")
+    return cells.dropna(axis="columns").mean(axis="columns").rename(metric).dropna().reset_index()
 
 
 def shot_table(results: Json, metric: str = "ap50") -> str:
-    """Markdown: a row per method, a column per number of labelled images; mean over sources, spread over seeds."""
-    rows = shot_rows(results, metric)
-    counts = sorted({row["shots"] for row in rows})
-    lines = ["| | " + " | ".join(f"{k} image{'s' * (k != 1)}" for k in counts) + " |", "|---" * (1 + len(counts)) + "|"]
-    for method in dict.fromkeys(row["method"] for row in rows):
-        cells = []
-        for k in counts:
-            values = [row[metric] for row in rows if (row["method"], row["shots"]) == (method, k)]
-            cells.append(with_spread(mean(values), stdev(values) if len(values) > 1 else None) if values else "–")
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    """A row per method, a column per number of labelled images; mean over sources, spread over draws of images."""
+    means = shot_means(results, metric).groupby(["method", "shots"], sort=False)[metric].agg(["mean", "std"])
+    cells = pd.Series(map(with_spread, means["mean"], means["std"]), index=means.index).unstack("shots")
+    cells = cells.reindex(means.index.unique("method")).sort_index(axis="columns").fillna("–")
+    return markdown(cells.rename(columns=lambda k: f"{k} image{'s' * (k != 1)}").rename_axis("").reset_index())
 
 
 def public_table(results: Sequence[Json]) -> str:
-    """Markdown: a row per data set and group of categories, and the paper's number beside the class-agnostic one."""
-    lines = ["| data | categories | AP50 | AP75 | AP50, clicked ignored | hit | paper AP50 |", "|" + "---|" * 7]
+    """A row per data set and group of categories, and the paper's number beside the class-agnostic one."""
+    tables = []
     for result in results:
-        for group, scores in result["groups"].items():
-            columns = ("ap50", "ap75", "ap50_ignored", "hit")
-            cells = [with_spread(scores["mean"][c], scores["spread"][c]) for c in columns]
-            paper = f"{result['paper']['ap50']}" if group == "class-agnostic" and result["paper"] else "–"
-            about = f"| {result['data']} {result['split']}, {result['images']} images | {group} ({len(scores['categories'])}) | "
-            lines.append(about + " | ".join([*cells, paper]) + " |")
-    return "\n".join(lines)
+        rows, of = tidy(result), result["request"]
+        means = over_seeds(rows, ["group", "categories"])
+        paper = means["group"].map({"class-agnostic": PAPER[of["data"]]["ap50"]}).map("{:.1f}".format).replace("nan", "–")
+        about = pd.DataFrame({"data": f"{of['data']} {of['split']}, {rows['images'].max()} images", "categories": means["group"]})
+        about["categories"] += " (" + means["categories"].astype(str) + ")"
+        columns = ["ap50", "ap75", "ap50_ignored", "hit"]
+        tables.append(about.join(percent(means, columns, spread=True)).assign(**{"paper AP50": paper}))
+    return markdown(pd.concat(tables))
 
 
 # References
 
 
-def template_table(results: Json, deal: Json | None = None) -> str:
-    """Markdown: template matching per source, mean over seeds, beside DEAL's one click; bold where the template finds more.
+TEMPLATES = {"box": "shown the box", "click": "shown the click", "box, scaled and turned": "the box, scaled and turned"}
+"""What the variants of template matching are called on the pages."""
+
+
+def template_table(results: Any, deal: Any = None) -> str:
+    """A row per source: template matching, mean over seeds, beside DEAL's one click; bold where the template finds more.
 
     Args:
-        results: of `scoring.benchmark_templates`. deal: of `report.benchmark`, for the last columns; None leaves dashes.
+        results: rows of `benchmark_templates`. deal: rows of `benchmark`, for the last columns; None leaves dashes.
     """
-    names = {"box": "shown the box", "click": "shown the click", "box, scaled and turned": "the box, scaled and turned"}
-    variants = [name for name in names if name in results["mean"]]
-    head = ["source", *(f"{names[v]}: AP50 | clicked ignored" for v in variants), "DEAL, one click: AP50 | clicked ignored"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * (1 + 2 * (len(variants) + 1)) + "|"]
-    own = pd.DataFrame() if deal is None else tidy(deal).groupby("source")[["ap50", "ap50_ignored"]].mean()
+    frame, metrics = tidy(results), {"ap50": "AP50", "ap50_ignored": "clicked ignored"}
+    sources = [*sorted(frame["source"].unique()), f"mean of {frame['source'].nunique()}"]
 
-    def cells(of: Sequence[Json | None], reference: Json | None) -> str:
-        shown = []
-        for row in [*of, reference]:
-            for metric in ("ap50", "ap50_ignored"):
-                value = None if row is None else row[metric]
-                best = reference is not None and row is not reference and (value or 0.0) > (reference[metric] or 0.0)
-                shown.append(f"**{per_cent(value)}**" if best else per_cent(value))
-        return " | ".join(shown)
+    def means(rows: pd.DataFrame) -> pd.DataFrame:
+        of_all = over_seeds(rows, metrics=list(metrics)).set_axis(sources[-1:])
+        return pd.concat([rows.groupby("source")[list(metrics)].mean(), of_all])
 
-    for name, source in sorted(results["sources"].items()):
-        rows = [_mean_of(source["runs"].get(variant, [])) for variant in variants]
-        reference = own.loc[name].to_dict() if name in own.index else None
-        lines.append(f"| {name} | {cells(rows, reference)} |")
-    reference = None if deal is None else over_seeds(deal).iloc[0].to_dict()
-    return "\n".join(
-        [*lines, f"| mean of {len(results['sources'])} | {cells([results['mean'][v] for v in variants], reference)} |"]
-    )
-
-
-def _mean_of(runs: Sequence[Json]) -> Json | None:
-    """AP50 of several seeds, all objects and the clicked ones ignored; None where there is none."""
-    columns = {metric: [run[metric] for run in runs if run[metric] is not None] for metric in ("ap50", "ap50_ignored")}
-    return {metric: mean(values) if values else None for metric, values in columns.items()} if runs else None
+    own = pd.DataFrame(columns=list(metrics), dtype=float) if deal is None else means(tidy(deal))
+    limit = own.fillna(0).reindex(sources, fill_value=float("inf"))
+    columns = [pd.Series(sources, sources, name="source")]
+    for variant, rows in frame.groupby("variant", sort=False):
+        for metric, head in metrics.items():
+            values = means(rows)[metric].reindex(sources)
+            cells = values.map(per_cent).where(~(values.fillna(0) > limit[metric]), "**" + values.map(per_cent) + "**")
+            columns.append(cells.rename(f"{TEMPLATES.get(variant, variant)}: {head}" if metric == "ap50" else head))
+    columns += [own["ap50"].reindex(sources).map(per_cent).rename("DEAL, one click: AP50")]
+    columns += [own["ap50_ignored"].reindex(sources).map(per_cent).rename("clicked ignored")]
+    return markdown(pd.concat(columns, axis=1))
 
 
 def template_results(results: Json) -> str:
@@ -467,63 +476,48 @@ def template_results(results: Json) -> str:
 # Labels
 
 
-def efficiency_table(results: Json) -> str:
-    """Markdown: a row per regime and method as in the file; per cent, mean over seeds, class-agnostic; and what it cost.
+def efficiency_table(results: Any) -> str:
+    """A row per regime and method; per cent, mean over seeds, class-agnostic; and what it cost.
 
     `clicked ignored`: AP50 without the objects that are clicked for DEAL, for every row the same. `passes`: crops drawn for every
     image that they are drawn from.
     """
-    head = ["labels", "method", *COLUMNS.values(), "AP50, clicked ignored", "labelled images", "passes", "minutes", "seeds"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for name in dict.fromkeys(row["row"] for row in results["rows"]):
-        rows = [row for row in results["rows"] if row["row"] == name]
-        first, values = rows[0], metrics_of(results, name)
-        cells = [REGIME_NAMES[first["regime"]], method_name(first), *(per_cent(values[key]) for key in COLUMNS)]
-        cells[3] = with_spread(values["ap50"], _spread([row["metrics"]["ap50"] for row in rows]))
-        cost = {key: mean(row["cost"][key] for row in rows) for key in ("labelled_images", "passes", "minutes")}
-        cells += [per_cent(values["ap50_ignored"]), f"{cost['labelled_images']:.0f}"]
-        if first["model"] == "deal published":
-            cells[-1] = "its own"
-        trained = first["model"] != "deal published" and cost["minutes"] > 0
-        cells += [f"{cost['passes']:.1f}", f"{cost['minutes']:.1f}"] if trained else ["–", "–"]
-        lines.append("| " + " | ".join([*cells, str(len(rows))]) + " |")
-    return "\n".join(lines)
+    order = [row.name for row in ROWS]
+    frame = tidy(results).sort_values("row", key=lambda names: names.map(order.index), kind="stable")
+    first, rows = frame.drop_duplicates("row").set_index("row"), frame.groupby("row", sort=False)
+    means = row_means(frame).assign(ap50_std=rows["ap50"].std())
+    own, free = first["model"] == "deal published", means["minutes"] == 0
+    table = pd.DataFrame({"labels": first["regime"].map(REGIME_NAMES), "method": first.apply(method_name, axis=1)})
+    table = table.join(percent(means, [*COLUMNS, "ap50_ignored"], spread=True).rename(columns=COLUMNS))
+    table["labelled images"] = means["labelled_images"].map("{:.0f}".format).mask(own, "its own")
+    for name in ("passes", "minutes"):
+        table[name] = means[name].map("{:.1f}".format).mask(own | free, "–")
+    return markdown(table.assign(seeds=rows.size().astype(str)))
 
 
-def race_table(results: Json) -> str:
-    """Markdown: a row per model and point of its curve, results of `race.race`; per cent, means over files, class-agnostic.
+def race_table(results: Any) -> str:
+    """A row per model and point of its curve, rows of `race`; per cent, means over files, class-agnostic.
 
     `clicked ignored` is of DEAL alone: AP50 without the objects that it was given.
     """
-    head = ["method", "images/s", "minutes", "step", "AP50", "AP75", "AP50, clicked ignored"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for model, of_model in results["models"].items():
-        for k, point in enumerate(of_model["curve"]):
-            first = ["", ""] if k else [MODEL_NAMES[model], f"{of_model['images_per_s']:.1f}"]
-            scores = [per_cent(point.get(key)) for key in ("ap50", "ap75", "ap50_ignored")]
-            lines.append("| " + " | ".join([*first, f"{point['minutes']:.1f}", str(point["step"]), *scores]) + " |")
-    return "\n".join(lines)
+    frame = tidy(results)
+    again = frame["model"].duplicated()
+    table = pd.DataFrame({"method": frame["model"].map(MODEL_NAMES).mask(again, "")})
+    table["images/s"] = frame["images_per_s"].map("{:.1f}".format).mask(again, "")
+    table["minutes"], table["step"] = frame["minutes"].map("{:.1f}".format), frame["step"].astype(str)
+    columns = ["ap50", "ap75", "ap50_ignored"]
+    return markdown(table.join(percent(frame.reindex(columns=columns), columns)))
 
 
-def beside_paper(results: Json, paper: Json) -> str:
-    """Markdown: AP25, AP50, AP75 of every row that the paper has a like of, ours and the paper's; a dash where one is missing."""
-    theirs = {(row["regime"], row["method"]): row for row in paper["rows"]}
-    lines = ["| labels | ours | the paper's | AP25 | AP50 | AP75 | paper AP25 | AP50 | AP75 |", "|---" * 9 + "|"]
-    for name, key in PAPER_ROWS.items():
-        model, *method = name.split(" ", 1)[1].split(" ")
-        label = method_name({"model": model, "method": method[0] if method else "plain", "oracle": False})
-        ours, row = metrics_of(results, name) or {}, theirs[key]
-        cells = [REGIME_NAMES.get(key[0], "one click per category"), label, key[1]]
-        cells += [per_cent(ours.get(metric)) for metric in ("ap25", "ap50", "ap75")]
-        cells += ["–" if row[metric] is None else f"{row[metric]:.1f}" for metric in ("ap25", "ap50", "ap75")]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def claims_table(claims: Sequence[Claim]) -> str:
-    """Markdown: claim, the paper's numbers, ours, verdict."""
-    lines = ["| claim | paper | ours | verdict |", "|---|---|---|---|"]
-    return "\n".join([*lines, *(f"| {c.text} | {c.paper} | {c.ours} | **{c.verdict}** |" for c in claims)])
+def beside_paper(results: Any, paper: Json) -> str:
+    """AP25, AP50, AP75 of every row that the paper has a like of, ours and the paper's; a dash where one is missing."""
+    columns, like, rows = ["ap25", "ap50", "ap75"], list(PAPER_ROWS.values()), {row.name: asdict(row) for row in ROWS}
+    ours = percent(row_means(results).reindex(index=list(PAPER_ROWS), columns=columns), columns)
+    theirs = percent(pd.DataFrame(paper["rows"]).set_index(["regime", "method"]).loc[like, columns].astype(float) / 100, columns)
+    table = pd.DataFrame({"labels": [REGIME_NAMES.get(regime, "one click per category") for regime, _ in like]}, index=ours.index)
+    table["ours"], table["the paper's"] = [method_name(rows[name]) for name in ours.index], [name for _, name in like]
+    theirs = theirs.set_axis(ours.index).rename(columns={"AP25": "paper AP25"})
+    return markdown(pd.concat([table, ours, theirs], axis=1))
 
 
 # Pages
@@ -539,6 +533,7 @@ TABLES = {
     "photos": ("photos_nano.json", photo_table),
     "scales": ("photos_nano.json", scale_table),
     "scales_ablation": ("ablation_scales.json", ablation_table),
+    "speed_line": ("bench_nano.json", speed_sentence),
     "speed": ("bench_nano.json", speed_table),
     "thresholds": ("thresholds_nano.json", threshold_table),
     "transfer": ("transfer_nano.json", transfer_table),
@@ -558,8 +553,6 @@ TABLES = {
     "categories": ("protocol_categories.json", protocol_table),
     "real": ("protocol_real.json", protocol_table),
     "adapt": ("adapt_heldout.json", shot_table),
-    "dior": ("public_dior_nano.json", lambda result: public_table([result])),
-    "dota2": ("public_dota-v2.0_nano.json", lambda result: public_table([result])),
 }
 """Tables of the pages: the results file and the function that draws each."""
 

@@ -1,4 +1,4 @@
-"""DIOR and DOTA-v2.0, which the paper tests on without training: from the official folder to scores, one click per category.
+"""How does it do on DIOR and DOTA-v2.0, which the paper tests on without training? One click per category and image.
 
 Boxes are horizontal; of DOTA those around its quadrilaterals. Large images are read in tiles. A run goes on where it was stopped.
 """
@@ -14,10 +14,10 @@ from dealkit.clicks import clicks_hash, make_clicks
 from dealkit.config import BuildConfig
 from dealkit.data.coco import CocoFolder, coco_dict
 from dealkit.data.sources.catalogue import SOURCES
-from dealkit.data.subsets import in_order
-from dealkit.evaluate.benchmark import mean_row, row_of, spread_row
+from dealkit.data.subsets import in_order, part_of
+from dealkit.evaluate.benchmark import row_of
 from dealkit.evaluate.coco import evaluate
-from dealkit.files import Json, provenance, read_json, sha_of, write_json
+from dealkit.files import Json, Results, read_json, sha_of, write_json
 from dealkit.model.checkpoint import load_model
 from dealkit.predict.detections import to_rows
 from dealkit.predict.tiles import predict_coco_tiled
@@ -60,7 +60,7 @@ def to_coco(name: str, root: Path, out: Path, *, split: str | None = None) -> Pa
     return out
 
 
-def evaluate_public(
+def public_scores(
     name: str,
     root: Path,
     checkpoint: Path,
@@ -73,19 +73,20 @@ def evaluate_public(
     seen: Collection[str] | None = None,
     tile: int = BuildConfig.tile,
     overlap: int = BuildConfig.overlap,
-) -> Json:
-    """Predict and score a public data set; writes and returns the results.
+) -> Results:
+    """Predict and score a public data set: a row per group of categories and seed of clicks.
 
-    Detections are kept image by image in `work`, so that a run goes on where it was stopped, and only one click list's are in
-    memory at a time.
+    Groups are `all`, `seen` and `unseen` categories, and `class-agnostic`. A row holds `categories`, `images`, `objects`, the
+    hash of the click list, `predict_s` and the numbers of `row_of`. Detections are kept image by image in `work`, and one click
+    list's at a time are in memory.
 
     Args:
-        work: folder of what is in between. seeds: click lists. images: at most so many, drawn by a hash; None: all.
-        split: another than that of `SPLITS`. seen: categories with a like in training; default `SEEN`. tile, overlap: pixels.
+        out: JSON to go on with. work: folder of what is in between. seeds: click lists.
+        images: at most so many, drawn by a hash; None: all. split: another than that of `SPLITS`.
+        seen: categories with a like in training; default `SEEN`. tile, overlap: pixels.
 
-    Returns:
-        `groups`: for `all`, `seen` and `unseen` categories, and `class-agnostic`, mean, spread, categories and images; the hashes
-        of the click lists; seconds.
+    Raises:
+        ValueError: as `to_coco`, or a category of `seen` that the data set does not have.
     """
     sha, split = sha_of(checkpoint), split or SPLITS.get(name)
     truth_file = Path(work) / f"{name}-{split}.json"
@@ -93,47 +94,32 @@ def evaluate_public(
         to_coco(name, root, truth_file, split=split)
     truth = read_json(truth_file)
     if images is not None:
-        truth = of_images(truth, in_order({a["image_id"] for a in truth["annotations"]}, 0)[:images])
+        truth = part_of(truth, images=in_order({a["image_id"] for a in truth["annotations"]}, 0)[:images])
     ids = {row["name"]: row["id"] for row in truth["categories"]}
     for category in seen or ():
         if category not in ids:
             raise ValueError(f"seen: no category {category!r} in {name} {split}; it has {', '.join(sorted(ids))}")
-    seen = SEEN[name] if seen is None else seen
+    like = {ids[n] for n in (SEEN[name] if seen is None else seen) if n in ids}
+    groups = {"all": set(ids.values()), "seen": like, "unseen": set(ids.values()) - like, "class-agnostic": set(ids.values())}
+
+    request = {"data": name, "split": split, "checkpoint": Path(checkpoint).name, "sha256": sha, "seeds": seeds}
+    request |= {"images": images, "seen": sorted(n for n in ids if ids[n] in like), "tile": tile, "overlap": overlap}
+    made = Results(out, request)
     lists = [make_clicks(truth, setting="1/category", seed=seed) for seed in range(seeds)]
     hashes = [clicks_hash(clicks) for clicks in lists]
     data = CocoFolder(truth_file, root, source=name)
     found_file = Path(work) / f"{name}-{split}-{sha}-{tile}-{overlap}-{'-'.join(hashes)}.jsonl"
     seconds = _predict(checkpoint, data, lists, found_file, tile=tile, overlap=overlap)
-
-    of_group = {"all": set(ids.values()), "seen": {ids[n] for n in seen if n in ids}}
-    of_group["unseen"] = of_group["all"] - of_group["seen"]
-    runs: dict[str, list[Json]] = {}
-    for k, clicks in enumerate(lists):
-        rows = [row for _, of_lists in _read_found(found_file) for row in of_lists[k]]
-        for group, kept in of_group.items():
-            parts = of_categories(truth, kept), [r for r in rows if r["category_id"] in kept], clicks_of(clicks, kept)
-            if kept and parts[0]["annotations"]:
-                runs.setdefault(group, []).append(row_of(evaluate(*parts)))
-        runs.setdefault("class-agnostic", []).append(row_of(evaluate(truth, rows, clicks, class_agnostic=True)))
-    counted = {group: sorted(n for n in ids if ids[n] in kept) for group, kept in of_group.items()} | {
-        "class-agnostic": sorted(ids)
-    }
-    results: Json = {
-        "data": name,
-        "split": split,
-        "checkpoint": {"name": Path(checkpoint).name, "sha256": sha},
-        "tile": tile,
-        "overlap": overlap,
-        "setting": "1/category centre",
-        "clicks": hashes,
-        "images": len(truth["images"]),
-        "objects": sum(not a.get("iscrowd") for a in truth["annotations"]),
-        "predict_s": seconds,
-        "groups": {g: {"categories": counted[g], "mean": mean_row(rs), "spread": spread_row(rs)} for g, rs in runs.items()},
-        "paper": PAPER.get(name),
-    }
-    write_json(out, {**results, "made_by": provenance()})
-    return results
+    for key in made.todo([{"seed": seed} for seed in range(seeds)], "scored"):
+        found = [row for line in _read_lines(found_file) for row in line["found"][key["seed"]]]
+        for group, kept in groups.items():
+            part, clicks = (part_of(whole, categories=kept) for whole in (truth, lists[key["seed"]]))
+            rows = [row for row in found if row["category_id"] in kept]
+            if objects := sum(not a.get("iscrowd") for a in part["annotations"]):
+                scores = evaluate(part, rows, clicks, class_agnostic=group == "class-agnostic")
+                about = {"group": group, "categories": len(kept), "images": len(part["images"]), "objects": objects}
+                made.add(key | about, {"clicks": hashes[key["seed"]], "predict_s": seconds, **row_of(scores)})
+    return made
 
 
 def _predict(checkpoint: Path, data: CocoFolder, lists: list[Json], file: Path, *, tile: int, overlap: int) -> float:
@@ -172,35 +158,3 @@ def _read_lines(file: Path) -> Iterator[Json]:
                 yield json.loads(text)
             except json.JSONDecodeError:
                 return  # the last line, cut by a kill
-
-
-def _read_found(file: Path) -> Iterator[tuple[int, list[list[Json]]]]:
-    for line in _read_lines(file):
-        yield line["image_id"], line["found"]
-
-
-def of_images(truth: Json, image_ids: Collection[int]) -> Json:
-    """Ground truth of some images; all categories stay."""
-    chosen = set(image_ids)
-    images = [row for row in truth["images"] if row["id"] in chosen]
-    return {**truth, "images": images, "annotations": [a for a in truth["annotations"] if a["image_id"] in chosen]}
-
-
-def of_categories(truth: Json, category_ids: Collection[int]) -> Json:
-    """Ground truth of some categories; all images stay.
-
-    >>> truth = {"images": [], "categories": [{"id": 1}, {"id": 2}], "annotations": [{"category_id": 1}, {"category_id": 2}]}
-    >>> of_categories(truth, {2})["annotations"]
-    [{'category_id': 2}]
-    """
-    categories = [row for row in truth["categories"] if row["id"] in category_ids]
-    return {
-        **truth,
-        "categories": categories,
-        "annotations": [a for a in truth["annotations"] if a["category_id"] in category_ids],
-    }
-
-
-def clicks_of(clicks: Json, category_ids: Collection[int]) -> Json:
-    """The prompts of a click list that ask for some categories."""
-    return {**clicks, "prompts": [p for p in clicks["prompts"] if p["category_id"] in category_ids]}

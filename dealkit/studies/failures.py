@@ -1,12 +1,10 @@
-"""A checkpoint's failures on several data sets: kinds of mistakes per source, causes over all of them, and what observation and
-controlled scenes each call the strongest causes."""
+"""Why does the model miss what it misses? Kinds of mistakes per source, causes over all sources, and whether scenes in which
+one factor is set at a time (`dealkit.studies.controlled`) name the same causes."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from scipy.stats import spearmanr
+import pandas as pd
 from tqdm.auto import tqdm
 
 from dealkit.clicks import make_clicks, save_clicks
@@ -14,13 +12,13 @@ from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.coco import CocoFolder
 from dealkit.data.objects import image_folder
 from dealkit.data.subsets import first_images
-from dealkit.evaluate.benchmark import mean_row, per_cent
-from dealkit.evaluate.errors import errors_json, find_errors
+from dealkit.evaluate.errors import FOUND, IGNORED, MISSED, OTHER, Errors, errors_json, find_errors
 from dealkit.evaluate.factors import FACTORS, cases, drop, observed, pooled
-from dealkit.files import PROJECT_ROOT, Json, provenance, read_json, sha_of, write_json
+from dealkit.files import PROJECT_ROOT, Json, Results, read_json, sha_of, write_json
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL
 from dealkit.predict.predictor import predict_coco
+from dealkit.studies.controlled import flat_row
 
 
 def predictions_of(model: DEAL, file: Path, folder: Path, *, images: int | None = None, seed: int = 0) -> tuple[Path, Path, Path]:
@@ -34,136 +32,132 @@ def predictions_of(model: DEAL, file: Path, folder: Path, *, images: int | None 
     Returns:
         The three paths.
     """
-    paths = tuple(folder / f"{file.parent.name}{end}" for end in (".truth.json", ".json", ".clicks.json"))
-    if not all(path.is_file() for path in paths):
+    truth_file, found_file, clicks_file = (folder / f"{file.parent.name}{end}.json" for end in (".truth", "", ".clicks"))
+    if not all(path.is_file() for path in (truth_file, found_file, clicks_file)):
         truth = first_images(read_json(file), images)
         clicks = make_clicks(truth, setting="1/category", seed=seed)
         data = CocoFolder(file, image_folder(file), source=file.parent.name)
-        found = predict_coco(model, data, [clicks])[0]
-        write_json(paths[0], truth)
-        save_clicks(clicks, paths[2])
-        write_json(paths[1], found)
-    return paths  # type: ignore[return-value]
+        write_json(truth_file, truth)
+        save_clicks(clicks, clicks_file)
+        write_json(found_file, predict_coco(model, data, [clicks])[0])
+    return truth_file, found_file, clicks_file
 
 
 def failure_report(
     checkpoint: Path,
     files: Sequence[Path],
-    out: Path,
+    out: Path | None,
     *,
     images: int | None = None,
     seed: int = 0,
+    bins: int = 5,
     folder: Path = PROJECT_ROOT / "data" / "runs" / "failures",
-) -> Json:
-    """Kinds of mistakes of every source and causes over all; writes and returns the results.
+) -> Results:
+    """Kinds of mistakes of every source, and recall against every factor over all of them, sources alike.
 
     Args:
-        checkpoint: model weights. files: annotation files; images in `images` beside each, the folder's name is the source's.
-        out: JSON to write. images: at most so many of each file, None all. seed: of the click lists.
+        checkpoint: model weights. files: annotation files; the folder's name is the source's.
+        out: JSON to write. A finished one of the same request is returned as it is.
+        images: at most so many of each file, None all. seed: of the click lists. bins: of each factor.
         folder: predictions are kept in a folder of this checkpoint and request below it; a stopped run goes on from there.
 
     Returns:
-        `sources`: name -> `evaluate.errors.errors_json` without its columns, over the objects that were not clicked; `mean`: of
-        `ap50`, `without` and `gain` over sources; `observed`: of `factors.observed` over all objects, sources alike.
+        Rows by their `part`, over the objects that were not clicked. `source`: `ap50` and, nested, `gain` of mending each kind of
+        mistake, `counts`, `counts_shown` (at the default score), `states` of objects, `confusion`. `bin`: of a factor, as in
+        `evaluate.factors.by_factor`. `factor`: `range_low` and `range_high` (10 and 90 % of the objects), `importance` and
+        `importance_std` (None where no model of misses could be fitted). `all`: every object together, `missed` and `auc`.
     """
-    sha = sha_of(checkpoint)
-    request: Json = {"checkpoint": Path(checkpoint).name, "sha256": sha, "images": images, "seed": seed}
+    request = {"checkpoint": Path(checkpoint).name, "sha256": sha_of(checkpoint), "images": images, "seed": seed, "bins": bins}
     request |= {"threshold": DEFAULT_THRESHOLD, "setting": "1/category", "kind": "centre", "clicked": "ignored"}
-    model: Any = None
-    kept = Path(folder) / f"{sha}-{images or 'all'}-{seed}"
-    results: Json = {"request": request, "sources": {}}
-    parts = []
-    for file in tqdm(files, desc="sources", unit="source"):
-        model = model or load_model(checkpoint)
-        truth, found, clicks = (read_json(path) for path in predictions_of(model, Path(file), kept, images=images, seed=seed))
+    results = Results(out, request | {"sources": [Path(file).parent.name for file in files]})
+    if results.rows:
+        return results
+    model, parts, rows = load_model(checkpoint), [], []
+    kept = Path(folder) / f"{request['sha256']}-{images or 'all'}-{seed}"
+    for file in tqdm([Path(file) for file in files], desc="sources", unit="source"):
+        truth, found, clicks = (read_json(path) for path in predictions_of(model, file, kept, images=images, seed=seed))
         errors = find_errors(truth, found, clicks, ignore_clicked=True)
         made = errors_json(errors)
-        results["sources"][file.parent.name] = {k: v for k, v in made.items() if k not in ("objects", "detections", "request")}
+        shown = {kind: count for kind, count in made["shown"].items() if kind != "min_score"}
+        row = {"part": "source", "source": file.parent.name} | {key: made[key] for key in ("ap50", "gain", "counts")}
+        rows.append(row | {"counts_shown": shown, "states": made["states"], "confusion": made["confusion"]})
         parts.append(cases(file, found, clicks, source=file.parent.name, errors=errors))
-    rows = list(results["sources"].values())
-    results["mean"] = {key: mean_row([row[key] for row in rows]) for key in ("without", "gain")}
-    results["mean"] |= mean_row([{"ap50": row["ap50"]} for row in rows])
-    results["observed"] = observed(*pooled(parts))
-    write_json(out, {**results, "made_by": provenance()})
+    results.add({}, *rows, *factor_rows(observed(*pooled(parts), bins)))
     return results
 
 
-def compare(found: Json, set_: Json) -> Json:
-    """The strongest causes by observation and by controlled scenes, and whether they agree.
+def factor_rows(made: Json) -> list[Json]:
+    """Rows of `evaluate.factors.observed`: of each factor its bins and itself, then of all objects together."""
+    model = made["model"] or {"importance": {}}
+    rows: list[Json] = []
+    for name, of in made["factors"].items():
+        rows += [{"part": "bin", "factor": name, **flat_row(row)} for row in of["bins"]]
+        low, high = of["range"] or (None, None)
+        weight = model["importance"].get(name, {"mean": None, "spread": None})
+        row = {"part": "factor", "factor": name, "range_low": low, "range_high": high, "importance": weight["mean"]}
+        rows.append(row | {"importance_std": weight["spread"]})
+    numbers = {key: model.get(name) for key, name in (("missed", "missed"), ("auc", "auc"), ("auc_std", "auc_spread"))}
+    return [*rows, {"part": "all", **flat_row(made["all"]), **numbers, "folds": model.get("folds")}]
 
-    By observation: the importance of a factor in the model of misses. By controlled scenes: the drop in recall between the
-    best and the worst value within the factor's observed range (10 to 90 %), on the axis of the same measurement; over all levels
-    where a level is no value of the factor (`truncated`, `click_offset`, and a measurement that does not move).
+
+def worst_cases(errors: Errors, truth: Json, found: list[Json], clicks: Json, kind: str, *, most: int = 6) -> list[Json]:
+    """The worst cases of a kind of mistake, one of each image and category, for `dealkit.figures.draw_cases`.
 
     Args:
-        found: `observed` of `failure_report`. set_: of `dealkit.studies.controlled.controlled`.
+        errors: of `find_errors` with `truth`, `found` and `clicks`.
+        kind: `missed` for objects that are not shown, the largest first, or a type of detections, the strongest first.
 
     Returns:
-        `rows`: factor -> `label`, `importance`, `observed_drop`, `controlled_drop` (None: not known); `observed` and
-        `controlled`: the three strongest, strongest first, among the factors that both know; `shared`: in both;
-        `rank_correlation`: Spearman's over these factors, None for fewer than three.
+        per case `file_name`, `wanted` (clicked category), `point` (the click), `box` (the object or detection), its `score`,
+        `objects` of the category and `shown` detections (all xywh), and `got`, the category that the detection lies on, or None.
     """
-    importance = (found["model"] or {"importance": {}})["importance"]
-    rows = {}
-    for name, label in FACTORS.items():
-        of, levels = found["factors"].get(name), set_["factors"].get(name, {"levels": []})["levels"]
-        if of is None:
-            continue
+    boxes, files = ({row["id"]: row[key] for row in truth[of]} for of, key in (("annotations", "bbox"), ("images", "file_name")))
+    names = {row["id"]: row["name"] for row in errors.categories}
+    prompts, made = {(p["image_id"], p["category_id"]): p["points"][0] for p in clicks["prompts"]}, []
+    table = pd.DataFrame(errors.objects if kind == MISSED else errors.detections)
+    if kind == MISSED:
+        table["box"] = [boxes[i] for i in table["annotation_id"]]
+        table["badness"] = [w * h for _, _, w, h in table["box"]]
+        table = table[(table["state"] != IGNORED) & ((table["state"] != FOUND) | (table["score"] < DEFAULT_THRESHOLD))]
+    else:
+        table["box"], table["badness"] = [row["bbox"] for row in found], table["score"]
+        table = table[table["type"] == kind]
+    table = table.sort_values("badness", ascending=False, kind="stable").drop_duplicates(["image_id", "category_id"])
+    for row in table.to_dict("records"):
+        pair = row["image_id"], row["category_id"]
+        if pair in prompts and len(made) < most:
+            case = {"file_name": files[pair[0]], "wanted": names[pair[1]], "point": prompts[pair], "box": row["box"]}
+            of, theirs = (
+                [r for r in rows if (r["image_id"], r["category_id"]) == pair] for rows in (truth["annotations"], found)
+            )
+            case |= {"objects": [r["bbox"] for r in of], "score": None if kind == MISSED else row["score"]}
+            case["got"] = names[errors.objects["category_id"][row["object"]].item()] if kind == OTHER else None
+            made.append(case | {"shown": [r["bbox"] for r in theirs if r["score"] >= DEFAULT_THRESHOLD]})
+    return made
+
+
+def compare_causes(observed: Sequence[Json], controlled: Sequence[Json]) -> pd.DataFrame:
+    """What each factor costs by observation and by controlled scenes.
+
+    Args:
+        observed: rows of `failure_report`. controlled: rows of `dealkit.studies.controlled.controlled_scenes`.
+
+    Returns:
+        A row per factor, the most important first: `factor`, `label`, `importance` in the model of misses, `observed_drop` in
+        recall between the best and the worst bin, `controlled_drop` between the best and the worst level; NaN where not known.
+        The latter within the range that objects have, on the axis of the same measurement; over all levels where the
+        measurement does not move with them, where the objects have one value, and of `truncated`, which is yes or no.
+    """
+    rows = []
+    for of in (row for row in observed if row["part"] == "factor"):
+        name, span = of["factor"], (of["range_low"], of["range_high"])
+        bins = [row for row in observed if row["part"] == "bin" and row["factor"] == name]
+        levels = [row for row in controlled if row["part"] == "level" and row["factor"] == name]
         measured = [row for row in levels if row["measured"] is not None]
         moves = len({round(row["measured"], 6) for row in measured}) == len(levels) > 1
-        if moves and of["range"] is not None and of["range"][0] < of["range"][1] and name != "truncated":
-            controlled_drop = drop(measured, of["range"], x="measured")
-        else:
-            controlled_drop = drop(levels, x="level")
-        row = {"label": label, "importance": importance.get(name, {"mean": None})["mean"], "observed_drop": of["drop"]}
-        rows[name] = row | {"controlled_drop": controlled_drop}
-    both = [n for n, row in rows.items() if row["importance"] is not None and row["controlled_drop"] is not None]
-    first = sorted(both, key=lambda n: -rows[n]["importance"])[:3]
-    second = sorted(both, key=lambda n: -rows[n]["controlled_drop"])[:3]
-    rank = None
-    if len(both) > 2:
-        values = [[rows[n][key] for n in both] for key in ("importance", "controlled_drop")]
-        rank = float(spearmanr(*values).statistic)
-    shared = [name for name in first if name in second]
-    return {
-        "rows": rows,
-        "observed": first,
-        "controlled": second,
-        "shared": shared,
-        "rank_correlation": None if rank is None or np.isnan(rank) else rank,
-    }
-
-
-def cause_table(compared: Json) -> str:
-    """Markdown of `compare`: a row per factor, the most important first."""
-
-    def cell(value: float | None, scale: float = 100, digits: int = 1) -> str:
-        return "–" if value is None else f"{scale * value:.{digits}f}"
-
-    lines = [
-        "| factor | importance (AUC) | recall, observed: best − worst bin | recall, controlled: best − worst |",
-        "|---" * 4 + "|",
-    ]
-    rows = sorted(compared["rows"].items(), key=lambda item: -(item[1]["importance"] or 0.0))
-    for name, row in rows:
-        marks = "".join(f" {mark}" for mark, key in (("◦", "observed"), ("•", "controlled")) if name in compared[key])
-        drops = " | ".join(cell(row[key]) for key in ("observed_drop", "controlled_drop"))
-        lines.append(f"| {row['label']}{marks} | {cell(row['importance'], 1, 3)} | {drops} |")
-    return "\n".join([*lines, "", "◦ one of the three strongest by observation, • by controlled scenes."])
-
-
-def failure_text(results: Json) -> str:
-    """What to print of `failure_report`: mean cost of each kind of mistake, and the factors by importance."""
-    mean = results["mean"]
-    lines = [f"AP50 {per_cent(mean['ap50'])}, clicked ignored, mean of {len(results['sources'])} sources"]
-    lines += [f"without {kind:20} {per_cent(value)}  +{per_cent(mean['gain'][kind])}" for kind, value in mean["without"].items()]
-    model = results["observed"]["model"]
-    if model is None:
-        return "\n".join([*lines, "too few objects or images for a model of misses"])
-    share, auc = per_cent(model["missed"]), f"{model['auc']:.3f} ± {model['auc_spread']:.3f}"
-    lines.append(f"{share} % of {model['objects']} objects missed; held-out AUC {auc}; importance of")
-    factors = results["observed"]["factors"]
-    for name, row in model["importance"].items():
-        drop_ = "-" if factors[name]["drop"] is None else per_cent(factors[name]["drop"])
-        lines.append(f"  {FACTORS[name]:50} {row['mean']:.3f}, recall by bin differs by {drop_}")
-    return "\n".join(lines)
+        within = moves and span[0] is not None and span[0] < span[1] and name != "truncated"
+        made = drop(measured, span, x="measured") if within else drop(levels, x="level")
+        row = {"factor": name, "label": FACTORS[name], "importance": of["importance"], "observed_drop": drop(bins)}
+        rows.append(row | {"controlled_drop": made})
+    numbers = dict.fromkeys(("importance", "observed_drop", "controlled_drop"), float)
+    return pd.DataFrame(rows).astype(numbers).sort_values("importance", ascending=False, kind="stable", ignore_index=True)

@@ -1,19 +1,18 @@
 """Does it work on what it was not trained on? Trainings that leave sources, domains or categories out, and their scores.
 
-A protocol is a list of cells: what is trained on, what is tested. Cells with the same training share it, whatever protocol asks;
-what is finished is not run again, what was cut off goes on. Sources are folders with `train.json`, `val.json` and `images/`.
+A protocol is a list of cells: what is trained on, what is tested. Protocols share the trainings that are the same. A source is a
+folder with `train.json`, `val.json` and `images/`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-
-from tqdm.auto import tqdm
 
 from dealkit.config import HELD_OUT, DataConfig, ModelConfig, PromptConfig, RunConfig, TrainConfig, portable
 from dealkit.data.subsets import find_sources, some_categories
-from dealkit.files import Json, provenance, read_json, sha_of, write_json
-from dealkit.studies.runs import folder_of, scored, trained
+from dealkit.evaluate.benchmark import benchmark
+from dealkit.files import Results, read_json, sha_of
+from dealkit.studies.runs import folder_of, trained
 
 HELD, OTHERS = "held out", "others"
 """Groups of tested sources or categories."""
@@ -31,8 +30,8 @@ class Cell:
     """One training and what is tested after it."""
 
     name: str
-    train: tuple[str, ...]
-    """Sources trained on; none: procedural scenes only."""
+    train: tuple[str, ...] | None
+    """Sources trained on; empty: procedural scenes only. None: not trained, the checkpoint that all cells start from."""
     test: Mapping[str, tuple[str, ...]]
     """Sources tested, by group: `held out` and `others`."""
     synthetic: float = SHARE
@@ -120,7 +119,7 @@ def source_categories(root: Path, sources: Sequence[str]) -> dict[str, list[str]
     return {name: [c["name"] for c in read_json(Path(root) / name / "train.json")["categories"]] for name in sources}
 
 
-def run_protocol(
+def left_out_scores(
     protocol: str,
     root: Path,
     out: Path,
@@ -131,51 +130,48 @@ def run_protocol(
     held: Sequence[str] = HELD_OUT,
     seeds: int = 3,
     results: Path | None = None,
-) -> Json:
-    """Train and test every cell of a protocol; writes `results` after each group and returns it.
+) -> Results:
+    """Train every cell of a protocol and test it by one click per category: a row per cell, group, source and seed of clicks.
+
+    A row holds `checkpoint` (hash), `run` (folder of the training), `steps` and `minutes`, and what a row of `benchmark` holds.
 
     Args:
         root: folder of the sources. out: folder of the runs. base: the training that cells change.
         domains: of each source. init: checkpoint that every cell starts from, trained on nothing but procedural scenes; it is
             tested, too, as the cell `before`. None: random weights.
         held: sources left out in `heldout`. seeds: click lists of each test.
+        results: JSON to go on with; default: `<protocol>.json` in `out`.
+
+    Raises:
+        ValueError: as `cells_of`; a folder of `out` that holds another training.
     """
     root, out = Path(root), Path(out)
-    names = find_sources(root)
-    categories = source_categories(root, names)
+    categories = source_categories(root, find_sources(root))
     cells = cells_of(protocol, categories, domains, held)
-    summary: Json = {"protocol": protocol, "base": portable(base), "seeds": seeds, "rows": []}
-    summary["init"] = sha_of(init) if init else None
-    todo: list[tuple[Cell, RunConfig | None]] = []
     if init is not None:
-        tests = {group: sources for cell in reversed(cells) for group, sources in cell.test.items()}
-        every = names if protocol == "domains" else None
-        before = Cell(name="before", train=(), test={HELD: tuple(every)} if every else tests, by_category=cells[0].by_category)
-        todo.append((before, None))
-    todo += [(cell, _run_of(cell, base, root, out / "parts", categories)) for cell in cells]
-    for cell, run in tqdm(todo, desc=f"protocol {protocol}", unit="cell"):
-        made = {"steps": 0, "minutes": 0.0}
-        if run is None:
-            folder, checkpoint = out / f"init-{summary['init']}", init
-        else:
+        groups = {group: sources for cell in reversed(cells) for group, sources in cell.test.items()}
+        cells = [replace(cells[0], name="before", train=None, test=groups), *cells]
+    request = {"protocol": protocol, "base": portable(base), "init": sha_of(init) if init else None, "seeds": seeds}
+    made = Results(results or out / f"{protocol}.json", request | {"cells": [asdict(cell) for cell in cells]})
+    of_name = {cell.name: cell for cell in cells}
+    for key in made.todo([{"cell": c.name, "group": group} for c in cells for group in c.test], f"protocol {protocol}"):
+        cell, group = of_name[key["cell"]], key["group"]
+        about, checkpoint = {"run": None, "steps": 0, "minutes": 0.0}, init
+        if cell.train is not None:
+            run = _run_of(cell, base, root, out / "parts", categories)
             folder = folder_of(run, init, out)
-            made, checkpoint = trained(run, folder, init), folder / "model.safetensors"
-        for group, sources in cell.test.items():
-            files = [_test_file(cell, group, root / name / "val.json", out / "parts", categories[name]) for name in sources]
-            scores = scored(checkpoint, files, folder / f"{protocol}-{group.replace(' ', '-')}.json", seeds=seeds)
-            about = {"cell": cell.name, "group": group, "trained_on": list(cell.train), "synthetic": cell.synthetic}
-            about |= {"without": {k: list(v) for k, v in cell.without.items()}, "checkpoint": sha_of(checkpoint)}
-            about["run"] = folder.name
-            summary["rows"].append({**about, "steps": made["steps"], "minutes": made["minutes"], **scores})
-            summary["made_by"] = provenance()
-            if results is not None:
-                write_json(results, summary)
-    return summary
+            training = trained(run, folder, init)
+            about = {"run": folder.name, "steps": training["steps"], "minutes": training["minutes"]}
+            checkpoint = folder / "model.safetensors"
+        files = [_test_file(cell, group, root / name / "val.json", out / "parts", categories[name]) for name in cell.test[group]]
+        rows = benchmark(checkpoint, files, None, seeds=seeds).rows
+        made.add(key | {"checkpoint": sha_of(checkpoint)} | about, *rows)
+    return made
 
 
 def _run_of(cell: Cell, base: RunConfig, root: Path, parts: Path, categories: Mapping[str, Sequence[str]]) -> RunConfig:
     entries = []
-    for name in cell.train:
+    for name in cell.train or ():
         file = root / name / "train.json"
         if cell.without.get(name):
             kept = [category for category in categories[name] if category not in cell.without[name]]

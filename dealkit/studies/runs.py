@@ -5,21 +5,19 @@ Results that resume and the loop over sources: `dealkit.files.Results`.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
-
-from dealkit.config import RunConfig, as_json
-from dealkit.evaluate.benchmark import benchmark, over_seeds
+from dealkit.baselines.methods import train_with
+from dealkit.config import DetectorRun, RunConfig, as_json
 from dealkit.files import Json, read_json, sha_of, write_json
 from dealkit.train.deal import fit
 
 
 def trained(
-    run: RunConfig, out: Path, init: Path | None = None, *, validate: Callable[..., dict[str, float]] | None = None
+    run: RunConfig | DetectorRun, out: Path, init: Path | None = None, *, validate: Callable[..., dict[str, float]] | None = None
 ) -> Json:
-    """Train into a folder, go on with a training that was cut off, or read a finished one.
+    """Train a DEAL or a detector into a folder, go on with a training that was cut off, or read a finished one.
 
     Returns:
         `{"config", "init" (hash of the checkpoint started from), "steps", "minutes"}`; the checkpoint is `out/model.safetensors`.
@@ -33,32 +31,15 @@ def trained(
         if {key: made[key] for key in request} != request:
             raise ValueError(f"{file}: made with another config or start; choose another folder")
         return made
-    log = fit(run, out, resume=(out / "state.pt").is_file(), init=init, validate=validate)
+    train = train_with if isinstance(run, DetectorRun) else fit
+    log = train(run, out, resume=(out / "state.pt").is_file(), init=init, validate=validate)
     made = {**request, "steps": log[-1]["step"], "minutes": log[-1]["minutes"]}
     write_json(file, made)
     (out / "state.pt").unlink()  # 140 MB that nothing needs any more
     return made
 
 
-def folder_of(run: RunConfig, init: Path | None, out: Path) -> Path:
+def folder_of(run: RunConfig | DetectorRun, init: Path | None, out: Path) -> Path:
     """The folder of a training in `out`, named by what it depends on."""
     text = json.dumps([as_json(run), sha_of(init) if init else None], sort_keys=True)
     return Path(out) / hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def scored(checkpoint: Path, files: Sequence[Path], out: Path, *, seeds: int = 3) -> Json:
-    """`benchmark`, short: per source and over sources mean and spread over seeds, hashes of the click lists, seconds."""
-    frame = benchmark(checkpoint, files, out, seeds=seeds).frame()
-
-    def means(part: pd.DataFrame) -> Json:
-        row = over_seeds(part).drop(columns=["images", "objects", "predict_s", "images_std", "objects_std", "predict_s_std"])
-        row = row.iloc[0].astype(object).where(row.iloc[0].notna(), None).to_dict()
-        numbers = {k: v for k, v in row.items() if not k.endswith("_std")}
-        return {"mean": numbers, "spread": {k: row[f"{k}_std"] for k in numbers}}
-
-    sources = {
-        name: {"images": int(part["images"].iloc[0]), "objects": int(part["objects"].iloc[0]), "clicks": part["clicks"].tolist()}
-        | means(part)
-        for name, part in frame.groupby("source", sort=False)
-    }
-    return {"sources": sources, **means(frame), "test_s": round(frame.groupby("source")["predict_s"].first().sum(), 1)}

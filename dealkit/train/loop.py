@@ -7,7 +7,6 @@
 import copy
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from tqdm.auto import tqdm
 from dealkit.config import DetectorRun, RunConfig, TrainConfig, to_dict
 from dealkit.data.coco import Sample
 from dealkit.device import default_device
-from dealkit.files import provenance, write_json
+from dealkit.files import provenance, write_atomically, write_json
 from dealkit.model.checkpoint import Model, save_model
 from dealkit.train.stream import TrainingStream
 
@@ -171,7 +170,7 @@ def use_one_thread(_: int) -> None:
 def save_state(
     out: Path, model: Model, average: Model, optimizer: torch.optim.Optimizer, step: int, minutes: float, clicks: torch.Generator
 ) -> None:
-    """Write `state.pt` and `model.safetensors`, each in one move, so that a kill leaves the old or the new file."""
+    """Write `model.safetensors` and `state.pt`, each in one move: a kill leaves the old or the new file."""
     state = {
         "model": model.state_dict(),
         "average": average.state_dict(),
@@ -181,9 +180,8 @@ def save_state(
         "clicks": clicks.get_state(),
         "rng": torch.get_rng_state(),
     }
-    torch.save(state, out / "state.pt.tmp")
     save_model(average, out / "model.safetensors")
-    os.replace(out / "state.pt.tmp", out / "state.pt")
+    write_atomically(out / "state.pt", lambda file: torch.save(state, file))
 
 
 def read_log(out: Path) -> list[dict[str, float]]:

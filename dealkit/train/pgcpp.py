@@ -3,6 +3,8 @@
 `N` prompt sets, `P` points, `K` queries, `T` objects of one set. Boxes are cxcywh pixels, points xy pixels.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
@@ -12,7 +14,8 @@ from dealkit.config import PromptConfig
 from dealkit.model.deal import Output
 from dealkit.model.loss import Target
 from dealkit.model.matcher import hungarian_match
-from dealkit.prompts import PointPrompts, simulate_clicks, stack_prompts
+from dealkit.prompts import PointPrompts, simulate_clicks
+from dealkit.train.stream import stack_sets
 
 
 def object_quality(boxes: Tensor, scores: Tensor, target_boxes: Tensor, pairs: tuple[Tensor, Tensor]) -> Tensor:
@@ -85,7 +88,7 @@ def next_prompts(
     height, width = size_hw
     prompts = prompts.to("cpu")
     every, logits, is_valid = output.pred_boxes.cpu(), output.pred_logits.cpu(), output.valid.cpu()
-    clicks, moved = [], []
+    clicks, following = [], []
     for n, target in enumerate(targets):
         real = prompts.labels[n] >= 0
         points, labels, clicked = prompts.points[n][real], prompts.labels[n][real], target.clicked[real]
@@ -111,8 +114,5 @@ def next_prompts(
                 labels = torch.cat([labels, labels.new_zeros(1)])
                 clicked = torch.cat([clicked, clicked.new_tensor([-1])])
         clicks.append((points, labels))
-        moved.append(clicked)
-    following = stack_prompts(clicks, prompts.image_index.tolist())
-    width = following.points.shape[1]
-    padded = [torch.nn.functional.pad(c, (0, width - len(c)), value=-1) for c in moved]
-    return following, [Target(boxes=t.boxes, crowd=t.crowd, clicked=c) for t, c in zip(targets, padded, strict=True)]
+        following.append(replace(target, clicked=clicked))
+    return stack_sets(clicks, prompts.image_index.tolist(), following)

@@ -1,11 +1,13 @@
 """The training stream: sample number i of a seeded mix of procedural scenes and COCO folders, and its prompts."""
 
 import glob
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -81,7 +83,7 @@ class TrainingStream(torch.utils.data.Dataset[Sample]):
             scene = make_scene(index, size_hw=size_hw, seed=seed, enlarge=larger, variety=config.variety, **twins)
             if rng.random() < config.enlarged_scenes:
                 return augment(scene, size=config.size, scale=(1.0, 2.0), generator=generator)
-            return Sample(**{**vars(scene), "image": recolour(scene.image, generator=generator)})
+            return replace(scene, image=recolour(scene.image, generator=generator))
         source = self.sources[rng.choice(len(self.sources), p=self.shares)]
         sample = source[int(rng.integers(len(source)))]
         return augment(sample, size=config.size, scale=(config.min_scale, config.max_scale), generator=generator)
@@ -130,13 +132,16 @@ def draw_prompts(samples: list[Sample], config: DataConfig, generator: torch.Gen
             clicks.append((points, torch.ones(len(points), dtype=torch.int64)))
             images.append(b)
             targets.append(Target(boxes=to_cxcywh(boxes), crowd=to_cxcywh(sample.boxes[of_kind & sample.crowd]), clicked=chosen))
+    return stack_sets(clicks, images, targets)
+
+
+def stack_sets(
+    clicks: list[tuple[Tensor, Tensor]], images: list[int], targets: list[Target]
+) -> tuple[PointPrompts, list[Target]]:
+    """`stack_prompts`, and the targets with `clicked` padded to the most clicks of a set by -1."""
     prompts = stack_prompts(clicks, images)
     width = prompts.points.shape[1]
-    padded = [
-        Target(boxes=t.boxes, crowd=t.crowd, clicked=torch.nn.functional.pad(t.clicked, (0, width - len(t.clicked)), value=-1))
-        for t in targets
-    ]
-    return prompts, padded
+    return prompts, [replace(t, clicked=F.pad(t.clicked, (0, width - len(t.clicked)), value=-1)) for t in targets]
 
 
 def noisy_boxes(targets: list[Target], generator: torch.Generator, *, most: int = 20) -> tuple[Tensor, Tensor]:

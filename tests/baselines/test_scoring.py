@@ -1,7 +1,4 @@
-"""`baselines.scoring` and `studies.race`: hand-made detections, benchmarks that resume, equal minutes."""
-
-import json
-from types import SimpleNamespace
+"""`baselines.scoring`: hand-made detections on the two numbers, pooled sources, benchmarks that resume."""
 
 import pytest
 import torch
@@ -16,16 +13,17 @@ from dealkit.baselines.scoring import (
     detect_coco,
     evaluate_detector,
     evaluate_detector_on_scenes,
+    one_class,
+    pooled_results,
     reference_rows,
 )
 from dealkit.clicks import make_clicks
-from dealkit.config import DataConfig, DetectorConfig, TrainConfig
+from dealkit.config import DetectorConfig
 from dealkit.data.coco import CocoFolder
 from dealkit.evaluate.coco import evaluate
 from dealkit.files import read_json
 from dealkit.model.checkpoint import save_model
 from dealkit.predict.detections import Detections
-from dealkit.studies.race import race, snapshots
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
@@ -88,18 +86,38 @@ def test_images_come_back_in_the_order_of_the_file(make_coco):
     assert results["class_agnostic"]["ap50"] == 0.0 and results["images"] == 2 and results["objects"] == 1
 
 
-def test_a_benchmark_goes_on_where_it_was_stopped(make_coco, tmp_path, monkeypatch):
+def test_a_benchmark_goes_on_where_it_was_stopped(make_coco, tmp_path):
     files = [make_coco(name, [[(5, [10, 10, 8, 8], 0)]]) for name in "ab"]
     torch.manual_seed(0)
     save_model(build_detector(DetectorConfig(hidden_dim=32)), tmp_path / "d.safetensors")
-    out = tmp_path / "results.json"
-    first = benchmark_detector(tmp_path / "d.safetensors", files[:1], out)
-    again = lambda detector, file: {**first["sources"]["a"], "new": file.parent.name}  # noqa: E731
-    monkeypatch.setattr("dealkit.baselines.scoring.evaluate_detector", again)
-    results = benchmark_detector(tmp_path / "d.safetensors", files, out)
-    assert "new" not in results["sources"]["a"] and results["sources"]["b"]["new"] == "b"
-    assert results["mean"]["class_agnostic"]["ap50"] == first["sources"]["a"]["class_agnostic"]["ap50"]
-    assert read_json(out)["request"]["detector"] == "fcos"
+    first = benchmark_detector(tmp_path / "d.safetensors", files[:1], tmp_path / "r.json")
+    files[0].unlink()  # what is finished is not read again
+    made = benchmark_detector(tmp_path / "d.safetensors", files, tmp_path / "r.json", scenes=1)
+    assert made.rows[:2] == first.rows and made.request["detector"] == "fcos"
+    assert [(row["source"], row["kind"]) for row in made.rows] == [
+        *((source, kind) for source in "ab" for kind in ("class_agnostic", "per_category")),
+        ("scenes", "class_agnostic"),
+    ]
+    assert made.rows[0]["images"] == made.rows[0]["objects"] == 1 and 0 <= made.rows[0]["ap50"] <= 1
+
+
+def test_sources_are_pooled_as_one_data_set(make_coco):
+    """A perfect source and one without a find: half of the eight objects at precision 1, 51 of COCO's 101 recall levels."""
+    scored = []
+    for name in "ab":
+        truth = read_json(make_coco(name, [[(5, [10, 10, 8, 8], 0), (9, [70, 40, 10, 10], 0)]] * 2))
+        rows = [{k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9} for a in truth["annotations"]]
+        scored.append((truth, rows if name == "a" else [], make_clicks(truth, setting="1/category", seed=0)))
+    results = pooled_results(scored)
+    assert [results["counts"][name] for name in ("objects", "images", "prompts")] == [8, 4, 8]
+    assert results["all"]["ap50"] == pytest.approx(51 / 101) and results["hit"] == 0.5
+
+
+def test_boxes_of_several_categories_become_one_class():
+    a = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.4}
+    b = a | {"category_id": 2, "bbox": [0, 0, 10, 7], "score": 0.6}  # IoU 0.7
+    c = a | {"category_id": 2, "bbox": [0, 0, 10, 5], "score": 0.3}  # 0.5 with a, 0.71 with b
+    assert one_class([a, b, c]) == [b] and one_class([a, c]) == [a, c] and one_class([]) == []
 
 
 def test_scenes_are_scored_class_agnostic():
@@ -127,51 +145,16 @@ def test_rows_are_those_of_the_click_list(tiny_coco):
         reference_rows(find, data, clicks, given="point")
 
 
-def test_a_benchmark_is_resumed_and_extended(make_coco, tmp_path, monkeypatch):
+def test_a_benchmark_is_resumed_and_extended(make_coco, tmp_path):
     files = [make_coco(name, [[(5, [10, 12, 6, 8], 0), (5, [50, 40, 6, 8], 0)], []]) for name in ("a", "b")]
-    first = benchmark_templates(files, tmp_path / "t.json")
-    row = first["sources"]["a"]["runs"]["box"][0]
-    assert row["ap50"] == pytest.approx(1) and row["hit"] == 1 and set(first["mean"]) == {"box", "click"}
-    monkeypatch.setattr("dealkit.baselines.scoring.match_box", lambda *a, **k: pytest.fail("run again"))
-    assert benchmark_templates(files, tmp_path / "t.json")["mean"] == first["mean"]
-    monkeypatch.undo()
+    first = benchmark_templates(files[:1], tmp_path / "t.json")
+    assert [(row["source"], row["variant"], row["seed"]) for row in first.rows] == [("a", "box", 0), ("a", "click", 0)]
+    assert first.rows[0]["ap50"] == pytest.approx(1) and first.rows[0]["hit"] == 1 and first.rows[0]["objects"] == 2
     variants = list(VARIANTS)
     more = benchmark_templates(files, tmp_path / "t.json", variants=variants, seeds=2)
-    assert [run["seed"] for run in more["sources"]["b"]["runs"][variants[2]]] == [0, 1]
-    assert more["spread"]["box"]["ap50"] == pytest.approx(0) and json.loads((tmp_path / "t.json").read_text())["made_by"]
-
-
-# Equal budgets
-
-
-def test_weights_are_put_aside_as_often_as_asked_for(tmp_path, tiny_model, monkeypatch):
-    clock = iter([0.0, 29.0, 30.0, 30.0, 45.0, 61.0, 61.0])
-    # not the module's own clock, which other threads read, too
-    monkeypatch.setattr("dealkit.studies.race.time", SimpleNamespace(monotonic=lambda: next(clock)))
-    keep = snapshots(tmp_path / "s", minutes=2.0, points=4)  # every 30 s
-    assert [keep(tiny_model) for _ in range(4)] == [{}, {"snapshot": 0}, {}, {"snapshot": 1}]
-    assert sorted(f.name for f in (tmp_path / "s").iterdir()) == ["0.safetensors", "1.safetensors"]
-
-
-def test_an_unknown_model_is_named(tmp_path):
-    with pytest.raises(ValueError, match="models: expected deal, fcos, .*, got 'yolo'"):
-        race(tmp_path, minutes=1.0, models=("yolo",))
-
-
-def test_a_race_gives_every_model_the_same_minutes_and_is_run_once(tmp_path, no_tensorboard):
-    settings = {
-        "minutes": 0.02,
-        "models": ("fcos",),
-        "data": DataConfig(size=64, workers=0),
-        "detector": DetectorConfig(hidden_dim=32),
-        "schedule": TrainConfig(batch_size=1, warmup=1),
-        "scenes": 2,
-        "points": 2,
-    }
-    made = race(tmp_path / "race", **settings, results=tmp_path / "race.json")
-    curve = made["models"]["fcos"]["curve"]
-    assert curve[-1]["minutes"] >= 0.02 and {"step", "ap50", "ap75"} <= set(curve[-1])
-    assert json.loads((tmp_path / "race.json").read_text())["models"] == made["models"]
-    assert race(tmp_path / "race", **settings)["models"] == made["models"]
-    with pytest.raises(ValueError, match="race.json: made with other settings"):
-        race(tmp_path / "race", **{**settings, "minutes": 0.03})
+    assert (
+        more.rows[:2] == first.rows and len(more.frame().drop_duplicates(["source", "variant", "seed"])) == len(more.rows) == 12
+    )
+    assert read_json(tmp_path / "t.json")["rows"] == more.rows
+    with pytest.raises(ValueError, match="variants: expected some of .*got 'boxes'"):
+        benchmark_templates(files, tmp_path / "t.json", variants=["boxes"])

@@ -1,6 +1,5 @@
 import json
-import subprocess
-import sys
+import socket
 
 import pytest
 import skimage.data
@@ -21,36 +20,18 @@ def test_every_photo_has_counts_and_a_description():
 
 
 @pytest.mark.parametrize("name", PHOTOS)
-def test_photo_is_a_whole_sample(name):
+def test_a_photo_is_that_of_scikit_image_with_boxes_inside_it(name):
     sample = photo(name)
     count = sum(COUNTS[name])
-    assert sample.image.dtype == torch.uint8 and sample.image.shape[0] == 3
-    assert sample.boxes.shape == (count, 4) and sample.boxes.dtype == torch.float32
+    pixels = torch.from_numpy(getattr(skimage.data, name)())
+    assert torch.equal(sample.image, pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels.expand(3, -1, -1))
+    assert sample.boxes.shape == (count, 4) == torch.unique(sample.boxes, dim=0).shape
+    height, width = sample.image.shape[1:]
+    assert (check_xyxy(sample.boxes) >= 0).all() and (sample.boxes[:, 2:] <= torch.tensor([width, height])).all()
     assert sample.labels.tolist() == [0] * count
     assert (int((~sample.crowd).sum()), int(sample.crowd.sum())) == COUNTS[name]
     assert sample.annotation_ids.tolist() == list(range(1, count + 1))
     assert sample.source == name
-
-
-@pytest.mark.parametrize("name", PHOTOS)
-def test_boxes_lie_inside_the_photo(name):
-    sample = photo(name)
-    height, width = sample.image.shape[1:]
-    boxes = check_xyxy(sample.boxes)
-    assert boxes.min() >= 0 and boxes[:, 2].max() <= width and boxes[:, 3].max() <= height
-
-
-@pytest.mark.parametrize("name", PHOTOS)
-def test_pixels_are_those_of_scikit_image(name):
-    pixels = torch.from_numpy(getattr(skimage.data, name)())
-    pixels = pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels.expand(3, -1, -1)
-    assert torch.equal(photo(name).image, pixels)
-
-
-@pytest.mark.parametrize("name", PHOTOS)
-def test_no_box_appears_twice(name):
-    boxes = photo(name).boxes
-    assert len(torch.unique(boxes, dim=0)) == len(boxes)
 
 
 @pytest.mark.parametrize("name", PHOTOS)
@@ -89,7 +70,7 @@ def test_changing_a_sample_leaves_the_next_one_whole():
 
 
 def test_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="expected one of coins, .*; got 'cat'"):
+    with pytest.raises(ValueError, match="coins, .*'cat'"):
         photo("cat")
 
 
@@ -99,13 +80,10 @@ def test_missing_boxes_say_how_to_install(monkeypatch, tmp_path):
         coco_path("coins")
 
 
-def test_no_photo_opens_a_connection():
-    code = (
-        "import socket\n"
-        "def refuse(*a, **k): raise AssertionError('a connection was opened')\n"
-        "socket.socket.connect = socket.create_connection = refuse\n"
-        "from dealkit.data.photos import PHOTOS, photo\n"
-        "print(sum(len(photo(n).boxes) for n in PHOTOS))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == str(sum(a + b for a, b in COUNTS.values())), done.stderr
+def test_no_photo_opens_a_connection(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    assert sum(len(photo(name).boxes) for name in PHOTOS) == sum(map(sum, COUNTS.values()))

@@ -1,28 +1,24 @@
 """`dealkit.studies.dior_dota`: DIOR and DOTA-v2.0 end to end on small folders in the official layout."""
 
-import json
-
 import pytest
-import torch
 from PIL import Image
 
 import dealkit.studies.dior_dota
 from dealkit.data.coco import CocoFolder
 from dealkit.files import read_json
 from dealkit.report.tables import public_table
-from dealkit.studies.dior_dota import SEEN, SPLITS, clicks_of, evaluate_public, of_categories, of_images, to_coco
+from dealkit.studies.dior_dota import PAPER, SEEN, SPLITS, public_scores, to_coco
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
 
-def picture(path, size_wh, boxes, seed=0):
-    """A dark noisy image with bright boxes (xyxy)."""
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(40, 80, (size_wh[1], size_wh[0], 3), generator=generator, dtype=torch.uint8)
-    for x1, y1, x2, y2 in boxes:
-        pixels[int(y1) : int(y2), int(x1) : int(x2)] = 230
+def picture(path, size_wh, boxes):
+    """A dark image with bright boxes (xyxy)."""
+    image = Image.new("RGB", size_wh, (60, 60, 60))
+    for box in boxes:
+        image.paste((230, 230, 230), box)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.numpy()).save(path)
+    image.save(path)
 
 
 @pytest.fixture
@@ -93,52 +89,47 @@ def test_what_is_not_there_is_an_error(dior, tmp_path):
 
 def test_dior_end_to_end_seen_and_unseen_apart(dior, checkpoint, tmp_path):
     out = tmp_path / "results.json"
-    results = evaluate_public("dior", dior, checkpoint, out, tmp_path / "work", seeds=2, tile=512, overlap=64)
-    assert read_json(out)["groups"] == results["groups"] and str(tmp_path) not in out.read_text()
-    assert (results["images"], results["objects"], results["split"], len(results["clicks"])) == (2, 4, "test", 2)
-    groups = {name: group["categories"] for name, group in results["groups"].items()}
-    assert groups["seen"] == ["vehicle"] and groups["unseen"] == ["Expressway-toll-station", "dam"]
-    assert groups["all"] == groups["class-agnostic"] == sorted(groups["seen"] + groups["unseen"])
-    assert all(0 <= group["mean"]["ap50"] <= 1 for group in results["groups"].values())
-    mean = [results["groups"][g]["mean"]["ap50"] for g in ("all", "seen", "unseen")]
-    assert mean[0] == pytest.approx((mean[1] + 2 * mean[2]) / 3)  # a mean over categories: one seen, two unseen
-    table = public_table([results])
-    assert "class-agnostic (3)" in table and "54.5" in table and len(table.splitlines()) == 6
+    made = public_scores("dior", dior, checkpoint, out, tmp_path / "work", seeds=2, tile=512, overlap=64)
+    assert read_json(out)["rows"] == made.rows and str(tmp_path) not in out.read_text()
+    assert (made.request["split"], made.request["seen"], len({r["clicks"] for r in made.rows})) == ("test", ["vehicle"], 2)
+    rows = {r["group"]: r for r in made.rows if r["seed"] == 0}
+    assert {group: (r["categories"], r["images"], r["objects"]) for group, r in rows.items()} == {
+        "all": (3, 2, 4),
+        "seen": (1, 2, 2),
+        "unseen": (2, 2, 2),
+        "class-agnostic": (3, 2, 4),
+    }
+    assert all(0 <= r["ap50"] <= 1 for r in made.rows)
+    # a mean over categories: one seen, two unseen
+    assert rows["all"]["ap50"] == pytest.approx((rows["seen"]["ap50"] + 2 * rows["unseen"]["ap50"]) / 3)
+    table = public_table([made.as_json()])
+    assert "class-agnostic (3)" in table and "dior test, 2 images" in table and "54.5" in table and len(table.splitlines()) == 6
 
 
 def test_dota_end_to_end_in_tiles(dota, checkpoint, tmp_path):
-    options = {"seeds": 1, "tile": 128, "overlap": 32, "seen": ["ship"]}
-    results = evaluate_public("dota-v2.0", dota, checkpoint, tmp_path / "r.json", tmp_path / "work", **options)
-    assert results["objects"] == 2 and results["groups"]["unseen"]["categories"] == ["swimming-pool"]
+    options = {"seeds": 1, "tile": 128, "overlap": 32}
+    made = public_scores("dota-v2.0", dota, checkpoint, tmp_path / "r.json", tmp_path / "work", seen=["ship"], **options)
+    assert {r["group"]: (r["categories"], r["objects"]) for r in made.rows}["unseen"] == (1, 1)  # the swimming pool
     with pytest.raises(ValueError, match="seen: no category 'car' in dota-v2.0 val; it has ship, swimming-pool"):
-        evaluate_public("dota-v2.0", dota, checkpoint, tmp_path / "r.json", tmp_path / "work", seeds=1, seen=["car"])
+        public_scores("dota-v2.0", dota, checkpoint, tmp_path / "r.json", tmp_path / "work", seen=["car"], **options)
 
 
 def test_a_run_goes_on_after_a_kill_and_is_not_predicted_again(dior, checkpoint, tmp_path, monkeypatch):
     options = {"seeds": 1, "tile": 800, "overlap": 0}
-    whole = evaluate_public("dior", dior, checkpoint, tmp_path / "a.json", tmp_path / "work", **options)
+
+    def scores(name):
+        rows = public_scores("dior", dior, checkpoint, tmp_path / name, tmp_path / "work", **options).rows
+        return [{key: value for key, value in row.items() if key != "predict_s"} for row in rows]
+
+    whole = scores("a.json")
     [file] = (tmp_path / "work").glob("*.jsonl")
     lines = file.read_text().splitlines()
     assert len(lines) == 2
     file.write_text(lines[0] + "\n" + lines[1][:40])  # killed while it wrote the second image
-    again = evaluate_public("dior", dior, checkpoint, tmp_path / "b.json", tmp_path / "work", **options)
-    assert again["groups"] == whole["groups"] and len(file.read_text().splitlines()) == 2
+    assert scores("b.json") == whole and len(file.read_text().splitlines()) == 2
     monkeypatch.setattr(dealkit.studies.dior_dota, "to_rows", lambda *a: pytest.fail("predicted again"))
-    assert (
-        evaluate_public("dior", dior, checkpoint, tmp_path / "c.json", tmp_path / "work", **options)["groups"] == whole["groups"]
-    )
-
-
-def test_fewer_images_are_drawn_by_hash(dior, checkpoint, tmp_path):
-    options = {"seeds": 1, "images": 1, "tile": 800, "overlap": 0}
-    results = evaluate_public("dior", dior, checkpoint, tmp_path / "r.json", tmp_path / "work", **options)
-    assert results["images"] == 1 and len(next((tmp_path / "work").glob("*.jsonl")).read_text().splitlines()) == 1
-
-
-def test_parts_of_a_ground_truth():
-    truth = {"images": [{"id": 1}, {"id": 2}], "categories": [{"id": 5}, {"id": 6}]}
-    truth["annotations"] = [{"image_id": 1, "category_id": 5}, {"image_id": 2, "category_id": 6}]
-    assert of_images(truth, [2])["annotations"] == truth["annotations"][1:] and of_images(truth, [])["images"] == []
-    assert of_categories(truth, {5})["categories"] == [{"id": 5}] and len(of_categories(truth, {5})["images"]) == 2
-    assert clicks_of({"seed": 0, "prompts": truth["annotations"]}, {6})["prompts"] == truth["annotations"][1:]
-    assert set(SEEN) == set(SPLITS) and json.dumps(SPLITS)
+    assert scores("c.json") == whole
+    monkeypatch.undo()
+    options["images"] = 1  # drawn by a hash, into a file of their own: fewer pairs are clicked
+    assert {row["images"] for row in scores("d.json")} == {1} and len(list((tmp_path / "work").glob("*.jsonl"))) == 2
+    assert set(SEEN) == set(SPLITS) == set(PAPER)

@@ -4,23 +4,18 @@ import pytest
 
 import dealkit.studies.runs
 import dealkit.train.loop
-from dealkit.config import HELD_OUT, DataConfig, ModelConfig, RunConfig, TrainConfig
+from dealkit.config import HELD_OUT, ModelConfig
 from dealkit.data.objects import load_domains
 from dealkit.files import PROJECT_ROOT, read_json
 from dealkit.model.checkpoint import save_model
-from dealkit.report.tables import protocol_table, source_gaps
-from dealkit.studies.left_out import cells_of, left_out_run, run_protocol
+from dealkit.report.tables import protocol_means, protocol_table, source_gaps
+from dealkit.studies.left_out import cells_of, left_out_run, left_out_scores
 from dealkit.studies.runs import trained
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
 CATEGORIES = {"bolts": ["bolt"], "sea": ["ship", "buoy", "man"], "street": ["car", "bus"]}
 DOMAINS = {"bolts": "industry", "sea": "remote", "street": "remote"}
-
-
-@pytest.fixture(autouse=True)
-def no_board(monkeypatch):
-    monkeypatch.setattr(dealkit.train.loop, "tensorboard", lambda out: None)
 
 
 def test_the_headline_never_trains_on_what_it_holds_out():
@@ -67,31 +62,19 @@ def test_the_fixed_held_out_sources_are_of_different_domains():
 
 
 def test_options_reach_the_run():
-    base = left_out_run(model=ModelConfig(), minutes=60, steps=500, size=128, cycles=2, lr=1e-3)
-    assert (base.train.max_minutes, base.train.steps, base.data.size, base.prompt.cycles, base.train.lr) == (
-        60,
-        500,
-        128,
-        2,
-        1e-3,
-    )
+    run = left_out_run(model=ModelConfig(), minutes=60, steps=500, size=128, cycles=2, lr=1e-3)
+    made = run.train.max_minutes, run.train.steps, run.data.size, run.prompt.cycles, run.train.lr
+    assert made == (60, 500, 128, 2, 1e-3)
 
 
 @pytest.fixture
-def tiny_run(tiny_config):
-    train = TrainConfig(steps=2, batch_size=2, warmup=1, log_every=1)
-    return RunConfig(model=tiny_config, data=DataConfig(size=64, workers=0), train=train)
+def root(make_sources):
+    """Two sources of two categories."""
 
+    def objects(shift):
+        return [[(5, [10 + shift, 12, 6, 8], 0), (5, [50, 40, 6, 6], 0), (9, [70, 10, 10, 10], 0)]] * 2
 
-@pytest.fixture
-def root(make_coco):
-    """Two sources of two categories, each with train.json and val.json."""
-    for name, shift in (("land", 0), ("water", 9)):
-        objects = [[(5, [10 + shift, 12, 6, 8], 0), (5, [50, 40, 6, 6], 0), (9, [70, 10, 10, 10], 0)]] * 2
-        file = make_coco(f"root/{name}", objects)
-        (file.parent / "val.json").write_text(file.read_text())
-        file.rename(file.parent / "train.json")
-    return file.parents[1]
+    return make_sources(land=objects(0), water=objects(9))
 
 
 def test_a_finished_training_is_read_and_one_cut_off_goes_on(tiny_run, tiny_model, tmp_path):
@@ -106,35 +89,30 @@ def test_a_finished_training_is_read_and_one_cut_off_goes_on(tiny_run, tiny_mode
         trained(tiny_run, tmp_path / "cut", tmp_path / "start.safetensors")
 
 
-def test_a_protocol_trains_tests_and_goes_on(tiny_run, tiny_model, root, tmp_path, monkeypatch):
-    save_model(tiny_model, tmp_path / "start.safetensors")
-    options = {"base": tiny_run, "domains": {"land": "a", "water": "b"}, "init": tmp_path / "start.safetensors", "seeds": 2}
+def test_a_protocol_trains_tests_and_goes_on(tiny_run, checkpoint, root, tmp_path, monkeypatch):
+    options = {"base": tiny_run, "domains": {"land": "a", "water": "b"}, "init": checkpoint, "seeds": 2}
     file = tmp_path / "results.json"
-    made = run_protocol("domains", root, tmp_path / "runs", results=file, **options)
-    assert [(r["cell"], r["group"], list(r["sources"])) for r in made["rows"]] == [
-        ("before", "held out", ["land", "water"]),
-        ("all sources", "held out", ["land", "water"]),
-        ("without a", "held out", ["land"]),
-        ("without b", "held out", ["water"]),
-    ]
-    assert [r["trained_on"] for r in made["rows"]] == [[], ["land", "water"], ["water"], ["land"]]
-    assert [r["steps"] for r in made["rows"]] == [0, 2, 2, 2] and made["rows"][1]["checkpoint"] != made["rows"][0]["checkpoint"]
-    assert read_json(file)["rows"] == made["rows"] and str(tmp_path) not in file.read_text()
-    assert all(len(s["clicks"]) == 2 and 0 <= s["mean"]["ap50"] <= 1 for r in made["rows"] for s in r["sources"].values())
-    gaps = source_gaps(made)
-    assert {g["source"] for g in gaps} == {"land", "water"} and all(g["before"] is not None for g in gaps)
-    assert len(protocol_table(made).splitlines()) == 6
+    made = left_out_scores("domains", root, tmp_path / "runs", results=file, **options)
+    tested = {("before", "land"), ("before", "water"), ("all sources", "land"), ("all sources", "water")}
+    tested |= {("without a", "land"), ("without b", "water")}
+    assert {(r["cell"], r["source"]) for r in made.rows} == tested and len(made.rows) == 2 * len(tested)
+    assert [cell["train"] for cell in made.request["cells"]] == [None, ["land", "water"], ["water"], ["land"]]
+    assert {r["cell"]: r["steps"] for r in made.rows} == {"before": 0, "all sources": 2, "without a": 2, "without b": 2}
+    assert all(0 <= r["ap50"] <= 1 and r["group"] == "held out" for r in made.rows)
+    assert read_json(file)["rows"] == made.rows and str(tmp_path) not in file.read_text()
+    gaps = source_gaps(made.as_json())
+    assert set(gaps.index) == {"land", "water"} and gaps["before"].notna().all()
+    assert len(protocol_table(made.as_json()).splitlines()) == 6
 
     monkeypatch.setattr(dealkit.studies.runs, "fit", lambda *a, **k: pytest.fail("trained again"))
-    again = run_protocol("domains", root, tmp_path / "runs", **options)
-    assert again["rows"] == made["rows"]
-    shared = run_protocol("heldout", root, tmp_path / "runs", held=["land"], **options)  # both trainings are those of `domains`
-    assert [r["cell"] for r in shared["rows"]] == ["before"] * 2 + ["all sources"] * 2 + ["some left out"] * 2
+    assert left_out_scores("domains", root, tmp_path / "runs", results=file, **options).rows == made.rows
+    shared = left_out_scores("heldout", root, tmp_path / "runs", held=["land"], **options)  # the trainings are those of `domains`
+    assert [r["cell"] for r in shared.rows] == ["before"] * 4 + ["all sources"] * 4 + ["some left out"] * 4
 
 
 def test_held_out_categories_are_not_in_the_training_files(tiny_run, root, tmp_path):
-    made = run_protocol("categories", root, tmp_path / "runs", base=tiny_run, domains={}, seeds=1)
-    assert [(r["cell"], r["group"]) for r in made["rows"]] == [
+    made = left_out_scores("categories", root, tmp_path / "runs", base=tiny_run, domains={}, seeds=1)
+    assert list(dict.fromkeys((r["cell"], r["group"]) for r in made.rows)) == [
         (c, g) for c in ("all sources", "some left out") for g in ("held out", "others")
     ]
     for name in ("land", "water"):
@@ -144,13 +122,28 @@ def test_held_out_categories_are_not_in_the_training_files(tiny_run, root, tmp_p
         assert {a["category_id"] for a in held["annotations"]} == {9}
     configs = [read_json(f)["data"]["coco"] for f in (tmp_path / "runs").glob("*/config.json")]
     assert sorted("without" in str(c) for c in configs) == [False, True]
-    assert made["rows"][0]["sources"]["land"]["objects"] == 2 and made["rows"][1]["sources"]["land"]["objects"] == 4
+    assert {r["group"]: r["objects"] for r in made.rows} == {"held out": 2, "others": 4}
 
 
-def test_gaps_of_no_rows_are_none_and_a_missing_score_is_left_out():
-    assert source_gaps({"rows": []}) == []
-    row = {"group": "held out", "cell": "all sources", "sources": {"a": {"mean": {"ap50_ignored": 0.5}}}}
-    other = {"group": "held out", "cell": "some left out", "sources": {"a": {"mean": {"ap50_ignored": None}}}}
-    assert source_gaps({"rows": [row, other]}) == []
-    other["sources"]["a"]["mean"]["ap50_ignored"] = 0.25
-    assert source_gaps({"rows": [row, other]}) == [{"source": "a", "before": None, "seen": 0.5, "unseen": 0.25}]
+def row(cell, source, seed, value):
+    return {"cell": cell, "group": "held out", "source": source, "seed": seed, "steps": 9, "minutes": 1.0, "ap50": value}
+
+
+def test_means_are_over_sources_and_their_spread_over_seeds():
+    scores = {("a", 0): 0.2, ("b", 0): 0.4, ("a", 1): 0.4, ("b", 1): 0.6}
+    of_seeds = [row("before", source, seed, value) for (source, seed), value in scores.items()]
+    [means] = protocol_means({"rows": of_seeds}, ["ap50"]).to_dict("records")
+    assert (means["sources"], means["steps"]) == (2, 9)
+    assert means["ap50"] == pytest.approx(0.4) and means["ap50_std"] == pytest.approx(0.2 / 2**0.5)  # of 0.3 and 0.5
+    kept = [{"cell": "before", "group": "held out", "source": name, "steps": 9, "minutes": 1.0} for name in ("a", "b", None)]
+    kept[2] |= {"ap50": 0.4, "ap50_std": 0.1}  # published: the means alone
+    [means] = protocol_means({"rows": kept}, ["ap50"]).to_dict("records")
+    assert (means["sources"], means["ap50"], means["ap50_std"]) == (2, 0.4, 0.1)
+
+
+def test_a_source_without_a_score_has_no_gap():
+    rows = [row("all sources", "a", 0, 0.5), row("some left out", "a", 0, None)]
+    assert source_gaps({"rows": rows}, "ap50").empty
+    rows[1]["ap50"] = 0.25
+    gaps = source_gaps({"rows": [*rows, row("all sources", "b", 0, 0.9), row("some left out", "b", 0, 0.5)]}, "ap50")
+    assert list(gaps.index) == ["b", "a"] and gaps["before"].isna().all()  # lost: 0.4, 0.25

@@ -1,29 +1,16 @@
-"""`dealkit.train.average`: averages of two checkpoints, and the choice among them."""
+"""`dealkit.train.average`: weights between those of two checkpoints, and the mean of several."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-import dealkit.report.publish
-from dealkit.model.checkpoint import load_model, save_model
 from dealkit.model.deal import build_model
-from dealkit.report.publish import PLACES, box_shift, choose_average, plain_shapes
 from dealkit.train.average import average_weights, mean_weights
 
-pytestmark = pytest.mark.usefixtures("float32_cpu")
 
-
-@pytest.fixture
-def ends(tiny_config):
-    models = [build_model(tiny_config) for _ in range(2)]
-    for model, value in zip(models, (1.0, 3.0), strict=True):
-        for weight in model.parameters():
-            torch.nn.init.constant_(weight, value)
-    return models
-
-
-def test_weights_lie_between_those_of_both(ends):
+def test_weights_lie_between_those_of_both(make_constant):
+    ends = make_constant(1.0), make_constant(3.0)
     mixed = average_weights(*ends, 0.25)
     assert all(torch.all(weight == 1.5) for weight in mixed.parameters())  # 0.75 x 1 + 0.25 x 3
     assert not mixed.training and all(torch.all(weight == 1) for weight in ends[0].parameters())
@@ -32,75 +19,17 @@ def test_weights_lie_between_those_of_both(ends):
         assert all(torch.equal(value, same[name]) for name, value in model.state_dict().items())
 
 
-def test_models_of_two_configs_and_wrong_shares_are_refused(ends, tiny_config):
-    other = build_model(replace(tiny_config, cross_scale=not tiny_config.cross_scale))
+def test_models_of_two_configs_and_wrong_shares_are_refused(tiny_model):
+    other = build_model(replace(tiny_model.config, cross_scale=False))
     with pytest.raises(ValueError, match="two models of one config"):
-        average_weights(ends[0], other, 0.5)
-    with pytest.raises(ValueError, match="share: expected 0 to 1, got 1.5"):
-        average_weights(*ends, 1.5)
+        average_weights(tiny_model, other, 0.5)
+    with pytest.raises(ValueError, match="share: .* got 1.5"):
+        average_weights(tiny_model, tiny_model, 1.5)
 
 
-def test_of_several_each_counts_once(ends, tiny_config):
-    third = build_model(tiny_config)
-    for weight in third.parameters():
-        torch.nn.init.constant_(weight, 8.0)
-    assert all(torch.allclose(w, torch.tensor(4.0)) for w in mean_weights([*ends, third]).parameters())  # (1 + 3 + 8) / 3
-    assert mean_weights(ends[:1]) is ends[0]
-    with pytest.raises(ValueError, match="at least one later checkpoint"):
+def test_of_several_each_counts_once(make_constant):
+    models = [make_constant(value) for value in (1.0, 3.0, 8.0)]
+    assert all(torch.allclose(w, torch.tensor(4.0)) for w in mean_weights(models).parameters())  # (1 + 3 + 8) / 3
+    assert mean_weights(models[:1]) is models[0]
+    with pytest.raises(ValueError, match="got none"):
         mean_weights([])
-
-
-def test_the_best_on_held_out_scenes_is_written(ends, tmp_path, monkeypatch):
-    def score(model, scenes, size, seed):
-        value = next(model.parameters()).flatten()[0].item()  # 1, 2 or 3: the middle is best
-        row = dict.fromkeys(("ap25", "ap50", "ap75", "ap", "recall50", *(f"ap50_{b}" for b in ("vt", "t", "s", "m"))), 0.1)
-        row["ap50"] = 1 - abs(value - 2) / 2
-        return {"all": row, "clicked_ignored": None, "hit": 0.5, "hit_shown": 0.5, "count": {"mae": 1.0}}
-
-    monkeypatch.setattr(dealkit.report.publish, "evaluate_on_scenes", score)
-    for name, model in zip(("a", "b"), ends, strict=True):
-        save_model(model, tmp_path / name)
-    made = choose_average(tmp_path / "a", [tmp_path / "b"], tmp_path / "best", shares=(0.0, 0.5, 1.0), scenes=3)
-    assert made["best"] == 0.5 and [row["ap50"] for row in made["shares"]] == [0.5, 1.0, 0.5]
-    assert all(torch.all(weight == 2) for weight in load_model(tmp_path / "best").parameters())
-
-
-def test_of_averages_whose_boxes_move_with_the_image_none_is_chosen(ends, tmp_path, monkeypatch):
-    """AP grows with the share; boxes move by 0.2, 0.5 and 0.6 px at 0, 0.5 and 1: the middle is the best that may be."""
-    row = dict.fromkeys(("ap25", "ap75", "ap", "recall50", *(f"ap50_{b}" for b in ("vt", "t", "s", "m"))), 0.1)
-
-    def value(model):
-        return next(model.parameters()).flatten()[0].item()
-
-    def score(model, *_):
-        scores = {"all": row | {"ap50": value(model) / 4}, "clicked_ignored": None, "count": {"mae": 1.0}}
-        return scores | {"hit": 0.5, "hit_shown": 0.5}
-
-    shifts = {1.0: 0.2, 2.0: 0.5, 3.0: 0.6}
-    monkeypatch.setattr(dealkit.report.publish, "evaluate_on_scenes", score)
-    monkeypatch.setattr(dealkit.report.publish, "box_shift", lambda model, shape: shifts[value(model)])
-    for name, model in zip(("a", "b"), ends, strict=True):
-        save_model(model, tmp_path / name)
-    made = choose_average(tmp_path / "a", [tmp_path / "b"], tmp_path / "best", shares=(0.0, 0.5, 1.0), scenes=3)
-    assert made["best"] == 0.5 and [r["box_shift"] for r in made["shares"]] == [0.2, 0.5, 0.6]
-    shifts.update({1.0: None, 2.0: 0.7})
-    made = choose_average(tmp_path / "a", [tmp_path / "b"], tmp_path / "best", shares=(0.0, 0.5, 1.0), scenes=3)
-    assert made["best"] == 1.0 and made["shares"][0]["box_shift"] is None, "all move too far: the best AP50"
-
-
-def test_a_model_that_finds_nothing_has_no_shift(ends):
-    for weight in ends[0].parameters():
-        torch.nn.init.constant_(weight, 0.0)
-    assert box_shift(ends[0], ("disc", 8, 8)) is None
-
-
-@pytest.mark.parametrize("kind", ["disc", "rectangle"])
-def test_plain_shapes_fill_their_boxes_and_stand_away_from_the_borders(kind):
-    for (height, width), offset in PLACES.values():
-        image, boxes = plain_shapes(kind, 12, 8, (height, width), offset)
-        assert image.shape == (3, height, width) and boxes.amin() >= 96
-        assert (boxes[:, 2] <= width - 96).all() and (boxes[:, 3] <= height - 96).all()
-        for x1, y1, x2, y2 in boxes.int().tolist():
-            lit = image[0] != 90
-            assert lit[y1:y2, x1:x2].any(0).all() and lit[y1:y2, x1:x2].any(1).all()
-        assert lit.sum() == sum(lit[y1:y2, x1:x2].sum() for x1, y1, x2, y2 in boxes.int().tolist())

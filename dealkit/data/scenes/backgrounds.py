@@ -249,24 +249,9 @@ def _bands(rng: np.random.Generator, size_hw: Size, palette: Array, clutter: flo
     return image
 
 
-FAMILIES: dict[str, Callable[[np.random.Generator, Size, Array, float], Array]] = {
-    "plain": _plain,
-    "soil": _soil,
-    "vegetation": _vegetation,
-    "gravel": _gravel,
-    "relief": _relief,
-    "fields": _fields,
-    "roads": _roads,
-    "water": _water,
-    "tissue": _tissue,
-    "night": _night,
-    "clouds": _clouds,
-    "circuit": _circuit,
-    "street": _street,
-    "roofs": _roofs,
-    "pitch": _pitch,
-    "bands": _bands,
-}
+_DRAWN = (_plain, _soil, _vegetation, _gravel, _relief, _fields, _roads, _water, _tissue, _night, _clouds, _circuit)
+_DRAWN += (_street, _roofs, _pitch, _bands)
+FAMILIES: dict[str, Callable[[np.random.Generator, Size, Array, float], Array]] = {f.__name__[1:]: f for f in _DRAWN}
 """Each family: (random source, (H, W), palette (4, C), clutter 0..1) -> image (H, W, C), not yet clipped."""
 
 _GREEN, _SAND, _ASPHALT, _EARTH = (0.25, 0.36, 0.18), (0.7, 0.6, 0.45), (0.42, 0.42, 0.43), (0.4, 0.3, 0.22)

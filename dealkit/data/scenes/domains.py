@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dealkit.data.scenes.scene import EVAL_SEED, write_coco
-from dealkit.files import read_json, write_atomically
+from dealkit.files import read_json, write_text
 
 DOMAIN_SEED = EVAL_SEED + 1_000_000
 """The first of twelve families of scenes: two for each domain, `domain_seed`. No published checkpoint is trained on any."""
@@ -133,6 +133,5 @@ def _write_split(file: Path, domain: Domain, count: int, size: int, info: dict[s
         name = f"{split}_{row['id']:06d}.png"
         os.replace(part / row["file_name"], images / name)
         row["file_name"] = name
-    text = json.dumps({"info": info, **coco}) + "\n"
-    write_atomically(file, lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(file, json.dumps({"info": info, **coco}) + "\n")
     shutil.rmtree(part)

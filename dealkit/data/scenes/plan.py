@@ -73,13 +73,13 @@ class SceneControls:
             values = getattr(self, name)
             if values is not None and not (values and set(values) <= set(known)):
                 raise ValueError(f"{name}: expected some of {', '.join(known)}, got {values}")
-        lows = {"num_objects": 1, "num_categories": 1, "object_size": 2, "contrast": 0, "blur": 0, "clutter": 0}
-        lows |= {"enlarge": 0.25, "variety": 0, "spacing": 0.8, "cut": -4, "size_jitter": 0, "colour_jitter": 0}
-        highs = {"contrast": 1, "clutter": 1, "enlarge": 16, "variety": 1, "cut": 0.5, "size_jitter": 0.7, "colour_jitter": 0.5}
-        for name, low in lows.items():
+        limits = {"num_objects": (1, np.inf), "num_categories": (1, np.inf), "object_size": (2, np.inf), "contrast": (0, 1)}
+        limits |= {"blur": (0, np.inf), "clutter": (0, 1), "enlarge": (0.25, 16), "variety": (0, 1), "spacing": (0.8, np.inf)}
+        limits |= {"cut": (-4, 0.5), "size_jitter": (0, 0.7), "colour_jitter": (0, 0.5)}
+        for name, (low, high) in limits.items():
             value = getattr(self, name)
-            if value is not None and not low <= value <= highs.get(name, np.inf):
-                raise ValueError(f"{name}: expected {low} to {highs.get(name, 'any')}, got {value}")
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name}: expected {low} to {high}, got {value}")
         if self.sizes is not None and not 2 <= self.sizes[0] <= self.sizes[1]:
             raise ValueError(f"sizes: expected 2 <= smallest <= largest, got {self.sizes}")
         if self.size_jitter is not None and self.object_size is not None:
@@ -109,8 +109,6 @@ class ScenePlan:
     """Categories wanted."""
     scale: float
     """Typical object size of the scene, pixels."""
-    box_size: float | None
-    """Size of every object's box, pixels, where it is prescribed."""
     max_overlap: float
     """Largest share of an object's support that may lie on others when it is placed."""
     shadow: tuple[float, float]
@@ -125,10 +123,6 @@ class ScenePlan:
     """Layout of each category, or of all of them in its first place."""
     split: tuple[float, ...]
     """Shares of the categories in the number of objects."""
-    spacing: float | None = None
-    """As in `SceneControls`."""
-    cut: float | None = None
-    """As in `SceneControls`."""
 
 
 def draw_plan(rng: np.random.Generator, size_hw: tuple[int, int], controls: SceneControls) -> ScenePlan:
@@ -150,7 +144,6 @@ def draw_plan(rng: np.random.Generator, size_hw: tuple[int, int], controls: Scen
         num_objects=num_objects,
         num_categories=min(1 if controls.twin else controls.num_categories or num_categories, num_objects),
         scale=min(float(np.exp(rng.uniform(np.log(2.5), np.log(45)))), 0.25 * min(size_hw)),
-        box_size=None if controls.object_size is None else float(controls.object_size),
         max_overlap=float(rng.choice([0.0, 0.12, 0.35], p=[0.5, 0.3, 0.2])),
         shadow=(float(rng.uniform(0, 6.28)), float(rng.uniform(0.2, 0.6)) * float(rng.uniform() < 0.25)),
         light=float(rng.uniform(0, 6.28)),
@@ -158,8 +151,6 @@ def draw_plan(rng: np.random.Generator, size_hw: tuple[int, int], controls: Scen
         shared_layout=bool(rng.uniform() < 0.5),
         layouts=tuple(str(x) for x in rng.choice(LAYOUTS, 6, p=[0.3, 0.15, 0.15, 0.1, 0.12, 0.18])),
         split=tuple((rng.dirichlet(np.full(6, 0.8)) if controls.twin is None else np.ones(6)).tolist()),
-        spacing=controls.spacing,
-        cut=controls.cut,
     )
 
 

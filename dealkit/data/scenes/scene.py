@@ -48,7 +48,12 @@ CHOICE_SEED = EVAL_SEED + 1
 
 
 def _fill(
-    canvas: Canvas, categories: list[Category], counts: list[int], plan: ScenePlan, rngs: list[np.random.Generator]
+    canvas: Canvas,
+    categories: list[Category],
+    counts: list[int],
+    plan: ScenePlan,
+    controls: SceneControls,
+    rngs: list[np.random.Generator],
 ) -> None:
     """Place the objects, large categories first; where the layout has no more room, anywhere."""
     layout_rng, place_rng, sprite_rng = rngs
@@ -59,24 +64,24 @@ def _fill(
     taken = 0
     for label in np.argsort([-c.size for c in categories], kind="stable").tolist():
         c, n = categories[label], counts[label]
-        sprites = render_variants(c, sprite_rng, n, blur=plan.blur, light=plan.light, box_size=plan.box_size)
+        sprites = render_variants(c, sprite_rng, n, blur=plan.blur, light=plan.light, box_size=controls.object_size)
         layout = plan.layouts[0 if plan.shared_layout else label % len(plan.layouts)]
         if plan.shared_layout:
             places, directions = pool[taken:], pool_directions[taken:]
         else:
             places, directions = candidate_places(layout_rng, layout, n, c.size, size_hw)
         spare = place_rng.uniform(0, 1, (3 * n + 20, 2)) * size_hw[::-1]
-        if plan.spacing is not None or plan.cut is not None:
-            side, spare = plan.box_size or c.size, np.empty((0, 2))  # what finds no room there is left out
-            if plan.spacing is not None:
-                places = lattice_places(n, plan.spacing * side, size_hw)
+        if controls.spacing is not None or controls.cut is not None:
+            side, spare = controls.object_size or c.size, np.empty((0, 2))  # what finds no room there is left out
+            if controls.spacing is not None:
+                places = lattice_places(n, controls.spacing * side, size_hw)
             else:
-                places = border_places(n, plan.cut, side, size_hw)
+                places = border_places(n, controls.cut, side, size_hw)
             directions = np.zeros(len(places))
         turn, strength = plan.shadow
         length = min(max(0.3 * c.size, 1), 8)
         shadow = (round(length * np.cos(turn)), round(length * np.sin(turn)), strength)
-        overlap = max(plan.max_overlap, 0.15 if layout == "dense" else 0.0, 0.6 if plan.spacing is not None else 0.0)
+        overlap = max(plan.max_overlap, 0.15 if layout == "dense" else 0.0, 0.6 if controls.spacing is not None else 0.0)
         chosen = place_rng.integers(0, len(sprites), len(places) + len(spare))
         placed = 0
         for k, xy in enumerate(np.concatenate([places, spare])):
@@ -122,7 +127,8 @@ def _render(index: int, size_hw: tuple[int, int], seed: int, controls: SceneCont
 
     faintest = FAINTEST if controls.contrast is None else min(FAINTEST, 0.5 * controls.contrast)
     canvas = Canvas(image, np.zeros(size_hw, np.int32), faintest)
-    _fill(canvas, categories, object_counts(plan, categories, size_hw, exact=controls.num_objects is not None), plan, fill_rngs)
+    counts = object_counts(plan, categories, size_hw, exact=controls.num_objects is not None)
+    _fill(canvas, categories, counts, plan, controls, fill_rngs)
     boxes, keep, visible = visible_boxes(canvas)
     present, labels = np.unique(np.array(canvas.labels, np.int64)[keep], return_inverse=True)
     categories = [categories[i] for i in present]
@@ -206,10 +212,7 @@ def scene_factors(
     >>> factors["num_objects"], len(factors["objects"]["size"])
     (5, 5)
     """
-    return _factors(_render(index, size_hw, seed, SceneControls(**controls)))
-
-
-def _factors(scene: _Scene) -> dict[str, Any]:
+    scene = _render(index, size_hw, seed, SceneControls(**controls))
     boxes, labels, plan = scene.sample.boxes.numpy(), scene.sample.labels.tolist(), scene.plan
     categories = []
     for c, name in zip(scene.categories, category_names(scene.categories), strict=True):
@@ -242,31 +245,6 @@ def _neighbours(boxes: NDArray[np.float32]) -> list[int]:
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     near = np.hypot(*(centres[:, None] - centres[None]).transpose(2, 0, 1)) < 32
     return (near.sum(1) - 1).tolist()
-
-
-@dataclass(frozen=True)
-class SyntheticScenes:
-    """A map-style data set of `length` scenes; scene i is `make_scene(i)`, made on demand.
-
-    >>> scenes = SyntheticScenes(4, size_hw=(64, 64))
-    >>> len(scenes), scenes[3].image_id
-    (4, 3)
-    """
-
-    length: int
-    """Number of scenes."""
-    size_hw: tuple[int, int] = (256, 256)
-    """Height and width, pixels."""
-    seed: int = TRAIN_SEED
-    """The series."""
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self.length:
-            raise IndexError(f"scene {index}: expected 0 to {self.length - 1}")
-        return make_scene(index, size_hw=self.size_hw, seed=self.seed)
 
 
 def write_coco(

@@ -73,17 +73,8 @@ class Sprite:
     """Rotation, radians."""
 
 
-_WEIGHTS = {
-    "ellipse": 3,
-    "rectangle": 2,
-    "rounded": 2,
-    "vehicle": 3,
-    "blob": 3,
-    "point": 2.5,
-    "crater": 1.5,
-    "rod": 1.5,
-    "figure": 2,
-}
+_WEIGHTS = {"ellipse": 3, "rectangle": 2, "rounded": 2, "vehicle": 3, "blob": 3, "point": 2.5, "crater": 1.5, "rod": 1.5}
+_WEIGHTS["figure"] = 2
 _ASPECT = {"vehicle": (1.6, 2.6), "rod": (3, 9), "bolt": (2.2, 5), "figure": (1.6, 3), "two-lobed": (1.3, 2), "crater": (1, 1.15)}
 _ELONGATED = {"ellipse": (1, 2.5), "rectangle": (1, 4), "rounded": (1, 3), "blob": (1, 2), "hook": (1, 2), "point": (1, 1.6)}
 

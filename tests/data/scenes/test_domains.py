@@ -3,11 +3,10 @@
 import json
 
 import pytest
-import torch
 
 from dealkit.data.coco import CocoFolder
 from dealkit.data.scenes.domains import DOMAINS, domain_seed, write_domains
-from dealkit.data.scenes.scene import EVAL_SEED, make_scene, scene_factors
+from dealkit.data.scenes.scene import EVAL_SEED, scene_factors
 
 SMALL = {"train": 2, "val": 1, "size": 64}
 
@@ -30,16 +29,6 @@ def test_a_domain_draws_from_its_own_grounds_and_shapes():
         assert {c["family"] for scene in seen for c in scene["categories"]} <= set(domain.shapes)
         if domain.grey is False:
             assert not any(scene["grey"] for scene in seen)
-
-
-def test_controls_that_are_not_given_change_nothing():
-    grounds = tuple(["plain"])
-    plain, other = make_scene(3, size_hw=(64, 64)), make_scene(3, size_hw=(64, 64), grounds=grounds)
-    assert not torch.equal(plain.image, other.image)
-    with pytest.raises(ValueError, match="grounds: expected some of plain, soil.*got \\('moon',\\)"):
-        make_scene(3, grounds=("moon",))
-    with pytest.raises(ValueError, match="shapes: expected some of ellipse"):
-        make_scene(3, shapes=())
 
 
 def test_each_domain_is_a_source_that_can_be_read(written):
