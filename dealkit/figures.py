@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -25,6 +26,9 @@ from torchvision.ops import box_convert, box_iou
 
 from dealkit.boxes import claim
 from dealkit.data.coco import Sample
+from dealkit.data.images import read_image
+from dealkit.data.objects import ObjectTable
+from dealkit.files import Json
 from dealkit.predict.detections import Detections
 
 BLUE, ORANGE, GREEN, SKY, YELLOW, RED, PINK = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#F0E442", "#D55E00", "#CC79A7"
@@ -275,4 +279,82 @@ def draw_cases(cases: Sequence[tuple[Mapping[str, Any], Tensor]], *, columns: in
         corner = ax.inset_axes((0.0, 0.0, 0.3, 0.3))
         show_image(corner, image[:, max(int(y - reach), 0) : int(y + reach), max(int(x - reach), 0) : int(x + reach)])
         corner.spines[:].set(visible=True, edgecolor="white", linewidth=1.5)
+    return figure
+
+
+def draw_window(ax: Axes, table: ObjectTable, image: int, row: int | None = None, *, across: float = 9.0) -> int:
+    """Draw a square part of an image with its boxes: yellow ones count, crowd regions are grey.
+
+    Args:
+        table: of `dealkit.data.objects.read_table`.
+        image: row of `table.images`.
+        row: of `table.objects`: the window lies around this object, the others are blue. None: around the most crowded one.
+        across: without `row`, how many median objects wide the window is.
+
+    Returns:
+        side of the window in pixels of the image.
+    """
+    rows, sides_wh = table.rows(image), np.array([table.images["width"][image], table.images["height"][image]])
+    boxes, crowd = table.objects["box"][rows], table.objects["crowd"][rows]
+    middle, wide = sides_wh / 2, float(sides_wh.min())
+    if row is not None or len(boxes):
+        chosen = table.objects["density"][rows].argmax() if row is None else row - rows.start
+        middle = boxes[chosen].reshape(2, 2).mean(0)
+        wide = (
+            across * np.median(table.objects["size"][rows]) if row is None else 2.5 * np.ptp(boxes[chosen].reshape(2, 2), 0).max()
+        )
+    side = int(min(*sides_wh, max(48.0, wide)))
+    x, y = np.clip(middle - side / 2, 0, sides_wh - side).astype(int).tolist()
+    show_image(ax, read_image(table.images["path"][image])[:, y : y + side, x : x + side])
+    shifted = torch.from_numpy(boxes - np.float32([x, y, x, y]))
+    draw_boxes(ax, shifted[crowd], "#BBBBBB", width=0.8)
+    draw_boxes(ax, shifted[~crowd], YELLOW if row is None else SKY, width=1.1)
+    if row is not None:
+        draw_boxes(ax, shifted[[row - rows.start]], YELLOW, width=1.6)
+    return side
+
+
+def domain_wheel(summary: Json, table: ObjectTable, pictures: Mapping[str, int], colours: Mapping[str, str]) -> Figure:
+    """Domains round a wheel, our design of the paper's Figure 1: a picture of each, and a spoke for each source.
+
+    A spoke is as long as the logarithm of the number of objects of its source.
+
+    Args:
+        summary: of `dealkit.data.objects.summary`, of `table`.
+        pictures: domain -> row of `table.images`; a domain without one has no picture.
+        colours: domain -> colour.
+    """
+    domains, reach = summary["domains"], 2.2
+    figure = plt.figure(figsize=(9, 9))
+    ax = figure.add_axes((0, 0, 1, 1), xlim=(-reach, reach), ylim=(-reach, reach))
+    polar = figure.add_axes((0, 0, 1, 1), projection="polar", theta_direction=-1, theta_offset=np.pi / 2)
+    most = np.log10(max(part["objects"] for part in summary["sources"].values()) + 1)
+    width = 2 * np.pi / len(domains)
+    for d, (name, part) in enumerate(domains.items()):
+        middle, step = (d + 0.5) * width, 0.96 * width / len(part["sources"])
+        polar.bar(middle, 0.08, 0.96 * width, bottom=0.5, color=colours[name])
+        for s, source in enumerate(part["sources"]):
+            angle, objects = (d + 0.02) * width + (s + 0.5) * step, summary["sources"][source]["objects"]
+            polar.bar(angle, 0.7 * np.log10(objects + 1) / most, 0.94 * step, bottom=0.6, color=colours[name], alpha=0.35)
+            left = np.sin(angle) < -1e-9
+            turn = {"rotation": 90 - np.degrees(angle) + 180 * left, "rotation_mode": "anchor", "ha": "right" if left else "left"}
+            polar.text(angle, 0.63, f"{source}  {objects:,}", va="center", fontsize=9 if len(source) < 12 else 7.5, **turn)
+        x, y = 1.68 * np.sin(middle), 1.68 * np.cos(middle)
+        if name in pictures:
+            picture = ax.inset_axes((x - 0.38, y - 0.38, 0.76, 0.76), transform=ax.transData)
+            draw_window(picture, table, pictures[name], across=7.0)
+            rim = Circle(
+                (0.5, 0.5), 0.5, transform=picture.transAxes, fill=False, edgecolor=colours[name], linewidth=3, clip_on=False
+            )
+            for artist in (*picture.images, *picture.collections):
+                artist.set_clip_path(rim)
+            picture.add_patch(rim)
+        place = {"va": "bottom" if y > 0 else "top", "ha": "center", "fontsize": 11, "fontweight": "bold"}
+        ax.text(x, y + (0.41 if y > 0 else -0.41), name, **place)
+    polar.set_ylim(0, reach)
+    for axes in (ax, polar):
+        axes.axis("off")
+    total = summary["total"]
+    sums = [f"{total[key]:,} {key}" for key in ("images", "objects", "categories")] + [f"mean {total['size_mean']:.1f} px"]
+    ax.text(0, 0, "\n".join(sums), ha="center", va="center", fontsize=12, linespacing=1.5)
     return figure

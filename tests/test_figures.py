@@ -7,6 +7,7 @@ import torch
 
 from dealkit import figures
 from dealkit.data.coco import Sample
+from dealkit.data.objects import read_pixels, read_table, summary
 from dealkit.predict.detections import Detections
 
 matplotlib.use("Agg")
@@ -132,3 +133,25 @@ def test_qualities_colour_their_objects_and_ring_the_worst(worst):
     figures.draw_quality(ax, torch.zeros(3, 40, 60, dtype=torch.uint8), boxes, torch.tensor([0.9, 0.1]), worst)
     assert len(ax.collections[0].get_edgecolor()) == 2
     assert {ring.center for ring in ax.patches} == ({(15, 20)} if worst else set())
+
+
+BOLTS = [(5, [10, 12, 6, 8], 0), (5, [50, 40, 6, 6], 0), (9, [5, 30, 40, 6], 0)]
+
+
+def test_a_window_lies_in_its_image_around_what_is_meant(make_coco):
+    table = read_table([make_coco("a", [BOLTS, [], BOLTS[:1]])])
+    _, axes = plt.subplots(1, 4)
+    sides = [figures.draw_window(ax, table, *at) for ax, at in zip(axes, [(0,), (1,), (0, 1), (0, 2)], strict=True)]
+    assert sides == [62, 70, 48, 70], "9 medians of 48 ** 0.5; the height of the image; at least 48; 2.5 times 40 is too much"
+    (x1, y1), (x2, y2) = axes[2].collections[-1].get_paths()[0].get_extents().get_points().tolist()
+    assert (x1, y1, x2, y2) == (21, 21, 27, 27), "window from (29, 19), held inside the image"
+
+
+def test_the_wheel_names_every_source_also_of_a_domain_without_objects(make_coco):
+    table = read_table([make_coco("a", [BOLTS]), make_coco("empty", [[]])], {"a": "infrared", "empty": "astronomy"})
+    sums, colours = summary(table, read_pixels(table)[0]), {"infrared": "red", "astronomy": "blue"}
+    figure = figures.domain_wheel(sums, table, {"infrared": 0}, colours)
+    figure.canvas.draw()
+    texts = [text.get_text() for ax in figure.axes for text in ax.texts]
+    assert {"infrared", "astronomy", "a  3", "empty  0"} <= set(texts)
+    assert [len(ax.child_axes) for ax in figure.axes] == [1, 0], "a picture of the one domain that has one"

@@ -240,3 +240,33 @@ def _part(table: ObjectTable, contrast: NDArray, images: NDArray[np.bool_]) -> d
         "crowded": round(float((density >= CROWDED).mean()), 4) if n else None,
         "suspicious": {reason: reasons.count(reason) for reason in SUSPICIOUS},
     }
+
+
+def neighbour_shares(vectors: NDArray, values: Mapping[str, NDArray], image: NDArray) -> dict[str, dict[str, float | None]]:
+    """How often the object most like each of K (largest cosine) has the same domain, source or kind.
+
+    Args:
+        vectors: (K, D), not zero.
+        values: name -> value of each object, (K,). image: (K,), the image of each.
+
+    Returns:
+        name -> `same`, `chance` (two objects drawn at random) and `elsewhere`: the most similar one of another image, for values
+        that several images have; None if there are none. All are shares, 0 to 1.
+
+    >>> vectors = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+    >>> neighbour_shares(vectors, {"kind": np.array(["a", "a", "b", "b"])}, np.array([0, 0, 1, 2]))
+    {'kind': {'same': 1.0, 'elsewhere': 1.0, 'chance': 0.5}}
+    """
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    likeness = unit @ unit.T - 3 * np.eye(len(unit), dtype=unit.dtype)
+    far = np.where(image[:, None] == image, -2, likeness).argmax(1)
+    shares: dict[str, dict[str, float | None]] = {}
+    for name, value in values.items():
+        alike = value[:, None] == value
+        several = (alike & (image[:, None] != image)).any(1)
+        shares[name] = {
+            "same": round(float((value[likeness.argmax(1)] == value).mean()), 3),
+            "elsewhere": round(float((value[far] == value)[several].mean()), 3) if several.any() else None,
+            "chance": round(float(alike.mean()), 3),
+        }
+    return shares

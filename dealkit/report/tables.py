@@ -123,10 +123,10 @@ def scale_table(results: Json) -> str:
 
 def speed_sentence(figures: Json) -> str:
     """One line of what a click costs."""
+    size, times = figures["size"], (figures["encode_ms"], figures["click_ms"])
     return (
-        f"On {figures['made_by']['device']}, a {figures['size']} x {figures['size']} image is encoded in {figures['encode_ms']:.0f} ms, "
-        f"and each click takes {figures['click_ms']:.0f} ms: together {figures['encode_and_click_to_rtdetr']:.2f} of the time of "
-        "RT-DETRv2-R18."
+        f"On {figures['made_by']['device']}, a {size} x {size} image is encoded in {times[0]:.0f} ms, and each click takes "
+        f"{times[1]:.0f} ms: together {figures['encode_and_click_to_rtdetr']:.2f} of the time of RT-DETRv2-R18."
     )
 
 

@@ -1,6 +1,7 @@
 """The form of every notebook and parameter file, and the runner: what it refuses, skips and runs again."""
 
 import base64
+import json
 import re
 import sys
 
@@ -244,3 +245,19 @@ def test_literals_of_every_kind_are_read_from_one_cell():
     assert made == {"a": -1, "b": "x = 1", "c": [], "d": {"k": 0.5}, "e": None}
     with pytest.raises(ValueError, match="expected one cell tagged `parameters`, got 2"):
         notebook_parameters(new_notebook(cells=[cell, new_code_cell("a = 1", metadata={"tags": ["parameters"]})]))
+
+
+@pytest.mark.slow
+def test_notebook_01_runs_on_a_folder_of_ones_own(make_coco, tmp_path):
+    bolts = [(5, [10, 12, 6, 8], 0), (5, [50, 40, 6, 6], 0), (9, [5, 30, 40, 6], 0)]
+    broken, stats = make_coco("broken", [bolts]), tmp_path / "stats.json"
+    broken.write_text("{")
+    for name in ("a", "b"):
+        make_coco(name, [bolts, [], bolts[:2], bolts])
+    values = {"data_root": str(tmp_path), "files": ["*/annotations.json"], "map_images": 3, "stats": str(stats)}
+    params = tmp_path / "own.yml"
+    params.write_text(yaml.safe_dump(values))
+    executed = run_notebook("01_explore_dataset", params, out=tmp_path / "runs")
+    made = json.loads(stats.read_text())
+    assert (made["total"]["images"], made["total"]["objects"], made["problems"]) == (8, 16, {"broken": 1})
+    assert "3 files, 2 without a problem" in executed.read_text() and "not JSON" in executed.read_text()

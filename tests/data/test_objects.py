@@ -8,7 +8,7 @@ import pytest
 from dealkit.boxes import SIZE_BINS
 from dealkit.data.coco import NOT_STATED
 from dealkit.data.measures import SUSPICIOUS, box_sizes, local_density, near_duplicates, ring_contrast, suspicious_boxes
-from dealkit.data.objects import image_folder, load_domains, read_pixels, read_table, summary
+from dealkit.data.objects import image_folder, load_domains, neighbour_shares, read_pixels, read_table, summary
 from dealkit.data.scenes.scene import EVAL_SEED, make_scene, scene_factors, write_coco
 from dealkit.files import PROJECT_ROOT
 
@@ -171,3 +171,11 @@ def test_a_bad_table_of_domains_is_named(tmp_path, text, message):
         load_domains(tmp_path / "d.json")
     with pytest.raises(ValueError, match="no such file of domains"):
         load_domains(tmp_path / "none.json")
+
+
+def test_neighbours_elsewhere_are_asked_only_of_what_is_in_several_images():
+    vectors, image = np.array([[1.0, 0.0], [1.0, 0.1], [0.1, 1.0], [0.0, 1.0]]), np.array([0, 0, 1, 2])
+    shares = neighbour_shares(vectors, {"source": np.array(["a", "a", "b", "a"])}, image)["source"]
+    assert shares == {"same": 0.5, "elsewhere": 0.0, "chance": 0.625}, "elsewhere, b is the nearest of each a"
+    alone = neighbour_shares(vectors, {"source": np.array(["a", "b", "c", "d"])}, image)["source"]
+    assert alone == {"same": 0.0, "elsewhere": None, "chance": 0.25}

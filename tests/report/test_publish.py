@@ -21,7 +21,6 @@ from dealkit.report.tables import (
     source_table,
     threshold_table,
     training_sentence,
-    transfer_table,
     update_tables,
 )
 from dealkit.studies.speed import bench_data, milliseconds
@@ -133,16 +132,13 @@ def test_every_command_of_the_pages_has_options_and_files_that_exist(capsys):
             assert (PROJECT_ROOT / file).is_file(), f"{file} of: {words}"
 
 
-def test_tables_of_thresholds_and_transfer_show_shares_in_per_cent():
+def test_the_table_of_thresholds_shows_shares_in_per_cent():
     mean = {
         "f1": {"fixed": 0.5, "adaptive": 0.525, "best_of_source": 0.6, "oracle": 0.7},
         "count_mae": {"fixed": 4, "adaptive": 2.25},
     }
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in threshold_table({"fixed": 0.2, "mean": mean}).splitlines()]
     assert rows[2:4] == [["fixed at 0.2", "50.0", "4.0"], ["adaptive", "52.5", "2.2"]] and rows[5][1:] == ["70.0", "–"]
-    scores = {"ap50_ignored": 0.5, "ap75_ignored": 0.25}
-    rows = transfer_table({"clicked": 5, "mean": dict.fromkeys(("own", "one", "mean"), scores)}).splitlines()
-    assert rows[-1] == "| the mean of clicks in 5 others | 50.0 | 25.0 |" and len(rows) == 5
 
 
 def test_models_stand_side_by_side_in_per_cent_and_milliseconds():
