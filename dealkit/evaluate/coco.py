@@ -62,14 +62,14 @@ def evaluate(
         `protocol`: the arguments, click list (`setting`, `kind`, `seed`, `clicks` hash), size bins, evaluator.
         `counts`: images, objects, ignored, predictions, over_max_dets, prompts, clicked, objects_without_prompt.
         `all`, `clicked_ignored`: `ap25 ap50 ap75 ap` (IoU 0.25, 0.5, 0.75, mean of 0.5:0.95), `ap50_*` and `ap_*` for
-        the bins (vt, t, s, m), `ar` (recall, mean of 0.5:0.95), `recall50`, and `olrp` (lower is better) with its parts.
+        the bins (vt, t, s, m), `ar` (recall, mean of 0.5:0.95), `recall50`.
         `hit`, `hit_shown`. `count`: `mae`, `rmse` of shown detections (without those on ignored regions) against
         objects, over the `pairs` that have either. `per_category`: a list.
 
     Raises:
         ValueError: a row with a missing, unknown or non-finite field; names file, row and field.
 
-    Source: AI-TOD's bins and `max_dets`; oLRP, arXiv 2011.10772.
+    Source: AI-TOD's bins and `max_dets`.
 
     >>> truth = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "cell"}],
     ...          "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10]}]}
@@ -191,13 +191,13 @@ def _score(
     """Scores over all categories, per category, the counting error, and which objects are hit, shown (bool, (G,) each)."""
     objects, detections, columns = given.objects, given.detections, given.columns
     precision, recall = _curves(given, ignored, max_dets, size_bins)
-    status, overlap = np.zeros(len(detections.pair), dtype=np.int8), np.zeros(len(detections.pair))
+    status = np.zeros(len(detections.pair), dtype=np.int8)
     hits = np.zeros(len(objects.pair), dtype=bool), np.zeros(len(objects.pair), dtype=bool)
     shown = detections.value >= score_threshold
     for pair in np.intersect1d(objects.pair, detections.pair).tolist():
         here, found = objects.of(pair), detections.of(pair)
         iou = overlaps(detections.boxes[found], objects.boxes[here], ignored[here])
-        status[found], overlap[found], _ = match_pair(iou, ignored[here])
+        status[found], _ = match_pair(iou, ignored[here])
         hits[0][here] = (iou >= 0.5).any(0)
         hits[1][here] = (iou[shown[found]] >= 0.5).any(0)
 
@@ -208,44 +208,13 @@ def _score(
     overall: Json = {key: _mean(values) for key, values in scores.items()}
     overall |= {"ar": _mean(recall[_AP, :, 0]), "recall50": _mean(recall[_AP50, :, 0])}
 
-    tables = []
-    for k in range(columns):
-        table: Json = {key: _mean(scores[key][..., k]) for key in ("ap50", "ap75")}
-        of = np.flatnonzero(detections.pair % columns == k)
-        total = int(((objects.pair % columns == k) & ~ignored).sum())
-        tables.append(table | _olrp(detections.value[of], status[of], overlap[of], total))
-    for key in ("olrp", "olrp_loc", "olrp_fp", "olrp_fn"):
-        overall[key] = _mean(np.array([t[key] for t in tables if t[key] is not None]))
-
+    tables = [{key: _mean(scores[key][..., k]) for key in ("ap50", "ap75")} for k in range(columns)]
     pairs = len(given.coco["images"]) * columns
     expected = np.bincount(objects.pair[~ignored], minlength=pairs)
     counted = np.bincount(detections.pair[shown & (status >= 0)], minlength=pairs)
     error = (counted - expected)[(counted > 0) | (expected > 0)].astype(np.float64)
     rmse = float(np.sqrt((error**2).mean())) if len(error) else None
     return overall, tables, {"mae": _mean(abs(error)), "rmse": rmse, "pairs": len(error)}, hits
-
-
-def _olrp(score: Array, status: Array, overlap: Array, total: int) -> Json:
-    """Optimal LRP of one category at IoU 0.5, its parts, and the score at which it is reached.
-
-    LRP = (sum over true of (1 - IoU) / 0.5 + false + missed) / (true + false + missed), the minimum over all cuts.
-    """
-    keys = ("olrp", "olrp_loc", "olrp_fp", "olrp_fn", "olrp_score")
-    if total == 0:
-        return dict.fromkeys(keys)
-    order = np.argsort(-score, kind="stable")
-    order = order[status[order] >= 0]
-    true = np.concatenate([[0], np.cumsum(status[order] == 1)])
-    false = np.arange(len(order) + 1) - true
-    loose = np.concatenate([[0.0], np.cumsum(np.where(status[order] == 1, 1 - overlap[order], 0.0))])
-    lrp = (loose / 0.5 + false + total - true) / (false + total)
-    cut = np.flatnonzero(np.append(np.diff(score[order]) != 0, [True])) + 1 if len(order) else np.array([], dtype=np.int64)
-    cut = np.append(0, cut)  # equal scores fall together; the first cut shows nothing
-    best = int(cut[lrp[cut].argmin()])
-    parts = float(loose[best] / true[best]) if true[best] else None, float(false[best] / best) if best else 0.0
-    missed = float((total - true[best]) / total)
-    values = float(lrp[best]), *parts, missed, float(score[order[best - 1]]) if best else None
-    return dict(zip(keys, values, strict=True))
 
 
 def _mean(values: Array) -> float | None:

@@ -53,8 +53,7 @@ class Errors:
     objects: dict[str, Array]
     """(G,) each: `annotation_id`, `image_id`, `category_id`; `state` (key of `OBJECT_STATES`); `detection` (row of the
     detection that has found it, or that concerns it most strongly), `iou` and `score` of that one (0 where there is none);
-    `taken_by` (id of the category, other than its own, of the strongest detection on it at the foreground's IoU) and
-    `taken_score`; `clicked`, `prompted` (bool)."""
+    `clicked`, `prompted` (bool)."""
     detections: dict[str, Array]
     """(D,) each: `image_id`, `category_id`, `score`; `type` (key of `DETECTION_TYPES`); `object` (row of `objects` that it
     concerns) and `iou` with it."""
@@ -124,7 +123,6 @@ def find_errors(
 
     kinds = np.full(len(found.pair), BACKGROUND, dtype=object)
     of_object, overlap = np.full(len(kinds), -1), np.zeros(len(kinds))
-    taken, taken_score = np.full(len(rows), -1), np.zeros(len(rows))
     for image in np.unique(found.pair // columns).tolist():
         here, there = (slice(*np.searchsorted(r.pair, [image * columns, (image + 1) * columns])) for r in (objects, found))
         own = found.pair[there, None] == objects.pair[None, here]  # (D, G) of the image
@@ -135,16 +133,11 @@ def find_errors(
         concerned = which >= 0
         of_object[there] = np.where(concerned, here.start + which, -1)
         overlap[there][concerned] = iou[np.flatnonzero(concerned), which[concerned]]
-        on = np.where(~own & ~crowd[here] & (iou >= foreground), found.value[there, None], -1.0)
-        best = on.argmax(0)
-        score = on[best, np.arange(on.shape[1])]
-        taken[here], taken_score[here] = np.where(score >= 0, found.pair[there][best] % columns, -1), np.maximum(score, 0)
 
     state, detection = _states(kinds, of_object, found.value, ignored)
     at, back = np.argsort(objects.source), np.argsort(every.source)
     has, counted = detection >= 0, np.isin(every.source, found.source)
     best = detection[has]
-    ids = [row["id"] for row in given.categories]
     of_objects = {
         "annotation_id": np.array([row["id"] for row in rows]),
         "image_id": np.array([row["image_id"] for row in rows]),
@@ -153,8 +146,6 @@ def find_errors(
         "detection": _put(has, found.source[best], -1),
         "iou": _put(has, overlap[best], 0.0),
         "score": _put(has, found.value[best], 0.0),
-        "taken_by": np.array([None if k < 0 else ids[k] for k in taken.tolist()], dtype=object),
-        "taken_score": taken_score,
         "clicked": given.clicked,
         "prompted": given.prompted,
     }
@@ -200,7 +191,7 @@ def _judge(
     for start in np.flatnonzero(np.diff(pair, prepend=-1)).tolist():
         rows = slice(start, int(np.searchsorted(pair, pair[start], side="right")))
         mine = np.flatnonzero(own[start])
-        status[rows], _, column = match_pair(iou[rows][:, mine], ignored[mine], foreground)
+        status[rows], column = match_pair(iou[rows][:, mine], ignored[mine], foreground)
         which[rows] = np.where(column >= 0, np.append(mine, -1)[column], -1)
     same, other = np.where(own & ~ignored, iou, 0.0), np.where(own | crowd, 0.0, iou)
     rules = (

@@ -198,20 +198,19 @@ def match_pair(iou: Array, ignored: Array, threshold: float = 0.5) -> tuple[Arra
         iou: (D, G), best score first; intersection over detection area in the columns that `ignored` (G,) marks.
 
     Returns:
-        (D,) int8: 1 true, 0 false, -1 on an ignored region; (D,) IoU of the true ones, else 0; (D,) column of the object that a
-        true one has found, else -1.
+        (D,) int8: 1 true, 0 false, -1 on an ignored region; (D,) column of the object that a true one has found, else -1.
 
-    >>> status, overlap, column = match_pair(np.array([[0.6, 0.7], [0.6, 0.8], [0.1, 0.9]]), np.zeros(2, dtype=bool))
-    >>> status.tolist(), overlap.tolist(), column.tolist()
-    ([1, 1, 0], [0.7, 0.6, 0.0], [1, 0, -1])
+    >>> status, column = match_pair(np.array([[0.6, 0.7], [0.6, 0.8], [0.1, 0.9]]), np.zeros(2, dtype=bool))
+    >>> status.tolist(), column.tolist()
+    ([1, 1, 0], [1, 0, -1])
     """
-    status, overlap, column = np.zeros(len(iou), dtype=np.int8), np.zeros(len(iou)), np.full(len(iou), -1)
+    status, column = np.zeros(len(iou), dtype=np.int8), np.full(len(iou), -1)
     free = np.flatnonzero(~ignored)
     real = np.where(iou[:, free] >= threshold, iou[:, free], 0.0)
     for row in np.flatnonzero(real.any(1)):
         best = real.shape[1] - 1 - real[row, ::-1].argmax()  # of equal ones COCO takes the last
         if real[row, best]:
-            status[row], overlap[row], column[row] = 1, real[row, best], free[best]
+            status[row], column[row] = 1, free[best]
             real[row + 1 :, best] = 0.0
     status[(status == 0) & (iou[:, ignored] >= threshold).any(1)] = -1
-    return status, overlap, column
+    return status, column
