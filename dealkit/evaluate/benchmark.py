@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import pandas as pd
@@ -44,16 +44,6 @@ def mean_row(rows: list[dict[str, float | None]]) -> dict[str, float | None]:
     """
     columns = {name: [row[name] for row in rows if row[name] is not None] for name in rows[0]}
     return {name: mean(values) if values else None for name, values in columns.items()}
-
-
-def spread_row(rows: list[dict[str, float | None]]) -> dict[str, float | None]:
-    """Column standard deviations over seeds; None for fewer than two.
-
-    >>> spread_row([{"ap50": 0.5}, {"ap50": 0.7}])["ap50"] - 0.02**0.5 < 1e-9
-    True
-    """
-    columns = {name: [row[name] for row in rows if row[name] is not None] for name in rows[0]}
-    return {name: stdev(values) if len(values) > 1 else None for name, values in columns.items()}
 
 
 def per_cent(value: float | None, digits: int = 1) -> str:
@@ -128,8 +118,7 @@ def over_seeds(rows: Any, by: Sequence[str] = (), metrics: Sequence[str] | None 
     """
     frame = tidy(rows)
     numbers = [name for name in frame.select_dtypes("number") if name not in (*by, "seed")]
-    metrics = list(metrics or numbers)
-    of_seeds = frame.groupby([*by, "seed"], sort=False)[metrics].mean()
+    of_seeds = frame.groupby([*by, "seed"], sort=False)[list(metrics or numbers)].mean()
     groups = of_seeds.groupby(list(by), sort=False) if by else of_seeds.groupby(lambda _: "")
     return groups.mean().join(groups.std().add_suffix("_std")).reset_index(drop=not by)
 
@@ -152,10 +141,7 @@ def evaluate_on_scenes(
         return evaluate(file, found, clicks, size_bins=size_bins)
 
 
-SCALE_ENDS = (4, 8, 16, 32, 64, 96, 256)
-
-
-SCALE_BINS = {f"{low}-{high}": (float(low**2), float(high**2)) for low, high in pairwise(SCALE_ENDS)}
+SCALE_BINS = {f"{low}-{high}": (float(low**2), float(high**2)) for low, high in pairwise((4, 8, 16, 32, 64, 96, 256))}
 SCALE_BINS |= {"4-8": (0.0, 64.0), "96-256": (96.0**2, 1e10)}  # what the border of the image cuts off belongs to them, too
 """Sizes in pixels of an evaluation across scales; the last bin is COCO's large objects."""
 
@@ -190,17 +176,11 @@ def click_every_object(predictor: Predictor, sample: Sample) -> Json:
     predictor.set_image(sample.image)
     boxes = sample.boxes[~sample.crowd]
     rows = []
-    for box in boxes:
-        x, y = ((box[:2] + box[2:]) / 2).tolist()
+    for x, y in ((boxes[:, :2] + boxes[:, 2:]) / 2).tolist():
         recall, precision = recall_precision(predictor.click(x, y), boxes)
         rows.append({"point": [x, y], "recall": recall, "precision": precision})
-    return {
-        "objects": len(boxes),
-        "threshold": predictor.threshold,
-        "recall": mean(r["recall"] for r in rows),
-        "precision": mean(r["precision"] for r in rows),
-        "clicks": rows,
-    }
+    means = {name: mean(row[name] for row in rows) for name in ("recall", "precision")}
+    return {"objects": len(boxes), "threshold": predictor.threshold, **means, "clicks": rows}
 
 
 LOWER_THRESHOLDS = (0.2, 0.15, 0.1, 0.05)

@@ -156,6 +156,12 @@ def _read_rows(
     return image * columns + category, _column(rows, "bbox", name, "finite [x, y, w, h]", lambda boxes: _finite(boxes, 4))
 
 
+def _refuse(bad: Array, boxes: Array, name: str, form: str) -> None:
+    """Raise ValueError for the first bad box (N,), if any."""
+    for i in np.flatnonzero(bad)[:1]:
+        raise ValueError(f"{name}[{i}].bbox: expected [x, y, w, h] with {form}, got {boxes[i].tolist()}")
+
+
 def _read_objects(
     rows: list[Json], images: dict[int, int], categories: dict[int, int], columns: int, where: str
 ) -> tuple[Rows, Array]:
@@ -163,10 +169,7 @@ def _read_objects(
     name = f"{where}annotations"
     pair, boxes = _read_rows(rows, images, categories, columns, name)
     ignored = np.array([bool(row.get("iscrowd") or row.get("ignore")) for row in rows], dtype=bool)
-    bad = np.flatnonzero(~ignored & (boxes[:, 2:] <= 0).any(1))
-    if len(bad):
-        got = boxes[bad[0]].tolist()
-        raise ValueError(f"{name}[{bad[0]}].bbox: expected [x, y, w, h] with positive width and height, got {got}")
+    _refuse(~ignored & (boxes[:, 2:] <= 0).any(1), boxes, name, "positive width and height")
     sizes = [{"area": row.get("area", box[2] * box[3])} for row, box in zip(rows, boxes.tolist(), strict=True)]
     area = _column(sizes, "area", name, "a finite number", _finite)
     order = np.argsort(pair, kind="stable")
@@ -179,9 +182,7 @@ def _read_detections(rows: list[Json], images: dict[int, int], categories: dict[
         raise ValueError(f"{where or 'predictions: '}expected a list of COCO results, got {type(rows).__name__}")
     name = f"{where}predictions"
     pair, boxes = _read_rows(rows, images, categories, columns, name)
-    bad = np.flatnonzero((boxes[:, 2:] < 0).any(1))
-    if len(bad):
-        raise ValueError(f"{name}[{bad[0]}].bbox: expected [x, y, w, h] with w, h >= 0, got {boxes[bad[0]].tolist()}")
+    _refuse((boxes[:, 2:] < 0).any(1), boxes, name, "w, h >= 0")
     score = _column(rows, "score", name, "a finite number", _finite)
     return Rows(pair=pair, boxes=boxes, value=score, source=np.arange(len(rows))).take(np.lexsort((-score, pair)))
 
