@@ -29,11 +29,7 @@ from dealkit.model.deal import DEAL
 from dealkit.predict.detections import Detections, to_rows
 from dealkit.predict.predictor import predict_coco
 
-VARIANTS: dict[str, Json] = {
-    "box": {},
-    "click": {},
-    "box, scaled and turned": {"scales": (0.8, 1.0, 1.25), "turns": 4},
-}
+VARIANTS: dict[str, Json] = {"box": {}, "click": {}, "box, scaled and turned": {"scales": (0.8, 1.0, 1.25), "turns": 4}}
 """Ways of `benchmark_templates`: what the method is shown, and how its templates vary."""
 
 MERGE = 0.6
@@ -112,14 +108,15 @@ def evaluate_detector(detector: Detector, file: Path, images: Path | None = None
     started = time.monotonic()
     found = detect_coco(detector, data)
     seconds = time.monotonic() - started
-    results: Json = {"images": len(data), "objects": int((~data.crowd).sum()), "predict_s": round(seconds, 1)}
-    for name, rows in (
-        ("class_agnostic", agnostic_rows(found, data)),
-        ("per_category", category_rows(found, data, detector.config.categories)),
-    ):
-        scores = evaluate(truth, rows, class_agnostic=name == "class_agnostic")["all"]
-        results[name] = {metric: scores[metric] for metric in METRICS}
-    return results
+    rows = {"class_agnostic": agnostic_rows(found, data), "per_category": category_rows(found, data, detector.config.categories)}
+    about = {"images": len(data), "objects": int((~data.crowd).sum()), "predict_s": round(seconds, 1)}
+    return about | {kind: scores_of(truth, part, class_agnostic=kind == "class_agnostic") for kind, part in rows.items()}
+
+
+def scores_of(truth: Json | Path, rows: list[Json], *, class_agnostic: bool) -> dict[str, float | None]:
+    """The `METRICS` over all objects, without clicks."""
+    scores = evaluate(truth, rows, class_agnostic=class_agnostic)["all"]
+    return {metric: scores[metric] for metric in METRICS}
 
 
 def evaluate_detector_on_scenes(
@@ -129,8 +126,8 @@ def evaluate_detector_on_scenes(
     with tempfile.TemporaryDirectory() as folder:
         file = write_coco(Path(folder), count, size=size, seed=seed, **controls)
         data = CocoFolder(file, file.parent, source="scenes")
-        scores = evaluate(file, agnostic_rows(detect_coco(detector, data), data), class_agnostic=True)["all"]
-    return {"images": count, "size": size, "seed": seed, "class_agnostic": {metric: scores[metric] for metric in METRICS}}
+        scores = scores_of(file, agnostic_rows(detect_coco(detector, data), data), class_agnostic=True)
+    return {"images": count, "size": size, "seed": seed, "class_agnostic": scores}
 
 
 def validate_detector(detector: Detector) -> dict[str, float]:
@@ -236,9 +233,8 @@ def benchmark_templates(
     if unknown:
         raise ValueError(f"variants: expected some of {'; '.join([*VARIANTS, *OPEN_MODELS])}, got {unknown[0]!r}")
     finders: dict[str, Find] = {v: load_open_model(v) for v in variants if v in OPEN_MODELS}
-    finders |= {
-        v: lambda image, boxes, _, options=VARIANTS[v]: match_box(image, boxes, **options) for v in variants if v in VARIANTS
-    }
+    for v in set(variants) - set(finders):
+        finders[v] = lambda image, boxes, _, options=VARIANTS[v]: match_box(image, boxes, **options)
     request = {"method": "template matching", "setting": "1/category", "kind": "centre", "margin": MARGIN, "least": LEAST}
     request |= {"overlap": OVERLAP, "sides": list(SIDES), "scales": list(SCALES), "turns": TURNS}
     results, of_source = Results(out, request), {file.parent.name: file for file in files}

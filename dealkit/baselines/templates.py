@@ -8,11 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from skimage.feature import match_template, peak_local_max
 from skimage.transform import AffineTransform, warp
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image, nms
 
+from dealkit.boxes import to_xyxy
 from dealkit.predict.detections import Detections
 
 Array = np.ndarray
@@ -138,25 +140,32 @@ def estimate_box(image: Tensor, point: Sequence[float], sides: Sequence[float] =
     >>> estimate_box(image, [30, 30])
     tensor([22., 22., 38., 38.])
     """
-    height, width = image.shape[-2:]
-    sums = np.zeros((image.shape[0], height + 1, width + 1))
-    sums[:, 1:, 1:] = image.numpy().astype(np.float64).cumsum(1).cumsum(2)
-    x, y = point
-
-    def total(side: float) -> tuple[Array, int]:
-        x1, x2 = (int(round(min(max(v, 0), width))) for v in (x - side / 2, x + side / 2))
-        y1, y2 = (int(round(min(max(v, 0), height))) for v in (y - side / 2, y + side / 2))
-        return sums[:, y2, x2] - sums[:, y1, x2] - sums[:, y2, x1] + sums[:, y1, x1], (x2 - x1) * (y2 - y1)
+    centre, total = torch.tensor([list(point)], dtype=torch.float64), summed(image)
 
     def contrast(side: float) -> float:
-        (inner, area), (outer, whole) = total(side), total(side * 2**0.5)
+        (inner, area), (outer, whole) = square_sums(total, centre, side), square_sums(total, centre, side * 2**0.5)
         if not area or whole <= area:
             return 0.0
-        return side**0.5 * float(np.abs(inner / area - (outer - inner) / (whole - area)).sum())
+        return side**0.5 * float((inner / area - (outer - inner) / (whole - area)).abs().sum())
 
-    best = max(sides, key=contrast)
-    box = torch.tensor([[x - best / 2, y - best / 2, x + best / 2, y + best / 2]], dtype=torch.float32)
-    return clip_boxes_to_image(box, (height, width))[0]
+    best = torch.full((1, 2), float(max(sides, key=contrast)))
+    return clip_boxes_to_image(to_xyxy(torch.cat([centre.float(), best], dim=1)), tuple(image.shape[-2:]))[0]
+
+
+def summed(image: Tensor) -> Tensor:
+    """Sums of an image (C, H, W) from its corner on, (C, H + 1, W + 1) float64, for `square_sums`."""
+    return F.pad(image.double().cumsum(1).cumsum(2), (1, 0, 1, 0))
+
+
+def square_sums(total: Tensor, points: Tensor, side: float) -> tuple[Tensor, Tensor]:
+    """Sum of colours (C, N) and number of pixels (N,) of the squares round `points` (N, 2) xy, cut off at the border.
+
+    >>> square_sums(summed(torch.ones(1, 8, 8)), torch.tensor([[4.0, 4.0], [0.0, 4.0]]), 4)[0]
+    tensor([[16.,  8.]], dtype=torch.float64)
+    """
+    size_wh = torch.tensor([total.shape[2] - 1, total.shape[1] - 1], device=points.device)
+    (x1, y1), (x2, y2) = ((points + by).round().long().clamp(size_wh * 0, size_wh).T for by in (-side / 2, side / 2))
+    return total[:, y2, x2] - total[:, y1, x2] - total[:, y2, x1] + total[:, y1, x1], (x2 - x1) * (y2 - y1)
 
 
 def to_grey(image: Tensor) -> Array:

@@ -288,7 +288,12 @@ def miss_model(objects: Mapping[str, Array], *, folds: int = 4, repeats: int = 3
             max_iter=80, learning_rate=0.1, max_leaf_nodes=15, min_samples_leaf=30, l2_regularization=1.0, random_state=seed
         ).fit(table[train], missed[train], sample_weight=weight[train])
         aucs.append(roc_auc_score(missed[test], model.predict_proba(table[test])[:, 1], sample_weight=weight[test]))
-        options: dict[str, Any] = {"scoring": "roc_auc", "n_repeats": repeats, "random_state": seed, "sample_weight": weight[test]}
+        options: dict[str, Any] = {
+            "scoring": "roc_auc",
+            "n_repeats": repeats,
+            "random_state": seed,
+            "sample_weight": weight[test],
+        }
         importances.append(permutation_importance(model, table[test], missed[test], **options).importances_mean)
     if not aucs:
         return None
