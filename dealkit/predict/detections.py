@@ -72,7 +72,7 @@ class Detections:
         """Draw image, boxes (stronger is brighter) and clicks (plus: object, cross: not this); returns the matplotlib axes."""
         import matplotlib.pyplot as plt
 
-        height, width = (self.image.shape[1:]) if self.image is not None else (256, 256)
+        height, width = self.image.shape[1:] if self.image is not None else (256, 256)
         if ax is None:
             scale = 7 / max(height, width)
             _, ax = plt.subplots(figsize=(max(width * scale, 2), max(height * scale, 2) + 0.3), dpi=100, layout="constrained")
@@ -82,11 +82,9 @@ class Detections:
         for (x1, y1, x2, y2), colour in zip(self.boxes.tolist(), colours, strict=True):
             ax.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.4))
         if self.points is not None:
-            positive = self.labels == 1
-            for chosen, marker in ((positive, "P"), (~positive, "X")):
-                ax.scatter(
-                    *self.points[chosen].T.numpy(), marker=marker, s=90, c="white", edgecolors="black", linewidths=1.2, zorder=3
-                )
+            look = {"s": 90, "c": "white", "edgecolors": "black", "linewidths": 1.2, "zorder": 3}
+            for chosen, marker in ((self.labels == 1, "P"), (self.labels != 1, "X")):
+                ax.scatter(*self.points[chosen].T.numpy(), marker=marker, **look)
         ax.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
         clicked = " with one click" if self.points is not None and len(self.points) == 1 else ""
         ax.set_title(title or f"{len(self)} found{clicked}")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dealkit.config import to_dict
+from dealkit.files import write_atomically
 from dealkit.model.checkpoint import read_safetensors
 from dealkit.model.deal import DEAL
 
@@ -49,12 +49,9 @@ class PromptEmbedding:
 
     def save(self, path: str | Path) -> None:
         """Write it as safetensors, in one move."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(f"{path}.tmp")
         about = {"clicks": str(self.clicks), "model": self.model}
-        save_file({"vectors": self.vectors.contiguous().cpu()}, temporary, metadata=about)
-        os.replace(temporary, path)
+        tensors = {"vectors": self.vectors.contiguous().cpu()}
+        write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata=about))
 
 
 def load_embedding(path: str | Path) -> PromptEmbedding:
@@ -64,9 +61,9 @@ def load_embedding(path: str | Path) -> PromptEmbedding:
         ValueError: no such file, not safetensors, or a field that is missing or wrong; names the file and the field.
     """
     tensors, about = read_safetensors(Path(path), "prompt embedding")
-    missing = [name for name in ("vectors",) if name not in tensors] + [n for n in ("clicks", "model") if n not in about]
-    if missing:
-        raise ValueError(f"{path}: no {missing[0]}; expected a file written by PromptEmbedding.save")
+    for name in ("vectors", "clicks", "model"):
+        if name not in {*tensors, *about}:
+            raise ValueError(f"{path}: no {name}; expected a file written by PromptEmbedding.save")
     if not about["clicks"].isdecimal():
         raise ValueError(f"{path}: clicks: expected a whole number, got {about['clicks']!r}")
     try:

@@ -46,10 +46,9 @@ def embed_rows(predictor: Predictor, table: ObjectTable, rows: NDArray[np.int64]
         rows: (K,) of `table.objects`, ascending; every image is encoded once.
     """
     images, starts = np.unique(table.objects["image"][rows], return_index=True)
+    parts = list(zip(images, np.split(rows, starts[1:]), strict=True))
     vectors = []
-    for i, of_image in zip(
-        tqdm(images, desc="embed", unit="image", delay=3, leave=False), np.split(rows, starts[1:]), strict=True
-    ):
+    for i, of_image in tqdm(parts, desc="embed", unit="image", delay=3, leave=False):
         points = to_cxcywh(torch.from_numpy(table.objects["box"][of_image]))[:, :2]
         prompts = stack_prompts([(point[None], torch.ones(1, dtype=torch.int64)) for point in points], [0] * len(points))
         features = encode_images(predictor.model, [read_image(table.images["path"][i])])

@@ -96,13 +96,6 @@ class Predictor:
 
         The image that is set stays set. Points and labels as in `predict`.
 
-        >>> from dealkit.config import ModelConfig
-        >>> predictor = Predictor(DEAL(ModelConfig(hidden_dim=32, fine_dim=16)))
-        >>> prompt = predictor.embed(torch.zeros(3, 50, 70, dtype=torch.uint8), [[20, 30]])
-        >>> predictor.set_image(torch.zeros(3, 40, 40, dtype=torch.uint8))
-        >>> isinstance(predictor.predict_embedding(prompt), Detections)
-        True
-
         Raises:
             ValueError: no image, a point outside it, or no positive point.
         """

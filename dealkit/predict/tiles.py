@@ -11,6 +11,7 @@ points, `D` width. Boxes and points are pixels of the whole image.
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -163,12 +164,11 @@ def cores(windows: Sequence[Window]) -> list[tuple[float, float, float, float]]:
     """
     ends = []
     for axis in (0, 1):
-        spans = sorted({(w[axis], w[axis + 2]) for w in windows})
-        middles = [(b[0] + a[1]) / 2 for a, b in zip(spans, spans[1:], strict=False)]
-        bounds = [-math.inf, *middles, math.inf]
-        ends.append({span: (bounds[i], bounds[i + 1]) for i, span in enumerate(spans)})
-    x, y = ([ends[axis][w[axis], w[axis + 2]] for w in windows] for axis in (0, 1))
-    return [(a[0], b[0], a[1], b[1]) for a, b in zip(x, y, strict=True)]
+        spans = sorted({w[axis::2] for w in windows})
+        bounds = [-math.inf, *((after[0] + before[1]) / 2 for before, after in pairwise(spans)), math.inf]
+        ends.append(dict(zip(spans, pairwise(bounds), strict=True)))
+    pairs = [(ends[0][w[0::2]], ends[1][w[1::2]]) for w in windows]
+    return [(x1, y1, x2, y2) for (x1, x2), (y1, y2) in pairs]
 
 
 def merge_boxes(boxes: Tensor, scores: Tensor, tiles: Tensor, cut: Tensor, overlap: float = DEFAULT_NMS) -> Tensor:
@@ -229,7 +229,7 @@ def _embed_sets(
     box = points.new_tensor(windows)  # (T, 4)
     margin = torch.cat([points[:, :, None] - box[:, :2], box[:, 2:] - points[:, :, None]], dim=-1)  # (N, P, T, 4)
     height, width = image.shape[1:]
-    outer = torch.stack([box[:, 0] == 0, box[:, 1] == 0, box[:, 2] == width, box[:, 3] == height], dim=1)
+    outer = box == box.new_tensor([0, 0, width, height])
     best = margin.masked_fill(outer & (margin >= 0), math.inf).amin(-1).argmax(-1)  # (N, P)
     total, weights, kept = 0.0, 0.0, {}
     for t in sorted(set(best[labels >= 0].tolist())):
@@ -249,13 +249,11 @@ def _count_in(output: Output, core: tuple[float, float, float, float], window: W
     """(N,) objects that the density sums to within a core."""
     total = torch.zeros_like(output.count)
     for level, stride in ((output.activation, STRIDES[0]), (output.large, STRIDES[2])):
-        if level is None:
-            continue
-        centres = cell_centres(*level.density.shape[-2:], stride, level.density.device)
-        centres = centres + centres.new_tensor(window[:2])
-        low, high = (centres.new_tensor(part) for part in (core[:2], core[2:]))
-        inside = ((centres >= low) & (centres < high)).all(-1)
-        total += (level.density * inside).flatten(1).sum(1)
+        if level is not None:
+            centres = cell_centres(*level.density.shape[-2:], stride, level.density.device)
+            x, y = (centres + centres.new_tensor(window[:2])).unbind(-1)
+            inside = (x >= core[0]) & (x < core[2]) & (y >= core[1]) & (y < core[3])
+            total += (level.density * inside).flatten(1).sum(1)
     return total
 
 

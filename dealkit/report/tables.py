@@ -56,6 +56,18 @@ def markdown(frame: pd.DataFrame) -> str:
     return frame.to_markdown(index=False, disable_numparse=True)
 
 
+def plain_table(*rows: Sequence[str]) -> str:
+    """Rows of cells as Markdown without padding; the first is the head.
+
+    >>> print(plain_table(("run", "AP50"), ("full", "50.0")))
+    | run | AP50 |
+    |---|---|
+    | full | 50.0 |
+    """
+    head, *lines = ("|" + "".join(f" {cell} |" if cell else " |" for cell in row) for row in rows)
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *lines])
+
+
 # Models and sources
 
 
@@ -115,10 +127,8 @@ def photo_table(results: Json) -> str:
 def scale_table(results: Json) -> str:
     """Markdown: AP50 by size of object in scenes across scales, in per cent."""
     scales = results["scales"]
-    head = f"| {scales['scenes']} scenes of 512 px | all | " + " | ".join(f"{name} px" for name in SCALE_BINS) + " | hit |"
-    values = [scales["ap50"], *(scales[name] for name in SCALE_BINS), scales["hit"]]
-    row = "| AP50 | " + " | ".join(per_cent(value) for value in values) + " |"
-    return "\n".join([head, "|" + "---|" * (len(values) + 1), row])
+    head = [f"{scales['scenes']} scenes of 512 px", "all", *(f"{name} px" for name in SCALE_BINS), "hit"]
+    return plain_table(head, ["AP50", *(per_cent(scales[name]) for name in ("ap50", *SCALE_BINS, "hit"))])
 
 
 def speed_table(figures: Json) -> str:
@@ -131,8 +141,7 @@ def speed_table(figures: Json) -> str:
         (f"training at {figures['train_size']} px", f"{figures['train_images_per_s']:.1f} images/s"),
         ("evaluating 60 images x 250 objects x 1,000 detections", f"{figures['evaluate_dense_s']:.1f} s"),
     ]
-    lines = [f"| {name} | {value} |" for name, value in rows]
-    return "\n".join([f"| on {figures['made_by']['device']} | |", "|---|---|", *lines])
+    return plain_table((f"on {figures['made_by']['device']}", ""), *rows)
 
 
 def training_sentence(training: Json) -> str:
@@ -159,21 +168,16 @@ def minutes_text(parts: list[Json]) -> str:
 
 def model_table(models: dict[str, dict[str, Json]]) -> str:
     """Markdown: models side by side; of each its results files by what they begin with, see `MODEL_FILES`."""
-    lines = [
-        "| model | parameters | crops | minutes trained | AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit "
-        "| hit, shown | scenes, AP50 | coins, recall | encode | click |",
-        "|" + "---|" * 14,
-    ]
+    columns = [*SCORES, "hit_shown"]
+    heads = ["model", "parameters", "crops", "minutes trained", *(HEADS[c] for c in columns)]
+    rows = [[*heads, "scenes, AP50", "coins, recall", "encode", "click"]]
     for name, files in models.items():
         real, training, photos, bench = (files[part] for part in MODEL_FILES)
         crops = sum(part["steps"] * part["batch_size"] for part in training["parts"])
-        scores = over_seeds(real)[[*SCORES, "hit_shown"]].iloc[0].tolist()
-        scores += [photos["scenes"]["ap50"], photos["coins"]["recall"]]
-        lines.append(
-            f"| `{name}` | {training['parameters'] / 1e6:.1f} M | {crops:,} | {minutes_text(training['parts'])} | "
-            f"{' | '.join(map(per_cent, scores))} | {bench['encode_ms']:.0f} ms | {bench['click_ms']:.0f} ms |"
-        )
-    return "\n".join(lines)
+        made = [f"`{name}`", f"{training['parameters'] / 1e6:.1f} M", f"{crops:,}", minutes_text(training["parts"])]
+        scores = [*over_seeds(real)[columns].iloc[0], photos["scenes"]["ap50"], photos["coins"]["recall"]]
+        rows.append([*made, *map(per_cent, scores), *(f"{bench[key]:.0f} ms" for key in ("encode_ms", "click_ms"))])
+    return plain_table(*rows)
 
 
 MODEL_FILES = ("realsmall", "training", "photos", "bench")
