@@ -14,7 +14,7 @@ from hotcoco import COCO, COCOeval
 from dealkit.boxes import SIZE_BINS
 from dealkit.clicks import clicks_hash, make_clicks
 from dealkit.config import DEFAULT_THRESHOLD
-from dealkit.evaluate.matching import Array, Inputs, match_pair, overlaps, read_inputs
+from dealkit.evaluate.matching import Array, Inputs, match_pair, overlaps, per_cent, read_inputs
 from dealkit.files import Json
 
 IOU_THRESHOLDS: Array = np.array([0.25, *np.linspace(0.5, 0.95, 10)])
@@ -88,8 +88,7 @@ def evaluate(
     if clicks is not None:
         click_protocol = {key: clicks[key] for key in ("setting", "kind", "seed")} | {"clicks": clicks_hash(clicks)}
         second, second_tables, _, _ = _score(given, ignored | clicked, **options)
-    column = given.objects.pair % given.columns
-    per_category = []
+    column, per_category = given.objects.pair % given.columns, []
     for k, category in enumerate(given.categories):
         row = category | {"objects": int(((column == k) & ~ignored).sum())} | tables[k]
         row["clicked_ignored"] = {key: second_tables[k][key] for key in ("ap50", "ap75")} if second else None
@@ -125,10 +124,6 @@ def evaluate(
 def summary_line(results: Json) -> str:
     """One line to print: the three numbers in per cent, and the protocol that they hold for."""
     protocol, ignored = results["protocol"], results["clicked_ignored"] or {}
-
-    def per_cent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.1f}"
-
     keys = ("ap25", "ap50", "ap75", "ap")
     scores = " ".join(f"{key.upper()} {per_cent(results['all'][key])} ({per_cent(ignored.get(key))})" for key in keys)
     hits = f"hit {per_cent(results['hit'])}, shown {per_cent(results['hit_shown'])}"

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.measures import edge_width, mean_colours, ring_spread
 from dealkit.data.objects import ObjectTable, image_contrast, read_table
-from dealkit.evaluate.errors import FOUND, IGNORED, RECALLS, TRUE, UNCOUNTED, Errors, find_errors
+from dealkit.evaluate.errors import FOUND, IGNORED, TRUE, UNCOUNTED, Errors, find_errors, mean_precision
 from dealkit.evaluate.matching import Array
 from dealkit.files import Json
 
@@ -171,8 +171,7 @@ def normalised_ap(
     order = np.lexsort((false > 0, -values))
     recall, wrong = np.cumsum(found[order]) / of_subset, np.cumsum(false[order])
     precision = recall * total / np.maximum(recall * total + wrong, 1e-12)
-    precision = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
-    return float(precision[np.searchsorted(recall, RECALLS - 1e-9, side="left")].mean())
+    return mean_precision(recall + 1e-9, precision)
 
 
 def bin_edges(values: Array, weight: Array | None = None, bins: int = 5) -> Array:

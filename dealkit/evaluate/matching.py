@@ -187,6 +187,11 @@ def _read_detections(rows: list[Json], images: dict[int, int], categories: dict[
     return Rows(pair=pair, boxes=boxes, value=score, source=np.arange(len(rows))).take(np.lexsort((-score, pair)))
 
 
+def per_cent(value: float | None) -> str:
+    """A share in per cent for a printed line, a hyphen for None."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
 def overlaps(detections: Array, objects: Array, ignored: Array) -> Array:
     """(D, G) IoU of xywh boxes as COCO computes it: over the detection's area alone for `ignored` (G,) objects."""
     return mask.bbox_iou(detections, objects, ignored)

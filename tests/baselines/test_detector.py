@@ -137,12 +137,9 @@ def test_an_object_of_four_whole_pixels_holds_a_point_wherever_it_is():
 
 def test_crowd_is_painted_over_but_not_its_objects():
     image = torch.ones(3, 8, 8)
-    out = hide(image, labels_of([2, 2, 4, 4], crowd=[[0, 0, 6, 6], [7.2, 7.2, 7.8, 7.8]]))
-    expected = torch.ones(8, 8)
-    expected[:6, :6] = 0
-    expected[2:4, 2:4] = 1
-    expected[7, 7] = 0  # a part of a pixel is a pixel
-    assert torch.equal(out, expected.expand(3, 8, 8)) and torch.equal(image, torch.ones(3, 8, 8))
+    expected = image.clone()
+    expected[:, :6, :6], expected[:, 2:4, 2:4], expected[:, 7, 7] = 0, 1, 0  # a part of a pixel is a pixel
+    assert torch.equal(hide(image, labels_of([2, 2, 4, 4], crowd=[[0, 0, 6, 6], [7.2, 7.2, 7.8, 7.8]])), expected)
 
 
 @pytest.mark.parametrize("name", [name for name in DETECTORS if name != "fcos"])
@@ -196,24 +193,9 @@ def test_images_without_objects_are_ordinary(name):
     assert (found.boxes >= 0).all() and (found.boxes <= torch.tensor([48, 40, 48, 40])).all()
 
 
-@pytest.mark.parametrize("name", ["fcos", "rtdetr"])
-def test_more_objects_than_an_image_may_have_are_learned_and_the_strongest_returned(name):
-    detector = made(name, max_detections=1500)
-    corner = torch.cartesian_prod(torch.arange(0.0, 160, 4), torch.arange(0.0, 160, 4))  # 40 x 40
-    target = labels_of(*torch.cat([corner, corner + 3], dim=1).tolist())
-    image = torch.randint(0, 256, (3, 160, 160), dtype=torch.uint8)
-    with torch.no_grad():
-        terms = detector.train().loss([image], [target])
-        found = detector.eval().detect([image])[0]
-    assert len(target.boxes) == 1600 and all(math.isfinite(v.item()) for v in terms.values())
-    assert len(found) <= (60 if name == "rtdetr" else 1500) and (found.scores.diff() <= 0).all()
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_every_side_of_a_first_box_of_fcos_can_be_learned(seed):
+def test_every_side_of_a_first_box_of_fcos_can_be_learned():
     """Its sides pass a ReLU: one that starts below 0 everywhere has no gradient, and stays."""
-    torch.manual_seed(seed)
-    detector = Detector(tiny())
+    detector = made()
     image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
     detector.train().loss([image], [labels_of([8, 8, 24, 20], [40, 40, 47, 50])])["loss_bbox_regression"].backward()
     assert (detector.net.head.regression_head.bbox_reg.bias.grad != 0).all()

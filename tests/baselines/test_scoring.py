@@ -12,7 +12,6 @@ from dealkit.baselines.scoring import (
     category_rows,
     detect_coco,
     evaluate_detector,
-    evaluate_detector_on_scenes,
     one_class,
     pooled_results,
     reference_rows,
@@ -118,11 +117,6 @@ def test_boxes_of_several_categories_become_one_class():
     b = a | {"category_id": 2, "bbox": [0, 0, 10, 7], "score": 0.6}  # IoU 0.7
     c = a | {"category_id": 2, "bbox": [0, 0, 10, 5], "score": 0.3}  # 0.5 with a, 0.71 with b
     assert one_class([a, b, c]) == [b] and one_class([a, c]) == [a, c] and one_class([]) == []
-
-
-def test_scenes_are_scored_class_agnostic():
-    results = evaluate_detector_on_scenes(Fake([[0, 0, 4, 4, 0.5, 0]]), 2, 64)
-    assert results["images"] == 2 and 0 <= results["class_agnostic"]["ap50"] <= 1
 
 
 # Prompt by prompt

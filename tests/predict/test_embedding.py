@@ -45,16 +45,6 @@ def test_the_image_that_is_set_stays_set(predictor):
     assert not torch.allclose(made.vectors, predictor.embed(None, [[10, 10]]).vectors)
 
 
-def test_negative_clicks_are_part_of_an_embedding(predictor):
-    plain = predictor.embed(None, [[20, 30]])
-    against = predictor.embed(None, [[20, 30], [60, 40]], [1, 0])
-    assert (plain.has_negative, against.has_negative) == (False, True) and (plain.clicks, against.clicks) == (1, 2)
-    assert not plain.vectors[1].any()
-    one, two = predictor.predict_embedding(plain), predictor.predict_embedding(against)
-    assert one.count != two.count
-    assert two.count == pytest.approx(predictor.predict([[20, 30], [60, 40]], [1, 0]).count, rel=1e-4)
-
-
 def test_an_embedding_survives_its_file(predictor, tmp_path):
     made = predictor.embed(None, [[20, 30], [60, 40]], [1, 0])
     made.save(tmp_path / "new" / "prompt.safetensors")
@@ -139,8 +129,3 @@ def test_a_file_that_is_no_embedding_is_named_with_its_fault(tmp_path, tiny_mode
     save_file({"vectors": torch.zeros(5)}, path, metadata=good)
     with pytest.raises(ValueError, match="prompt.safetensors: vectors: expected finite"):
         load_embedding(path)
-
-
-def test_prompts_without_clicks_move_between_devices_and_say_so():
-    prompts = without_clicks([0, 2]).to("cpu")
-    assert prompts.embedded and len(prompts) == 2 and prompts.image_index.tolist() == [0, 2] and prompts.labels.shape == (2, 0)

@@ -140,9 +140,10 @@ def test_tables_of_thresholds_and_transfer_show_shares_in_per_cent():
     }
     rows = threshold_table({"fixed": 0.2, "mean": mean}).splitlines()
     assert rows[2:4] == ["| fixed at 0.2 | 50.0 | 4.0 |", "| adaptive | 52.5 | 2.2 |"] and rows[5].endswith("| 70.0 | – |")
-    scores = {"ap50_ignored": 0.5, "ap75_ignored": 0.25}
-    rows = transfer_table({"clicked": 5, "mean": dict.fromkeys(("own", "one", "mean"), scores)}).splitlines()
-    assert rows[-1] == "| the mean of clicks in 5 others | 50.0 | 25.0 |" and len(rows) == 5
+    scores = {"seed": 0, "source": "cells", "ap50_ignored": 0.5, "ap75_ignored": 0.25}
+    rows = [scores | {"prompt": prompt} for prompt in ("own", "one", "mean")]
+    made = transfer_table({"request": {"clicked": 5}, "rows": rows}).splitlines()
+    assert [cell.strip() for cell in made[-1].split("|")[1:4]] == ["the mean of clicks in 5 others", "50.0", "25.0"]
 
 
 def test_models_stand_side_by_side_in_per_cent_and_milliseconds():
