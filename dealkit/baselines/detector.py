@@ -3,13 +3,6 @@
 Their networks, losses and post-processing are those of the libraries; ours are the data, the pre-processing, the training loop
 and the evaluation, the same as DEAL's. `B` images, `N` boxes, `C` classes.
 
-    detector = Detector(DetectorConfig(detector="fcos"))
-    detector.loss(images, objects)     # uint8 images, list[Objects] -> named float32 scalars
-    detector.detect(images)            # -> list[Detections], xyxy pixels, with `classes`
-    methods.train_with(DetectorRun(), out)  # the loop, log, checkpoints and resume of `dealkit.train.loop`
-    load_detector(out / "model.safetensors")
-    scoring.evaluate_detector(detector, file)  # class-agnostic and per category, on a COCO file
-
 Incomplete labels come as ordinary COCO files. What an `iscrowd` or `ignore` box covers is neither found nor missed, so **an
 unlabelled image is one whose only annotation is a crowd box over all of it**; without annotations it is an image of background.
 Fewer, wrong or shifted boxes are just those boxes, and a point is the centre of a box of any size.
@@ -49,17 +42,14 @@ class Objects:
 def hide(image: Tensor, target: Objects) -> Tensor:
     """The normalised image (3, H, W) with the mean colour painted over its crowd regions, but not over objects.
 
-    Choice: the losses of the libraries know no regions that are neither found nor missed; FCOS, which the methods for incomplete
-    labels need them for, has them left out instead (`networks.IgnoringFCOS`). TinyPerson's training images have theirs
-    painted over as well; to call them background would teach that what is in them is none.
+    Choice: the losses of the libraries know no ignored regions, and as background they would teach that what is in them is none.
+    FCOS leaves them out of its loss instead (`networks.IgnoringFCOS`).
 
     >>> boxes, crowd = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[0.0, 0.0, 2.0, 1.0]])
     >>> target = Objects(boxes=boxes, labels=torch.tensor([0]), crowd=crowd)
     >>> hide(torch.ones(1, 1, 3), target)
     tensor([[[1., 0., 1.]]])
     """
-    if not len(target.crowd):
-        return image
     hidden = torch.zeros(image.shape[1:], dtype=torch.bool, device=image.device)
     for boxes, value in ((target.crowd, True), (target.boxes, False)):
         for x1, y1, x2, y2 in torch.cat([boxes[:, :2].floor(), boxes[:, 2:].ceil()], dim=1).clamp(min=0).long().tolist():
@@ -78,6 +68,8 @@ def unlabelled(target: Objects, image: Tensor) -> bool:
 
 class Detector(nn.Module):
     """A detector without prompts: `loss` in training, `detect` in use; images of any sizes, uint8.
+
+    `methods.train_with` trains it, `scoring.evaluate_detector` scores it, class-agnostic and per category.
 
     >>> detector = Detector(DetectorConfig(hidden_dim=32)).eval()
     >>> found = detector.detect([torch.zeros(3, 50, 70, dtype=torch.uint8)])[0]

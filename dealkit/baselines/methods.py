@@ -1,15 +1,8 @@
 """Learning a detector from incomplete labels: one method for each kind, as a change of the labels of a batch.
 
 Each is the plainest form that keeps the idea of its paper; the averaged model of the training loop is the teacher. Before
-`teacher_start` of the schedule the labels are taken as they are. What comes in, and how unlabelled images and points are
-written down, says `dealkit.baselines.detector`.
-
-| labels | method |
-|---|---|
-| boxes off by a share of their size | `label_correction` |
-| a few images labelled, the others not | `mean_teacher` |
-| a few boxes of each image | `mining` |
-| centre points | `point_teacher` |
+`teacher_start` of the schedule the labels are taken as they are. Labels: boxes off by a share of their size (`label_correction`),
+a few images labelled (`mean_teacher`), a few boxes of each image (`mining`), centre points (`point_teacher`).
 """
 
 from collections.abc import Callable
@@ -79,8 +72,7 @@ def add_labels(target: Objects, found: Detections, *, high: float, low: float) -
     """The teacher's boxes from a score of `high` on as further labels, those from `low` on as regions that are ignored; none that
     shares half of its area, or of the other's, with a label or with a stronger box of the teacher.
 
-    Choice: of the area, since a detector also finds parts of an object, which overlap it little; as labels they teach that large
-    objects are many small ones.
+    Choice: of the area, since a detector also finds parts of an object, which overlap it little.
 
     >>> nothing = Objects(boxes=torch.zeros(0, 4), labels=torch.zeros(0).long(), crowd=torch.zeros(0, 4))
     >>> boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [1.0, 1.0, 3.0, 3.0], [9.0, 9.0, 12.0, 12.0], [20.0, 0.0, 24.0, 4.0]])
@@ -88,10 +80,8 @@ def add_labels(target: Objects, found: Detections, *, high: float, low: float) -
     >>> made.boxes.tolist(), made.crowd.tolist()
     ([[0.0, 0.0, 4.0, 4.0]], [[9.0, 9.0, 12.0, 12.0]])
     """
-    new = found.scores >= low
-    if len(target.boxes) and len(found):
-        new &= shared(found.boxes, target.boxes).amax(1) < PART
-    rows = new.nonzero()[:, 0]  # strongest first
+    known = (shared(found.boxes, target.boxes) >= PART).any(1)
+    rows = ((found.scores >= low) & ~known).nonzero()[:, 0]  # strongest first
     hidden = shared(found.boxes[rows], found.boxes[rows]) >= PART
     kept: list[int] = []
     for k in range(len(rows)):
@@ -99,7 +89,7 @@ def add_labels(target: Objects, found: Detections, *, high: float, low: float) -
             kept.append(k)
     rows = rows[kept]
     label, doubt = rows[found.scores[rows] >= high], rows[found.scores[rows] < high]
-    classes = torch.zeros(len(found), dtype=torch.int64, device=new.device) if found.classes is None else found.classes
+    classes = torch.zeros_like(found.scores, dtype=torch.int64) if found.classes is None else found.classes
     return Objects(
         boxes=torch.cat([target.boxes, found.boxes[label]]),
         labels=torch.cat([target.labels, classes[label]]),
@@ -130,8 +120,8 @@ def mean_teacher(
     labelled images keep their own.
 
     Source: Soft Teacher, arXiv 2106.09018, and PseCo, arXiv 2203.16317: an averaged model labels images that it sees from
-    another view. Choice: the other view is a mirror image; boxes between the two scores are ignored, where Soft Teacher weighs
-    them by a background score; scores relative to `labelled_score`, as in `mining`, since those of a small detector are low.
+    another view. Choice: the other view is a mirror image; boxes between the two scores are ignored; scores relative to
+    `labelled_score`, as in `mining`.
     """
     usual = labelled_score(targets, found)
     if usual is None:
@@ -146,9 +136,8 @@ def mean_teacher(
 def mining(targets: list[Objects], found: list[Detections], *, high: float, low: float) -> list[Objects]:
     """Unlabelled objects among labelled ones: teacher's boxes that score as those on the labels do, times `high` or `low`.
 
-    Source: Co-mining, arXiv 2012.01950 (labels among what counts as background are sought in another view) and Calibrated
-    Teacher, arXiv 2303.07582 (scores are calibrated, since with few labels they are low). Choice: calibrated by the median score
-    of the labelled objects of the batch, instead of a calibrator that is learned.
+    Source: Co-mining, arXiv 2012.01950 (another view) and Calibrated Teacher, arXiv 2303.07582 (with few labels scores are low).
+    Choice: calibrated by the median score of the labelled objects of the batch, not by a calibrator that is learned.
     """
     usual = labelled_score(targets, found)
     if usual is None:

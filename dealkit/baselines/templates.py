@@ -52,18 +52,14 @@ def match_box(
 ) -> Detections:
     """Everything that looks like one of the examples, by normalised cross-correlation of grey values.
 
-    Each example is cut out, turned and scaled, and correlated with the whole image; local maxima of the correlation become boxes
-    of its turned and scaled size, and of those that overlap the strongest stays. The score is the correlation. The examples
-    themselves are returned with a score of 1, since whoever drew them knows them.
+    Local maxima of the correlation with each example, turned and scaled, become boxes of its size; of those that overlap the
+    strongest stays. The score is the correlation; the examples themselves have 1.
 
     Args:
-        image: (3, H, W) uint8.
-        boxes: (P, 4) xyxy pixels.
+        image: (3, H, W) uint8. boxes: (P, 4) xyxy pixels. max_dets: most boxes returned.
         scales, turns, margin, least, overlap: see `SCALES`, `TURNS`, `MARGIN`, `LEAST`, `OVERLAP`.
-        max_dets: most boxes returned.
 
-    Choice: grey values, as the classical method has; colour costs fourteen times as much in `match_template`. A template under
-    3 px or without any contrast is passed over, as it correlates with everything or nothing.
+    Choice: grey values; colour costs fourteen times as much. A template under 3 px or without contrast is passed over.
 
     >>> image = torch.full((3, 40, 60), 90, dtype=torch.uint8)
     >>> for x in (5, 30, 50):
@@ -81,9 +77,8 @@ def match_box(
                 if min(template.shape) < 3 or template.shape[0] > height or template.shape[1] > width or np.ptp(template) < 1e-3:
                     continue
                 response = match_template(grey, template)
-                peaks = peak_local_max(
-                    response, min_distance=1, threshold_abs=least, exclude_border=False, num_peaks=2 * max_dets
-                )
+                options = {"min_distance": 1, "threshold_abs": least, "exclude_border": False, "num_peaks": 2 * max_dets}
+                peaks = peak_local_max(response, **options)
                 centre = peaks[:, ::-1] + np.array(template.shape[::-1]) / 2  # x, y
                 half = np.array(size_wh) / 2
                 found.append(torch.from_numpy(np.concatenate([centre - half, centre + half], 1)).float())
@@ -123,8 +118,8 @@ def cut_template(
 def estimate_box(image: Tensor, point: Sequence[float], sides: Sequence[float] = SIDES) -> Tensor:
     """What a click alone says about the box: the square round it whose inside differs most from what surrounds it.
 
-    Of each side the mean colour inside is compared with that of the ring out to √2 times the side, which has the same area; the
-    side with the largest difference (sum over channels) times the root of the side is taken, of equal ones the smallest.
+    Inside is compared with the ring out to √2 times the side, which has the same area, by mean colour: the side with the largest
+    difference (sum over channels) times its root is taken, of equal ones the smallest.
 
     Args:
         image: (3, H, W) uint8. point: x, y pixels.
@@ -132,8 +127,7 @@ def estimate_box(image: Tensor, point: Sequence[float], sides: Sequence[float] =
     Returns:
         (4,) xyxy, clipped to the image.
 
-    Choice: the centre-surround rule of blob detectors. The root, found on training images, keeps it from taking the texture
-    inside an object for the object; without it, or with the side itself, fewer estimates overlap their object by half.
+    Choice: the centre-surround rule of blob detectors; the root keeps it from taking texture for objects.
 
     >>> image = torch.zeros(3, 60, 60, dtype=torch.uint8)
     >>> image[:, 22:38, 22:38] = 255

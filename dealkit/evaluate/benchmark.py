@@ -76,8 +76,7 @@ def benchmark(
 ) -> Results:
     """Evaluate a checkpoint on COCO sources under every setting and kind of click: a row per source, setting, kind and seed.
 
-    Each image is encoded once for all click lists. A row holds `images`, `objects`, `clicks` (hash of the list), `predict_s` and
-    the numbers of `row_of`, means over the source's categories.
+    A row holds `images`, `objects`, `clicks` (hash of the list), `predict_s` and the numbers of `row_of`, means over categories.
 
     Args:
         files: annotation files; images lie in `images` beside each, the folder's name is the source's.
@@ -132,8 +131,7 @@ def evaluate_on_scenes(
     size_bins: Mapping[str, tuple[float, float]] = SIZE_BINS,
     **controls: Any,
 ) -> Json:
-    """Results on procedural scenes of a seed never trained on, 1/category, centre clicks; every (scene, category) is a category
-    of its own. `controls` are fields of `SceneControls`."""
+    """Results on procedural scenes of a seed never trained on, 1/category, centre clicks; `controls` as in `SceneControls`."""
     with tempfile.TemporaryDirectory() as folder:
         file = write_coco(Path(folder), count, size=size, seed=seed, **controls)
         clicks = make_clicks(file, setting="1/category", seed=0)
@@ -149,9 +147,8 @@ SCALE_BINS |= {"4-8": (0.0, 64.0), "96-256": (96.0**2, 1e10)}  # what the border
 def evaluate_across_scales(model: DEAL, count: int = 200, seed: int = EVAL_SEED) -> Json:
     """Results on 512 px scenes in which every category has a size of its own, from 4 to 256 px: AP50 by size."""
     results = evaluate_on_scenes(model, count, 512, seed, size_bins=SCALE_BINS, sizes=(4.0, 256.0))
-    return {"scenes": count, "seed": seed, "ap50": results["all"]["ap50"], "hit": results["hit"]} | {
-        name: results["all"][f"ap50_{name}"] for name in SCALE_BINS
-    }
+    about = {"scenes": count, "seed": seed, "ap50": results["all"]["ap50"], "hit": results["hit"]}
+    return about | {name: results["all"][f"ap50_{name}"] for name in SCALE_BINS}
 
 
 def validate_on_scenes(model: DEAL) -> dict[str, float]:

@@ -47,13 +47,10 @@ def evaluate(
     Annotations with `iscrowd` or `ignore` are crowd. A missing `area` is width times height; size bins include both ends.
 
     Args:
-        coco: ground truth, or the path of its file.
-        predictions: COCO results, `{"image_id", "category_id", "bbox" (xywh), "score"}` each, or the path of their file.
-        clicks: click list as `make_clicks` gives it, or the path of its file; without it `clicked_ignored`, `hit` and
-            `hit_shown` are None.
+        coco, predictions, clicks: ground truth, COCO results and a click list of `make_clicks`, or the paths of their files;
+            without clicks `clicked_ignored`, `hit` and `hit_shown` are None.
         max_dets: the best detections of a pair that count; COCO's 100 is too few for dense scenes.
-        class_agnostic: all annotations and predictions become one category. Predictions of several categories on one
-            object are not merged: all but one are false. A pair is then an image, also for `max_dets` and `hit`.
+        class_agnostic: all become one category, and a pair is an image. Predictions of several categories are not merged.
         score_threshold: what counts as shown, for `hit_shown` and the counting error.
         size_bins: smallest and largest area of each bin, square pixels.
 

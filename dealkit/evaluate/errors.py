@@ -97,15 +97,12 @@ def find_errors(
         min_score: detections under this score do not count: what a user would see with this threshold.
         foreground: IoU from which a detection matches an object (TIDE's t_f).
         background: IoU from which a detection concerns an object at all (TIDE's t_b).
-        ignore_clicked: clicked objects are neither found nor missed, as in `clicked_ignored` of `evaluate`; a detection of
-            another category's prompt on one of them is false all the same.
+        ignore_clicked: clicked objects are neither found nor missed; one of another category's prompt on them is false.
 
     Raises:
-        ValueError: thresholds not 0 < background < foreground <= 1, max_dets under 1, `ignore_clicked` without clicks, or a row
-            with a missing, unknown or non-finite field; names file, row and field.
+        ValueError: a bad argument, or a row with a missing, unknown or non-finite field; names file, row and field.
 
-    Source: TIDE, arXiv 2008.08115, section 2. Choice: `missed` is as there an object that no localisation or category mistake
-    could become; so the states of objects add up.
+    Source: TIDE, arXiv 2008.08115, section 2.
 
     >>> truth = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "cell"}],
     ...          "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10]}]}

@@ -149,12 +149,11 @@ def normalised_ap(
 ) -> float | None:
     """AP of a subset of the objects, comparable between subsets of any size.
 
-    All false detections stand beside the subset, and its recall is counted as if it had the weight of all objects, `total`:
     precision = recall x total / (recall x total + false). For all objects this is AP over the pool.
 
     Args:
         score: (N,) of the detection that has found each object of the subset; 0 is none. weight: (N,) of each object.
-        false_score, false_weight: (F,). total: weight of all objects; None: that of the subset.
+        false_score, false_weight: (F,) of all false detections. total: weight of all objects; None: that of the subset.
 
     Source: Hoiem, Chodpathumwan, Dai, "Diagnosing Error in Object Detectors", ECCV 2012, section 2.2.
 
@@ -214,11 +213,11 @@ def by_factor(objects: Mapping[str, Array], false: Mapping[str, Array], name: st
 def found_row(objects: Mapping[str, Array], false: Mapping[str, Array], total: float | None = None) -> Json:
     """How many of these objects are found and shown, and their AP: the numbers of a row of `by_factor`."""
     weight, shown = objects["weight"], objects["shown"]
+    shares = {"recall": objects["score"] > 0, "shown": shown}
     return {
         "objects": len(weight),
         "sources": len(set(objects["source"].tolist())),
-        "recall": float(np.average(objects["score"] > 0, weights=weight)) if len(weight) else None,
-        "shown": float(np.average(shown, weights=weight)) if len(weight) else None,
+        **{name: float(np.average(found, weights=weight)) if len(weight) else None for name, found in shares.items()},
         "interval": bootstrap(shown, weight, objects["image"]),
         "ap50": normalised_ap(objects["score"], weight, false["score"], false["weight"], total),
     }
@@ -256,16 +255,12 @@ def drop(rows: Sequence[Json], at: Sequence[float] | None = None, x: str = "midd
 def miss_model(objects: Mapping[str, Array], *, folds: int = 4, repeats: int = 3, seed: int = 0) -> Json | None:
     """What predicts a miss: gradient boosting on the factors, scored on images that it has not seen.
 
-    The importance of a factor is the loss of held-out ROC AUC when its values are shuffled among the objects; factors that
-    say the same share it. Factors without two different values are left out.
+    The importance of a factor is the loss of held-out ROC AUC when its values are shuffled; factors that say the same share it.
 
     Returns:
         `objects`, `missed` (weighted share), `folds`, `auc` (mean over folds), `auc_spread`, and `importance`: factor ->
         `mean` and `spread` over folds, the most important first. None with fewer than 20 objects missed or shown, or fewer
         images than folds.
-
-    Raises:
-        ImportError: scikit-learn is not installed.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.inspection import permutation_importance
@@ -298,10 +293,8 @@ def miss_model(objects: Mapping[str, Array], *, folds: int = 4, repeats: int = 3
         return None
     means, spreads = np.mean(importances, axis=0), np.std(importances, axis=0)
     order = np.argsort(-means)
-    return {
-        "objects": len(missed),
-        "missed": float(np.average(missed, weights=weight)),
-        "folds": len(aucs),
+    about = {"objects": len(missed), "missed": float(np.average(missed, weights=weight)), "folds": len(aucs)}
+    return about | {
         "auc": float(np.mean(aucs)),
         "auc_spread": float(np.std(aucs)),
         "importance": {names[k]: {"mean": float(means[k]), "spread": float(spreads[k])} for k in order},

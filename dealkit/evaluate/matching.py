@@ -171,8 +171,7 @@ def _read_objects(
     ignored = np.array([bool(row.get("iscrowd") or row.get("ignore")) for row in rows], dtype=bool)
     _refuse(~ignored & (boxes[:, 2:] <= 0).any(1), boxes, name, "positive width and height")
     sizes = [{"area": row.get("area", box[2] * box[3])} for row, box in zip(rows, boxes.tolist(), strict=True)]
-    area = _column(sizes, "area", name, "a finite number", _finite)
-    order = np.argsort(pair, kind="stable")
+    area, order = _column(sizes, "area", name, "a finite number", _finite), np.argsort(pair, kind="stable")
     return Rows(pair=pair, boxes=boxes, value=area, source=np.arange(len(rows))).take(order), ignored[order]
 
 

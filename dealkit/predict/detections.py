@@ -45,13 +45,7 @@ class Detections:
         return self._take(self.scores >= threshold)
 
     def adaptive(self) -> "Detections":
-        """The detections from `adaptive_threshold` of these scores and this count on, and whatever was clicked.
-
-        >>> import torch
-        >>> d = Detections(boxes=torch.zeros(3, 4), scores=torch.tensor([0.8, 0.7, 0.1]), count=2.0)
-        >>> len(d.adaptive())
-        2
-        """
+        """The detections from `adaptive_threshold` of these scores and this count on, and whatever was clicked."""
         if self.count is None:
             raise ValueError("count: expected the number that the density sums to, got None")
         keep = self.scores >= adaptive_threshold(self.scores, self.count)
@@ -63,10 +57,8 @@ class Detections:
 
     def to_dict(self) -> dict[str, list]:
         """`{"boxes": [[x1, y1, x2, y2], ...], "scores": [...]}`, for JSON."""
-        return {
-            "boxes": [[round(v, 2) for v in b] for b in self.boxes.tolist()],
-            "scores": [round(s, 4) for s in self.scores.tolist()],
-        }
+        boxes = [[round(v, 2) for v in box] for box in self.boxes.tolist()]
+        return {"boxes": boxes, "scores": [round(s, 4) for s in self.scores.tolist()]}
 
     def plot(self, ax: Any = None, *, title: str | None = None) -> Any:
         """Draw image, boxes (stronger is brighter) and clicks (plus: object, cross: not this); returns the matplotlib axes."""
