@@ -87,10 +87,7 @@ class Detector(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def loss(self, images: Sequence[Tensor], targets: Sequence[Objects]) -> dict[str, Tensor]:
-        """Named terms, float32 scalars, whose sum is the loss of B images (3, H, W) uint8 on the model's device.
-
-        Names: those of the library with `loss_` before them; RT-DETR's layers are summed, those of denoising apart.
-        """
+        """Terms, float32 scalars, whose sum is the loss of B images (3, H, W) uint8; named as in the library, after `loss_`."""
         inputs = [to_input(image) for image in images]
         if self.config.detector != "fcos":  # which leaves regions out of its loss
             inputs = [hide(image, target) for image, target in zip(inputs, targets, strict=True)]
@@ -155,11 +152,8 @@ def load_detector(path: Path) -> Detector:
 def start_from(path: Path, config: DetectorConfig) -> Detector:
     """A detector of `config` with the weights of a checkpoint; what the two do not have in common starts afresh.
 
-    That is the scores of other categories, and of another detector its head: torchvision's three share backbone and pyramid.
-
     Raises:
-        ValueError: not a checkpoint, one of a DEAL, of a detector without any weight in common, or a config that differs in more
-            than detector and categories; names the file.
+        ValueError: no checkpoint of a detector, no weight in common, or more differs than detector and categories.
     """
     earlier = load_detector(path)
     given = replace(config, pretrained=False, published="", architecture=earlier.config.architecture)

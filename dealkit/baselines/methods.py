@@ -148,8 +148,7 @@ def mining(targets: list[Objects], found: list[Detections], *, high: float, low:
 def blob_sizes(image: Tensor, points: Tensor) -> Tensor:
     """(N,) side in pixels of what is round each point: the square of `SIZES` that differs most from the ring round it.
 
-    The ring is as wide as a quarter of the square; the difference is the distance of the mean colours, times the side to the
-    power 0.25, so that a corner of a large object does not win over all of it.
+    The ring is a quarter of the square wide; the difference is the distance of mean colours, times the side to the power 0.25.
 
     Args:
         image: (3, H, W) uint8. points: (N, 2) xy pixels.

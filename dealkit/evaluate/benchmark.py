@@ -104,9 +104,7 @@ def benchmark(
 
 
 def over_seeds(rows: Any, by: Sequence[str] = (), metrics: Sequence[str] | None = None) -> pd.DataFrame:
-    """Means over sources for each seed, then mean (`ap50`) and standard deviation (`ap50_std`) over seeds.
-
-    What has no score in a source is left out of its mean. One row per value of `by`, in their order of first appearance.
+    """Means over sources for each seed, then mean (`ap50`) and deviation (`ap50_std`) over seeds; a row per value of `by`.
 
     Args:
         rows: tidy rows, see `tidy`. by: columns that stay apart. metrics: columns to average; None: all that hold numbers.
@@ -181,7 +179,7 @@ def click_every_object(predictor: Predictor, sample: Sample) -> Json:
 
 
 LOWER_THRESHOLDS = (0.2, 0.15, 0.1, 0.05)
-"""At which the coins are looked at besides the default: whether what is missing was not found, or only scored low."""
+"""At which the coins are looked at besides the default: whether what is missing was only scored low."""
 
 
 def photo_results(checkpoint: Path, out: Path) -> Json:

@@ -77,38 +77,35 @@ def evaluate(
     """
     given = read_inputs(coco, predictions, clicks, max_dets=max_dets, class_agnostic=class_agnostic)
     ignored, clicked, clicks = given.ignored, given.clicked, given.clicks
-    click_protocol = dict.fromkeys(("setting", "kind", "seed", "clicks"))
+    protocol = dict.fromkeys(("setting", "kind", "seed", "clicks"))
     options = {"max_dets": max_dets, "score_threshold": score_threshold, "size_bins": size_bins}
     overall, tables, count, hits = _score(given, ignored, **options)
     second: Json | None = None
     second_tables: list[Json] = [{}] * len(tables)
     if clicks is not None:
-        click_protocol = {key: clicks[key] for key in ("setting", "kind", "seed")} | {"clicks": clicks_hash(clicks)}
+        protocol = {key: clicks[key] for key in ("setting", "kind", "seed")} | {"clicks": clicks_hash(clicks)}
         second, second_tables, _, _ = _score(given, ignored | clicked, **options)
     column, per_category = given.objects.pair % given.columns, []
     for k, category in enumerate(given.categories):
         row = category | {"objects": int(((column == k) & ~ignored).sum())} | tables[k]
         row["clicked_ignored"] = {key: second_tables[k][key] for key in ("ap50", "ap75")} if second else None
         per_category.append(row | {"hit": _share(hits[0][clicked & (column == k)])})
+    counts = {
+        "images": len(given.coco["images"]),
+        "objects": int((~ignored).sum()),
+        "ignored": int(ignored.sum()),
+        "predictions": len(given.every.pair),
+        "over_max_dets": len(given.every.pair) - len(given.detections.pair),
+        **dict.fromkeys(("prompts", "clicked", "objects_without_prompt")),
+    }
+    if clicks is not None:
+        counts |= {"prompts": len(clicks["prompts"]), "clicked": int(clicked.sum())}
+        counts["objects_without_prompt"] = int((~given.prompted & ~ignored).sum())
+    about = {"max_dets": max_dets, "class_agnostic": class_agnostic, "score_threshold": score_threshold}
+    bins = {name: list(ends) for name, ends in size_bins.items()}
     return {
-        "protocol": {
-            "max_dets": max_dets,
-            "class_agnostic": class_agnostic,
-            "score_threshold": score_threshold,
-            **click_protocol,
-            "size_bins": {name: list(ends) for name, ends in size_bins.items()},
-            "evaluator": f"hotcoco {version('hotcoco')}",
-        },
-        "counts": {
-            "images": len(given.coco["images"]),
-            "objects": int((~ignored).sum()),
-            "ignored": int(ignored.sum()),
-            "predictions": len(given.every.pair),
-            "over_max_dets": len(given.every.pair) - len(given.detections.pair),
-            "prompts": len(clicks["prompts"]) if clicks is not None else None,
-            "clicked": int(clicked.sum()) if clicks is not None else None,
-            "objects_without_prompt": int((~given.prompted & ~ignored).sum()) if clicks is not None else None,
-        },
+        "protocol": {**about, **protocol, "size_bins": bins, "evaluator": f"hotcoco {version('hotcoco')}"},
+        "counts": counts,
         "all": overall,
         "clicked_ignored": second,
         "hit": _share(hits[0][clicked]),

@@ -42,11 +42,7 @@ def object_factors(table: ObjectTable, clicks: Json) -> dict[str, Array]:
     """The factors of every object of a table of one COCO file: a column (N,) for each of `FACTORS`, in the table's order.
 
     Nothing to measure is NaN: `nearest` of an only object, what refers to a click where the kind has none in the image, and
-    everything but the size where the image has no click at all.
-
-    Args:
-        table: of `read_table`; the pixels of its images are read.
-        clicks: click list on the same file.
+    everything but the size where the image has no click. `clicks`: on the same file; the pixels of the images are read.
 
     Raises:
         ValueError: an image cannot be read, or a click is on an annotation that the table lacks; names it.
@@ -109,10 +105,8 @@ def cases(
     """Every object that was not clicked, with its factors and what became of it, and every false detection.
 
     Args:
-        coco: COCO file; images in the folder of `dealkit.data.objects.image_folder`.
-        predictions: COCO results made from `clicks`.
-        source: name of the data set; default: the folder of the file.
-        errors: of `find_errors` with `ignore_clicked`, where they are known already.
+        coco: COCO file; images in the folder of `dealkit.data.objects.image_folder`. predictions: made from `clicks`.
+        source: default: the folder of the file. errors: of `find_errors` with `ignore_clicked`, where they are known already.
 
     Returns:
         objects: (N,) each of `FACTORS`, `annotation_id`, `image` ("source/image id"), `source`, `category_id`, `state` (of
@@ -174,9 +168,7 @@ def normalised_ap(
 
 
 def bin_edges(values: Array, weight: Array | None = None, bins: int = 5) -> Array:
-    """Edges of bins of equal weight, the last one included; a value that is very frequent makes fewer bins.
-
-    Of six or fewer different values each has a bin of its own.
+    """Edges of bins of equal weight, the last one included; six or fewer different values have a bin each.
 
     >>> bin_edges(np.arange(11.0), bins=2).tolist(), bin_edges(np.array([0.0, 0, 0, 1])).tolist()
     ([0.0, 5.0, 10.0], [0.0, 1.0, 1.0])

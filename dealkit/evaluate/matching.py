@@ -89,14 +89,10 @@ def read_inputs(
     objects, ignored = _read_objects(coco["annotations"], images, index, columns, in_truth)
     every = _read_detections(predictions, images, index, columns, in_predictions)
     rank = np.arange(len(every.pair)) - np.searchsorted(every.pair, every.pair)
-    clicked, prompted = np.zeros(len(objects.pair), dtype=bool), np.ones(len(objects.pair), dtype=bool)
-    if clicks is not None:
-        clicks = check_clicks(read_json(clicks), coco, name=of_clicks)
-        rows = [coco["annotations"][i] for i in objects.source.tolist()]
-        chosen = {i for prompt in clicks["prompts"] for i in prompt["annotation_ids"]}
-        pairs = {(prompt["image_id"], prompt["category_id"]) for prompt in clicks["prompts"]}
-        clicked = np.array([row["id"] in chosen for row in rows], dtype=bool)
-        prompted = np.array([(row["image_id"], row["category_id"]) in pairs for row in rows], dtype=bool)
+    clicks = None if clicks is None else check_clicks(read_json(clicks), coco, name=of_clicks)
+    prompts, rows = clicks["prompts"] if clicks else [], [coco["annotations"][i] for i in objects.source.tolist()]
+    chosen = {i for prompt in prompts for i in prompt["annotation_ids"]}
+    pairs = {(prompt["image_id"], prompt["category_id"]) for prompt in prompts}
     return Inputs(
         coco=coco,
         predictions=predictions,
@@ -107,8 +103,8 @@ def read_inputs(
         every=every,
         detections=every.take(np.flatnonzero(rank < max_dets)),
         ignored=ignored,
-        clicked=clicked,
-        prompted=prompted,
+        clicked=np.array([row["id"] in chosen for row in rows], dtype=bool),
+        prompted=np.array([clicks is None or (row["image_id"], row["category_id"]) in pairs for row in rows], dtype=bool),
     )
 
 

@@ -137,13 +137,9 @@ def judge_prompt(found: Detections, truth: list[Json]) -> JudgedPrompt:
     shown = found.scores >= adaptive_threshold(found.scores, found.count)
     shown = shown if found.clicked is None else shown | found.clicked
     counts = ~in_regions((found.boxes[:, :2] + found.boxes[:, 2:]) / 2, crowd)
-    return JudgedPrompt(
-        scores=found.scores[counts].double().numpy(),
-        right=(claim(box_iou(found.boxes[counts], objects)) >= 0).numpy(),
-        adaptive=shown[counts].numpy(),
-        objects=len(objects),
-        density=found.count,
-    )
+    right = (claim(box_iou(found.boxes[counts], objects)) >= 0).numpy()
+    scores, shown = found.scores[counts].double().numpy(), shown[counts].numpy()
+    return JudgedPrompt(scores=scores, right=right, adaptive=shown, objects=len(objects), density=found.count)
 
 
 def shown_f1(prompts: Sequence[JudgedPrompt], shown: Sequence[np.ndarray]) -> float:
@@ -160,8 +156,7 @@ def shown_f1(prompts: Sequence[JudgedPrompt], shown: Sequence[np.ndarray]) -> fl
 def best_cuts(prompts: Sequence[JudgedPrompt]) -> list[np.ndarray]:
     """Per prompt (N,) bool: its strongest detections, as many as give all prompts together their highest F1 (`shown_f1`).
 
-    No cut of every prompt has a higher one. Of a given F1 the best number for a prompt is that of the most 2 true - F1 x shown;
-    with it F1 grows until it stays (Dinkelbach's method for a ratio).
+    Source: Dinkelbach's method for a ratio: of a given F1 the best number for a prompt is that of the most 2 true - F1 x shown.
 
     >>> rows = [([0.9, 0.8], [True, False]), ([0.7] * 9, [False] * 8 + [True])]  # the second finds its object last: not worth it
     >>> made = [JudgedPrompt(scores=np.array(s), right=np.array(r), adaptive=None, objects=1, density=1.0) for s, r in rows]

@@ -172,8 +172,7 @@ def as_image(image: AnyImage) -> Tensor:
 
 
 def for_inference(model: DEAL) -> DEAL:
-    """A copy that computes the same faster: batch norms folded into their convolutions, and weights in bfloat16 where
-    `autocast` would cast them at every call. Not for training or saving."""
+    """A copy that computes the same faster, not for training or saving: batch norms folded, bfloat16 where `autocast` casts."""
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     for block in fast.modules():
         children = dict(block.named_children())
@@ -252,8 +251,7 @@ def to_detections(
 
 
 def clicked_rows(boxes: Tensor, own: Tensor, keep: Tensor) -> Tensor:
-    """(K,) bool, on the CPU: which of the K rows `keep` stand for the clicked ones of (N, 4) boxes, `own` (N,): each itself, or
-    the stronger duplicate."""
+    """(K,) bool, on the CPU: which of the K rows `keep` stand for the clicked ones, `own` (N,): themselves or duplicates."""
     clicked = torch.zeros(len(keep), dtype=torch.bool)
     if len(keep) and own.any():
         clicked[box_iou(boxes[own], boxes[keep]).argmax(1).cpu()] = True

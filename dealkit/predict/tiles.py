@@ -99,7 +99,7 @@ def predict_coco_tiled(
     done: Collection[int] = (),
     max_dets: int = 1500,
 ) -> Iterator[tuple[int, list[tuple[int, Json, Detections]]]]:
-    """Image by image, but of those in `done`, its id and (which list, prompt, detections) for every prompt of every click list."""
+    """Image by image, but of those in `done`, its id and (which list, prompt, detections) for every prompt of all lists."""
     model = for_inference(model)
     for index, prompts in prompted_images(data, click_lists, done):
         stacked = stack_clicks([prompt for _, prompt in prompts])

@@ -193,6 +193,15 @@ def test_images_without_objects_are_ordinary(name):
     assert (found.boxes >= 0).all() and (found.boxes <= torch.tensor([48, 40, 48, 40])).all()
 
 
+@pytest.mark.parametrize("name", ["fcos", "rtdetr"])
+def test_more_objects_than_an_image_may_have_are_learned(name):
+    corner = torch.cartesian_prod(torch.arange(0.0, 160, 4), torch.arange(0.0, 160, 4))  # 40 x 40
+    target = labels_of(*torch.cat([corner, corner + 3], dim=1).tolist())
+    with torch.no_grad():
+        terms = made(name, max_detections=1500).train().loss([torch.zeros(3, 160, 160, dtype=torch.uint8)], [target])
+    assert all(math.isfinite(value) for value in terms.values())
+
+
 def test_every_side_of_a_first_box_of_fcos_can_be_learned():
     """Its sides pass a ReLU: one that starts below 0 everywhere has no gradient, and stays."""
     detector = made()

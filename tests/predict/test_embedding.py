@@ -45,6 +45,14 @@ def test_the_image_that_is_set_stays_set(predictor):
     assert not torch.allclose(made.vectors, predictor.embed(None, [[10, 10]]).vectors)
 
 
+def test_negative_clicks_are_part_of_an_embedding(predictor):
+    plain, against = predictor.embed(None, [[20, 30]]), predictor.embed(None, [[20, 30], [60, 40]], [1, 0])
+    assert (plain.has_negative, against.has_negative) == (False, True) and (plain.clicks, against.clicks) == (1, 2)
+    count = predictor.predict_embedding(against).count
+    assert count != predictor.predict_embedding(plain).count
+    assert count == pytest.approx(predictor.predict([[20, 30], [60, 40]], [1, 0]).count, rel=1e-4)
+
+
 def test_an_embedding_survives_its_file(predictor, tmp_path):
     made = predictor.embed(None, [[20, 30], [60, 40]], [1, 0])
     made.save(tmp_path / "new" / "prompt.safetensors")
@@ -64,7 +72,7 @@ def test_the_mean_weighs_images_alike_and_negatives_where_there_are_any():
 def test_embeddings_of_different_models_or_none_have_no_mean():
     with pytest.raises(ValueError, match="embeddings: expected all of one model, got a, b"):
         mean_embedding([embedding(1.0, model="b"), embedding(1.0, model="a")])
-    with pytest.raises(ValueError, match="embeddings: expected at least one, got none"):
+    with pytest.raises(ValueError, match="embeddings: expected all of one model, got none"):
         mean_embedding([])
 
 

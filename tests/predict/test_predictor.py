@@ -66,6 +66,12 @@ def test_the_image_is_encoded_once_for_all_clicks(predictor, monkeypatch):
     assert len(predictor.click(20, 30)) and len(predictor.click(50, 50))
 
 
+def test_the_next_image_replaces_the_last(predictor):
+    predictor.set_image(noise(64, 64, seed=5))
+    after = predictor.click(20, 30)
+    assert after.image.shape == (3, 64, 64) and (after.boxes <= 64).all()
+
+
 def test_a_click_before_any_image_says_what_to_do(tiny_model):
     with pytest.raises(ValueError, match="no image: call set_image first"):
         Predictor(tiny_model).click(1, 1)
@@ -230,6 +236,9 @@ def test_detections_draw_themselves(detections, threshold):
     assert len(ax.patches) == len(shown) and len(ax.images) == 1 and ax.get_title() == f"{len(shown)} found"
     assert ax.get_xlim() == (0, 30) and ax.get_ylim() == (20, 0)  # pixels, with y down
     assert [c.get_offsets().tolist() for c in ax.collections] == [[[3, 3]], [[20, 10]]]
+    one = replace(shown, points=shown.points[:1], labels=shown.labels[:1])
+    assert one.plot(ax) is ax and ax.get_title() == f"{len(shown)} found with one click"
+    assert one.plot(ax, title="coins").get_title() == "coins"
     plt.close(ax.figure)
 
 
