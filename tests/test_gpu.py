@@ -6,7 +6,6 @@ import pytest
 import torch
 from conftest import bfloat16
 
-from dealkit.baselines.detector import fit_detector
 from dealkit.baselines.methods import train_with
 from dealkit.config import (
     DataConfig,
@@ -86,7 +85,7 @@ def test_a_wider_model_imitates(make_tiny, tiny_config, tmp_path):
 def test_detectors_train(tmp_path, detector):
     config = DetectorConfig(detector=detector, hidden_dim=32)
     run = DetectorRun(detector=config, data=DATA, train=schedule())
-    assert finite(fit_detector(run, tmp_path / "run"))
+    assert finite(train_with(run, tmp_path / "run"))
 
 
 def test_a_method_for_incomplete_labels_trains(tmp_path):

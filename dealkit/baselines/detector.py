@@ -3,20 +3,12 @@
 Their networks, losses and post-processing are those of the libraries; ours are the data, the pre-processing, the training loop
 and the evaluation, the same as DEAL's. `B` images, `N` boxes, `C` classes.
 
-    detector = build_detector(DetectorConfig(detector="fcos"))
-    detector.loss(images, objects)     # uint8 images, list[Objects] -> named float32 scalars
-    detector.detect(images)            # -> list[Detections], xyxy pixels, with `classes`
-    fit_detector(DetectorRun(), out)   # the loop, log, checkpoints and resume of `dealkit.train.loop`
-    load_detector(out / "model.safetensors")
-    scoring.evaluate_detector(detector, file)  # class-agnostic and per category, on a COCO file
-
 Incomplete labels come as ordinary COCO files. What an `iscrowd` or `ignore` box covers is neither found nor missed, so **an
 unlabelled image is one whose only annotation is a crowd box over all of it**; without annotations it is an image of background.
-Fewer, wrong or shifted boxes are just those boxes, and a point is the centre of a box of any size. A method (`methods`)
-is a `Hook`, which changes the labels of a batch before the loss sees them.
+Fewer, wrong or shifted boxes are just those boxes, and a point is the centre of a box of any size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,7 +24,6 @@ from dealkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, pad_to, to_inpu
 from dealkit.device import autocast
 from dealkit.model.checkpoint import fill_model, read_checkpoint
 from dealkit.predict.detections import Detections
-from dealkit.train.loop import training_loop
 from dealkit.train.stream import open_sources
 
 
@@ -48,25 +39,17 @@ class Objects:
     """(R, 4) float32 xyxy pixels of regions that are neither found nor missed."""
 
 
-Hook = Callable[[list[Objects], list[Tensor], "Detector", float, torch.Generator], list[Objects]]
-"""Labels of a batch, its (3, H, W) uint8 images, the averaged model as teacher, the share of the schedule that is used up, and
-a random source -> the labels to learn from."""
-
-
 def hide(image: Tensor, target: Objects) -> Tensor:
     """The normalised image (3, H, W) with the mean colour painted over its crowd regions, but not over objects.
 
-    Choice: the losses of the libraries know no regions that are neither found nor missed; FCOS, which the methods for incomplete
-    labels need them for, has them left out instead (`networks.IgnoringFCOS`). TinyPerson's training images have theirs
-    painted over as well; to call them background would teach that what is in them is none.
+    Choice: the losses of the libraries know no ignored regions, and as background they would teach that what is in them is none.
+    FCOS leaves them out of its loss instead (`networks.IgnoringFCOS`).
 
     >>> boxes, crowd = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[0.0, 0.0, 2.0, 1.0]])
     >>> target = Objects(boxes=boxes, labels=torch.tensor([0]), crowd=crowd)
     >>> hide(torch.ones(1, 1, 3), target)
     tensor([[[1., 0., 1.]]])
     """
-    if not len(target.crowd):
-        return image
     hidden = torch.zeros(image.shape[1:], dtype=torch.bool, device=image.device)
     for boxes, value in ((target.crowd, True), (target.boxes, False)):
         for x1, y1, x2, y2 in torch.cat([boxes[:, :2].floor(), boxes[:, 2:].ceil()], dim=1).clamp(min=0).long().tolist():
@@ -86,6 +69,8 @@ def unlabelled(target: Objects, image: Tensor) -> bool:
 class Detector(nn.Module):
     """A detector without prompts: `loss` in training, `detect` in use; images of any sizes, uint8.
 
+    `methods.train_with` trains it, `scoring.evaluate_detector` scores it, class-agnostic and per category.
+
     >>> detector = Detector(DetectorConfig(hidden_dim=32)).eval()
     >>> found = detector.detect([torch.zeros(3, 50, 70, dtype=torch.uint8)])[0]
     >>> found.boxes.shape[1], len(found) <= 1500
@@ -102,18 +87,13 @@ class Detector(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def loss(self, images: Sequence[Tensor], targets: Sequence[Objects]) -> dict[str, Tensor]:
-        """Named terms, float32 scalars, whose sum is the loss of B images (3, H, W) uint8 on the model's device.
-
-        Names: those of the library with `loss_` before them; RT-DETR's layers are summed, those of denoising apart.
-        """
+        """Terms, float32 scalars, whose sum is the loss of B images (3, H, W) uint8; named as in the library, after `loss_`."""
         inputs = [to_input(image) for image in images]
         if self.config.detector != "fcos":  # which leaves regions out of its loss
             inputs = [hide(image, target) for image, target in zip(inputs, targets, strict=True)]
         if self.config.detector == "rtdetr":
-            pixels, _ = self._pixels(inputs)
-            size_hw = pixels.shape[-2:]
-            size = torch.tensor([*size_hw[::-1], *size_hw[::-1]], device=pixels.device)
-            labels = [{"class_labels": t.labels, "boxes": to_cxcywh(t.boxes) / size} for t in targets]
+            pixels, size_whwh, _ = self._pixels(inputs)
+            labels = [{"class_labels": t.labels, "boxes": to_cxcywh(t.boxes) / size_whwh} for t in targets]
             terms: dict[str, Tensor] = {}
             for name, value in self.net(pixel_values=pixels, labels=labels).loss_dict.items():
                 name = "loss_denoise" if "_dn_" in name else name.split("_aux_")[0]
@@ -132,35 +112,28 @@ class Detector(nn.Module):
             rows = self._rtdetr_rows(inputs) if self.config.detector == "rtdetr" else self.net(inputs)
         offset, found = int(self.config.detector == "faster_rcnn"), []
         for row in rows:
-            keep = (row["boxes"][:, 2:] > row["boxes"][:, :2]).all(1) & (row["scores"] >= MIN_SCORE)
-            keep = keep.nonzero()[:, 0]
+            usable = (row["boxes"][:, 2:] > row["boxes"][:, :2]).all(1) & (row["scores"] >= MIN_SCORE)
+            keep = usable.nonzero()[:, 0]
             keep = keep[row["scores"][keep].argsort(descending=True, stable=True)]
             boxes, scores, labels = (row[name][keep].cpu() for name in ("boxes", "scores", "labels"))
             found.append(Detections(boxes=boxes.float(), scores=scores.float(), classes=labels - offset))
         return found
 
-    def _pixels(self, inputs: list[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
-        """Padded batch as RT-DETR has it, without normalisation, so that padding is the mean colour; and sizes_hw."""
+    def _pixels(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
+        """Padded batch as RT-DETR has it, without normalisation, padding is the mean colour; its size (4,); sizes_hw."""
         batch, sizes = pad_to(inputs)
-        return batch * self.std + self.mean, sizes
+        return batch * self.std + self.mean, batch.new_tensor([*batch.shape[:1:-1]] * 2), sizes
 
     def _rtdetr_rows(self, inputs: list[Tensor]) -> list[dict[str, Tensor]]:
-        pixels, sizes = self._pixels(inputs)
-        height, width = pixels.shape[-2:]
+        pixels, size_whwh, sizes = self._pixels(inputs)
         output = self.net(pixel_values=pixels)
-        scores = output.logits.float().sigmoid()  # (B, Q, C)
-        boxes = to_xyxy(output.pred_boxes.float()) * torch.tensor([width, height, width, height], device=pixels.device)
+        scores, boxes = output.logits.float().sigmoid(), to_xyxy(output.pred_boxes.float()) * size_whwh  # (B, Q, C), (B, Q, 4)
         rows = []
         for s, b, size_hw in zip(scores, boxes, sizes, strict=True):
             best, index = s.flatten().topk(len(s))  # a query may be of several classes, as in the library's own
             query, label = index // s.shape[1], index % s.shape[1]
             rows.append({"boxes": clip_boxes_to_image(b[query], size_hw), "scores": best, "labels": label})
         return rows
-
-
-def build_detector(config: DetectorConfig) -> Detector:
-    """A detector with random weights, or those its config names."""
-    return Detector(config)
 
 
 def load_detector(path: Path) -> Detector:
@@ -179,17 +152,14 @@ def load_detector(path: Path) -> Detector:
 def start_from(path: Path, config: DetectorConfig) -> Detector:
     """A detector of `config` with the weights of a checkpoint; what the two do not have in common starts afresh.
 
-    That is the scores of other categories, and of another detector its head: torchvision's three share backbone and pyramid.
-
     Raises:
-        ValueError: not a checkpoint, one of a DEAL, of a detector without any weight in common, or a config that differs in more
-            than detector and categories; names the file.
+        ValueError: no checkpoint of a detector, no weight in common, or more differs than detector and categories.
     """
     earlier = load_detector(path)
     given = replace(config, pretrained=False, published="", architecture=earlier.config.architecture)
     if replace(earlier.config, detector=config.detector, categories=config.categories) != given:
         raise ValueError(f"{path}: its detector is {earlier.config}, expected {config}, but for detector and categories")
-    fresh = build_detector(given)
+    fresh = Detector(given)
     shapes = {name: value.shape for name, value in fresh.state_dict().items()}
     fits = {name: value for name, value in earlier.state_dict().items() if shapes.get(name) == value.shape}
     if not fits:
@@ -232,44 +202,3 @@ def objects_of(sample: Sample, lookup: dict[str, Tensor]) -> Objects:
     labels = sample.labels[real]
     labels = lookup[sample.source][labels] if lookup else torch.zeros_like(labels)
     return Objects(boxes=sample.boxes[real], labels=labels, crowd=sample.boxes[sample.crowd])
-
-
-def fit_detector(
-    run: DetectorRun,
-    out: Path,
-    *,
-    hook: Hook | None = None,
-    resume: bool = False,
-    init: Path | None = None,
-    validate: Callable[[Detector], dict[str, float]] | None = None,
-    stop_at: int | None = None,
-) -> list[dict[str, float]]:
-    """Train a detector by the loop, stream, schedule and checkpoints of DEAL; returns its log. See `train.loop.training_loop`.
-
-    Args:
-        run: the run. out: its folder.
-        hook: changes the labels of every batch, see `Hook`; None: they are learned as they are.
-        init: checkpoint to start the weights from, see `start_from`.
-    """
-    lookup = class_lookup(run)
-
-    def make_model() -> Detector:
-        return start_from(init, run.detector) if init else build_detector(run.detector)
-
-    def loss_terms(
-        model: Detector, samples: list[Sample], generator: torch.Generator, teacher: Detector, done: float
-    ) -> dict[str, Tensor]:
-        device = model.mean.device
-        images = [sample.image.to(device) for sample in samples]
-        targets = [Objects(**{k: v.to(device) for k, v in vars(objects_of(s, lookup)).items()}) for s in samples]
-        if hook is not None:
-            targets = hook(targets, images, teacher, done, generator)
-        used = [i for i, (image, target) in enumerate(zip(images, targets, strict=True)) if not unlabelled(target, image)]
-        if not used:
-            return {}
-        # both libraries sample from torch's global source, which a resumed run finds in another state
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        with autocast(device, run.train.bf16):
-            return model.loss([images[i] for i in used], [targets[i] for i in used])
-
-    return training_loop(run, out, make_model, loss_terms, resume=resume, validate=validate, stop_at=stop_at)

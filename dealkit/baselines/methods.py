@@ -1,15 +1,8 @@
 """Learning a detector from incomplete labels: one method for each kind, as a change of the labels of a batch.
 
 Each is the plainest form that keeps the idea of its paper; the averaged model of the training loop is the teacher. Before
-`teacher_start` of the schedule the labels are taken as they are. What comes in, and how unlabelled images and points are
-written down, says `dealkit.baselines.detector`.
-
-| labels | method |
-|---|---|
-| boxes off by a share of their size | `label_correction` |
-| a few images labelled, the others not | `mean_teacher` |
-| a few boxes of each image | `mining` |
-| centre points | `point_teacher` |
+`teacher_start` of the schedule the labels are taken as they are. Labels: boxes off by a share of their size (`label_correction`),
+a few images labelled (`mean_teacher`), a few boxes of each image (`mining`), centre points (`point_teacher`).
 """
 
 from collections.abc import Callable
@@ -17,14 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_area, box_iou, clip_boxes_to_image
 
-from dealkit.baselines.detector import Detector, Hook, Objects, fit_detector, unlabelled
+from dealkit.baselines.detector import Detector, Objects, class_lookup, objects_of, start_from, unlabelled
+from dealkit.baselines.templates import square_sums, summed
 from dealkit.boxes import to_cxcywh, to_xyxy
 from dealkit.config import DetectorRun, MethodConfig
+from dealkit.data.coco import Sample
+from dealkit.device import autocast
 from dealkit.predict.detections import Detections
+from dealkit.train.loop import training_loop
+
+Hook = Callable[[list[Objects], list[Tensor], Detector, float, torch.Generator], list[Objects]]
+"""Labels of a batch, its (3, H, W) uint8 images, the averaged model as teacher, the share of the schedule that is used up, and
+a random source -> the labels to learn from."""
 
 NEAR = 0.3
 """IoU from which a box of the teacher is about the same object as a label. Choice: a tiny box that is 40 % of its size off has
@@ -72,8 +72,7 @@ def add_labels(target: Objects, found: Detections, *, high: float, low: float) -
     """The teacher's boxes from a score of `high` on as further labels, those from `low` on as regions that are ignored; none that
     shares half of its area, or of the other's, with a label or with a stronger box of the teacher.
 
-    Choice: of the area, since a detector also finds parts of an object, which overlap it little; as labels they teach that large
-    objects are many small ones.
+    Choice: of the area, since a detector also finds parts of an object, which overlap it little.
 
     >>> nothing = Objects(boxes=torch.zeros(0, 4), labels=torch.zeros(0).long(), crowd=torch.zeros(0, 4))
     >>> boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [1.0, 1.0, 3.0, 3.0], [9.0, 9.0, 12.0, 12.0], [20.0, 0.0, 24.0, 4.0]])
@@ -81,10 +80,8 @@ def add_labels(target: Objects, found: Detections, *, high: float, low: float) -
     >>> made.boxes.tolist(), made.crowd.tolist()
     ([[0.0, 0.0, 4.0, 4.0]], [[9.0, 9.0, 12.0, 12.0]])
     """
-    new = found.scores >= low
-    if len(target.boxes) and len(found):
-        new &= shared(found.boxes, target.boxes).amax(1) < PART
-    rows = new.nonzero()[:, 0]  # strongest first
+    known = (shared(found.boxes, target.boxes) >= PART).any(1)
+    rows = ((found.scores >= low) & ~known).nonzero()[:, 0]  # strongest first
     hidden = shared(found.boxes[rows], found.boxes[rows]) >= PART
     kept: list[int] = []
     for k in range(len(rows)):
@@ -92,7 +89,7 @@ def add_labels(target: Objects, found: Detections, *, high: float, low: float) -
             kept.append(k)
     rows = rows[kept]
     label, doubt = rows[found.scores[rows] >= high], rows[found.scores[rows] < high]
-    classes = torch.zeros(len(found), dtype=torch.int64, device=new.device) if found.classes is None else found.classes
+    classes = torch.zeros_like(found.scores, dtype=torch.int64) if found.classes is None else found.classes
     return Objects(
         boxes=torch.cat([target.boxes, found.boxes[label]]),
         labels=torch.cat([target.labels, classes[label]]),
@@ -123,26 +120,24 @@ def mean_teacher(
     labelled images keep their own.
 
     Source: Soft Teacher, arXiv 2106.09018, and PseCo, arXiv 2203.16317: an averaged model labels images that it sees from
-    another view. Choice: the other view is a mirror image; boxes between the two scores are ignored, where Soft Teacher weighs
-    them by a background score; scores relative to `labelled_score`, as in `mining`, since those of a small detector are low.
+    another view. Choice: the other view is a mirror image; boxes between the two scores are ignored; scores relative to
+    `labelled_score`, as in `mining`.
     """
     usual = labelled_score(targets, found)
     if usual is None:
         return targets
-    made = []
-    for target, image, of_image in zip(targets, images, found, strict=True):
-        if unlabelled(target, image):
-            target = add_labels(replace(target, crowd=target.crowd[:0]), of_image, high=high * usual, low=low * usual)
-        made.append(target)
-    return made
+    cuts = {"high": high * usual, "low": low * usual}
+    return [
+        add_labels(replace(target, crowd=target.crowd[:0]), of_image, **cuts) if unlabelled(target, image) else target
+        for target, image, of_image in zip(targets, images, found, strict=True)
+    ]
 
 
 def mining(targets: list[Objects], found: list[Detections], *, high: float, low: float) -> list[Objects]:
     """Unlabelled objects among labelled ones: teacher's boxes that score as those on the labels do, times `high` or `low`.
 
-    Source: Co-mining, arXiv 2012.01950 (labels among what counts as background are sought in another view) and Calibrated
-    Teacher, arXiv 2303.07582 (scores are calibrated, since with few labels they are low). Choice: calibrated by the median score
-    of the labelled objects of the batch, instead of a calibrator that is learned.
+    Source: Co-mining, arXiv 2012.01950 (another view) and Calibrated Teacher, arXiv 2303.07582 (with few labels scores are low).
+    Choice: calibrated by the median score of the labelled objects of the batch, not by a calibrator that is learned.
     """
     usual = labelled_score(targets, found)
     if usual is None:
@@ -153,8 +148,7 @@ def mining(targets: list[Objects], found: list[Detections], *, high: float, low:
 def blob_sizes(image: Tensor, points: Tensor) -> Tensor:
     """(N,) side in pixels of what is round each point: the square of `SIZES` that differs most from the ring round it.
 
-    The ring is as wide as a quarter of the square; the difference is the distance of the mean colours, times the side to the
-    power 0.25, so that a corner of a large object does not win over all of it.
+    The ring is a quarter of the square wide; the difference is the distance of mean colours, times the side to the power 0.25.
 
     Args:
         image: (3, H, W) uint8. points: (N, 2) xy pixels.
@@ -166,23 +160,12 @@ def blob_sizes(image: Tensor, points: Tensor) -> Tensor:
     >>> blob_sizes(image, torch.tensor([[30.0, 26.0]]))
     tensor([12.])
     """
-    total = F.pad(image.float().cumsum(1).cumsum(2), (1, 0, 1, 0))  # (3, H + 1, W + 1)
-    height, width = image.shape[1:]
-
-    def sums(side: float) -> tuple[Tensor, Tensor]:
-        """Sum of colours (3, N) and number of pixels (N,) of the squares, cut off at the border."""
-        low, high = (points - side / 2).round().long(), (points + side / 2).round().long()
-        x1, x2 = low[:, 0].clamp(0, width), high[:, 0].clamp(0, width)
-        y1, y2 = low[:, 1].clamp(0, height), high[:, 1].clamp(0, height)
-        return total[:, y2, x2] - total[:, y1, x2] - total[:, y2, x1] + total[:, y1, x1], (x2 - x1) * (y2 - y1)
-
-    contrast = []
+    total, contrast = summed(image), []
     for side in SIZES:
-        (inner, n), (outer, m) = sums(side), sums(1.5 * side)
+        (inner, n), (outer, m) = square_sums(total, points, side), square_sums(total, points, 1.5 * side)
         ring = (outer - inner) / (m - n).clamp(min=1)
         contrast.append((inner / n.clamp(min=1) - ring).norm(dim=0) * side**0.25)
-    best = torch.stack(contrast).argmax(0)
-    return torch.tensor(SIZES, dtype=torch.float32, device=points.device)[best]
+    return torch.tensor(SIZES, dtype=torch.float32, device=points.device)[torch.stack(contrast).argmax(0)]
 
 
 def boxes_round(points: Tensor, sizes: Tensor, size_hw: tuple[int, int]) -> Tensor:
@@ -221,11 +204,10 @@ def ask(teacher: Detector, images: list[Tensor], *, mirrored: bool = False) -> l
     found = teacher.detect([image.flip(2) for image in images] if mirrored else images)
     made = []
     for image, f in zip(images, found, strict=True):
-        boxes = f.boxes.clone()
+        rows = {name: getattr(f, name).to(image.device, copy=True) for name in ("boxes", "scores", "classes")}
         if mirrored:
-            boxes[:, [0, 2]] = image.shape[2] - boxes[:, [2, 0]]
-        boxes, scores, classes = (t.to(image.device) for t in (boxes, f.scores, f.classes))
-        made.append(replace(f, boxes=boxes, scores=scores, classes=classes))
+            rows["boxes"][:, [0, 2]] = image.shape[2] - rows["boxes"][:, [2, 0]]
+        made.append(replace(f, **rows))
     return made
 
 
@@ -257,11 +239,38 @@ def train_with(
     run: DetectorRun,
     out: Path,
     *,
+    hook: Hook | None = None,
     resume: bool = False,
     init: Path | None = None,
     validate: Callable[[Detector], dict[str, float]] | None = None,
     stop_at: int | None = None,
 ) -> list[dict[str, float]]:
-    """`fit_detector` with the method of the run."""
-    hook = method_hook(run.method)
-    return fit_detector(run, out, hook=hook, resume=resume, init=init, validate=validate, stop_at=stop_at)
+    """Train a detector by the loop, stream, schedule and checkpoints of DEAL; returns its log. See `train.loop.training_loop`.
+
+    Args:
+        run: the run. out: its folder.
+        hook: changes the labels of every batch; None: as the method of the run does.
+        init: checkpoint to start the weights from, see `start_from`.
+    """
+    lookup, change = class_lookup(run), hook or method_hook(run.method)
+
+    def make_model() -> Detector:
+        return start_from(init, run.detector) if init else Detector(run.detector)
+
+    def loss_terms(
+        model: Detector, samples: list[Sample], generator: torch.Generator, teacher: Detector, done: float
+    ) -> dict[str, Tensor]:
+        device = model.mean.device
+        images = [sample.image.to(device) for sample in samples]
+        targets = [Objects(**{k: v.to(device) for k, v in vars(objects_of(s, lookup)).items()}) for s in samples]
+        if change is not None:
+            targets = change(targets, images, teacher, done, generator)
+        used = [i for i, (image, target) in enumerate(zip(images, targets, strict=True)) if not unlabelled(target, image)]
+        if not used:
+            return {}
+        # both libraries sample from torch's global source, which a resumed run finds in another state
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        with autocast(device, run.train.bf16):
+            return model.loss([images[i] for i in used], [targets[i] for i in used])
+
+    return training_loop(run, out, make_model, loss_terms, resume=resume, validate=validate, stop_at=stop_at)

@@ -23,11 +23,7 @@ from dealkit.model.encoder import STRIDES, Backbone
 
 
 def as_float32(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-    """Forward hook: every tensor of the output in float32, for what autocast made bfloat16.
-
-    Both libraries take the type of their anchors and boxes from their features; in bfloat16 a coordinate above 256 is a
-    multiple of 2 pixels.
-    """
+    """Forward hook: every tensor of the output in float32, since boxes take their type from features; bfloat16 is too coarse."""
     if isinstance(output, Tensor):
         return output.float()
     if isinstance(output, dict):
@@ -65,8 +61,7 @@ class SameInput(nn.Module):
 class CentredAnchors(AnchorGenerator):
     """Anchors in the middle of their cells, not at the corner as torchvision has them, up to a quarter of a pixel.
 
-    Choice: FCOS learns an object from the points inside it. With whole-pixel coordinates, every object of 4 px or more then
-    has one on a stride-4 map; at the cells' corners, nearly half of the objects of 4 x 4 px have none.
+    Choice: FCOS learns an object from the points inside it; at the cells' corners, nearly half of 4 x 4 px objects have none.
     """
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
@@ -81,10 +76,7 @@ class CentredAnchors(AnchorGenerator):
 
 
 class IgnoringFCOS(FCOS):
-    """FCOS whose targets may have `crowd`, (R, 4) xyxy: points in these regions, and on no object, have no part in the loss.
-
-    Choice: left out of the loss, as what is doubtful should be; painted over, it leaves images of patches that no image has.
-    """
+    """FCOS whose targets may have `crowd`, (R, 4) xyxy: points in these regions, and on no object, have no part in the loss."""
 
     def compute_loss(
         self, targets: list[dict[str, Tensor]], head_outputs: dict[str, Tensor], anchors: list[Tensor], num_anchors: list[int]
@@ -113,50 +105,41 @@ def build_torchvision(config: DetectorConfig) -> nn.Module:
     else:
         sizes = tuple(tuple(s * octave for octave in (1.25, 1.6, 2.0)) for s in strides)
         anchors = CentredAnchors(sizes, ((0.5, 1.0, 2.0),) * len(strides))
-    if config.detector == "faster_rcnn":
+    most = config.max_detections
+    options = {"score_thresh": MIN_SCORE, "topk_candidates": 2 * most, "detections_per_img": most, "anchor_generator": anchors}
+    if config.detector == "fcos":
+        net = IgnoringFCOS(pyramid, classes, **options)
+        nn.init.ones_(net.head.regression_head.bbox_reg.bias)
+    elif config.detector == "retinanet":
+        head = RetinaNetHead(config.hidden_dim, 9, classes, norm_layer=partial(nn.GroupNorm, 32))
+        net = RetinaNet(pyramid, classes, head=head, **options)
+    else:
         net = FasterRCNN(
             pyramid,
             rpn_anchor_generator=anchors,
             rpn_pre_nms_top_n_train=1000,
             rpn_post_nms_top_n_train=1000,
-            rpn_pre_nms_top_n_test=2 * config.max_detections,
-            rpn_post_nms_top_n_test=2 * config.max_detections,
+            rpn_pre_nms_top_n_test=2 * most,
+            rpn_post_nms_top_n_test=2 * most,
             box_roi_pool=MultiScaleRoIAlign([str(level) for level in range(len(strides))], 7, 2),
             box_head=TwoMLPHead(49 * config.hidden_dim, 4 * config.hidden_dim),
             box_predictor=FastRCNNPredictor(4 * config.hidden_dim, classes + 1),  # its class 0 is the background
             box_score_thresh=MIN_SCORE,
-            box_detections_per_img=config.max_detections,
+            box_detections_per_img=most,
         )
-        heads = [net.rpn.head, net.roi_heads.box_predictor]
-    else:
-        options = {
-            "anchor_generator": anchors,
-            "score_thresh": MIN_SCORE,
-            "topk_candidates": 2 * config.max_detections,
-            "detections_per_img": config.max_detections,
-        }
-        if config.detector == "fcos":
-            net = IgnoringFCOS(pyramid, classes, **options)
-            nn.init.ones_(net.head.regression_head.bbox_reg.bias)
-        else:
-            head = RetinaNetHead(config.hidden_dim, 9, classes, norm_layer=partial(nn.GroupNorm, 32))
-            net = RetinaNet(pyramid, classes, head=head, **options)
-        heads = [net.head]
+    heads = [net.rpn.head, net.roi_heads.box_predictor] if config.detector == "faster_rcnn" else [net.head]
     net.transform = SameInput()
     for head in heads:
         head.register_forward_hook(as_float32)
     return net
 
 
+_BASIC = {"depths": [2, 2, 2, 2], "layer_type": "basic"}
+_BOTTLENECK = {"depths": [3, 4, 6, 3], "layer_type": "bottleneck"}
 RESNETS = {
-    "nano": {"embedding_size": 48, "hidden_sizes": [48, 96, 192, 320], "depths": [2, 2, 2, 2], "layer_type": "basic"},
-    "resnet18": {"embedding_size": 64, "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2], "layer_type": "basic"},
-    "resnet50": {
-        "embedding_size": 64,
-        "hidden_sizes": [256, 512, 1024, 2048],
-        "depths": [3, 4, 6, 3],
-        "layer_type": "bottleneck",
-    },
+    "nano": {"embedding_size": 48, "hidden_sizes": [48, 96, 192, 320], **_BASIC},
+    "resnet18": {"embedding_size": 64, "hidden_sizes": [64, 128, 256, 512], **_BASIC},
+    "resnet50": {"embedding_size": 64, "hidden_sizes": [256, 512, 1024, 2048], **_BOTTLENECK},
 }
 """RT-DETR's own backbones: ResNets with a stem of three convolutions; `nano` has the widths of ours."""
 

@@ -29,11 +29,7 @@ OPEN_MODELS = {
 
 
 def load_open_model(kind: str, name: str | None = None) -> Find:
-    """An open model by others as a `find` function, from the local cache of Hugging Face or a folder; nothing is downloaded.
-
-    Args:
-        kind: `owlv2` (one call per example), `grounding_dino` or `sam3`.
-        name: published name or folder of its weights and processor; by default that of `OPEN_MODELS`.
+    """An open model of `OPEN_MODELS` as a `find` function, from the local cache of Hugging Face or the folder `name`.
 
     Raises:
         ValueError: an unknown kind, a transformers without it, or weights that are not there: says which and how to get them.
@@ -50,18 +46,15 @@ def load_open_model(kind: str, name: str | None = None) -> Find:
         raise ValueError(
             f"{kind}: transformers {transformers.__version__} has no {model_class}: pip install 'transformers>={since}'"
         )
-    parts = []
-    for part in (model_class, processor_class):
-        try:
-            parts.append(getattr(transformers, part).from_pretrained(name, local_files_only=True))
-        except (OSError, ValueError) as error:
-            cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(
-                f"{kind}: {name}: no {part} in that folder or in the local cache ({cache}); once, on a machine with access: "
-                f"hf download {name} ({reason})"
-            ) from None
-    model, processor = parts
+    try:
+        classes = (getattr(transformers, part) for part in (model_class, processor_class))
+        model, processor = (part.from_pretrained(name, local_files_only=True) for part in classes)
+    except (OSError, ValueError) as error:
+        cache, reason = os.environ.get("HF_HOME", "~/.cache/huggingface"), " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{kind}: {name}: no {model_class} in that folder or in the local cache ({cache}); once, on a machine with access: "
+            f"hf download {name} ({reason})"
+        ) from None
     find = {"owlv2": find_owlv2, "grounding_dino": find_grounding_dino, "sam3": find_sam3}[kind]
     return partial(find, model=model.eval(), processor=processor)
 
@@ -70,8 +63,7 @@ def load_open_model(kind: str, name: str | None = None) -> Find:
 def find_owlv2(image: Tensor, boxes: Tensor, name: str, *, model: Any, processor: Any, overlap: float = 0.3) -> Detections:
     """Image-guided detection by OWLv2: what resembles one of the examples, each cut out as a query image; `name` is not used.
 
-    Choice: scores and duplicates are computed here, from the logits. `post_process_image_guided_detection` of transformers sets
-    the best score of every image to 1, which makes scores of different images incomparable, and AP with them.
+    Choice: scores are computed here, from the logits; transformers sets the best score of every image to 1, which spoils AP.
     """
     height, width = image.shape[-2:]
     found, scores = [], []

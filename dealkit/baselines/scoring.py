@@ -29,11 +29,7 @@ from dealkit.model.deal import DEAL
 from dealkit.predict.detections import Detections, to_rows
 from dealkit.predict.predictor import predict_coco
 
-VARIANTS: dict[str, Json] = {
-    "box": {},
-    "click": {},
-    "box, scaled and turned": {"scales": (0.8, 1.0, 1.25), "turns": 4},
-}
+VARIANTS: dict[str, Json] = {"box": {}, "click": {}, "box, scaled and turned": {"scales": (0.8, 1.0, 1.25), "turns": 4}}
 """Ways of `benchmark_templates`: what the method is shown, and how its templates vary."""
 
 MERGE = 0.6
@@ -41,10 +37,7 @@ MERGE = 0.6
 
 
 def detect_coco(detector: Detector, data: CocoFolder, *, batch: int = 4) -> list[Detections]:
-    """What the detector finds in every image of the data set, in order; progress from five seconds on.
-
-    Choice: images of one size go together, so that none is padded more than it must.
-    """
+    """What the detector finds in every image, in order; images of one size go together, so that none is padded needlessly."""
     detector = detector.eval()
     order = sorted(range(len(data)), key=lambda i: data.sizes_hw[i])
     found: dict[int, Detections] = {}
@@ -99,11 +92,7 @@ def category_rows(found: Sequence[Detections], data: CocoFolder, names: Sequence
 
 
 def evaluate_detector(detector: Detector, file: Path, images: Path | None = None) -> Json:
-    """Scores on a COCO file: `class_agnostic` and `per_category`, each with `ap25 ap50 ap75 ap`, size bins and `recall50`;
-    shares, 0 to 1.
-
-    Args:
-        images: folder of the images; default: `images` beside the file.
+    """Scores on a COCO file with its images in `images` (default: beside it): the `METRICS`, `class_agnostic`, `per_category`.
 
     Raises:
         ValueError: a bad file, or a category that the detector was not trained on.
@@ -112,14 +101,15 @@ def evaluate_detector(detector: Detector, file: Path, images: Path | None = None
     started = time.monotonic()
     found = detect_coco(detector, data)
     seconds = time.monotonic() - started
-    results: Json = {"images": len(data), "objects": int((~data.crowd).sum()), "predict_s": round(seconds, 1)}
-    for name, rows in (
-        ("class_agnostic", agnostic_rows(found, data)),
-        ("per_category", category_rows(found, data, detector.config.categories)),
-    ):
-        scores = evaluate(truth, rows, class_agnostic=name == "class_agnostic")["all"]
-        results[name] = {metric: scores[metric] for metric in METRICS}
-    return results
+    rows = {"class_agnostic": agnostic_rows(found, data), "per_category": category_rows(found, data, detector.config.categories)}
+    about = {"images": len(data), "objects": int((~data.crowd).sum()), "predict_s": round(seconds, 1)}
+    return about | {kind: scores_of(truth, part, class_agnostic=kind == "class_agnostic") for kind, part in rows.items()}
+
+
+def scores_of(truth: Json | Path, rows: list[Json], *, class_agnostic: bool) -> dict[str, float | None]:
+    """The `METRICS` over all objects, without clicks."""
+    scores = evaluate(truth, rows, class_agnostic=class_agnostic)["all"]
+    return {metric: scores[metric] for metric in METRICS}
 
 
 def evaluate_detector_on_scenes(
@@ -129,8 +119,8 @@ def evaluate_detector_on_scenes(
     with tempfile.TemporaryDirectory() as folder:
         file = write_coco(Path(folder), count, size=size, seed=seed, **controls)
         data = CocoFolder(file, file.parent, source="scenes")
-        scores = evaluate(file, agnostic_rows(detect_coco(detector, data), data), class_agnostic=True)["all"]
-    return {"images": count, "size": size, "seed": seed, "class_agnostic": {metric: scores[metric] for metric in METRICS}}
+        scores = scores_of(file, agnostic_rows(detect_coco(detector, data), data), class_agnostic=True)
+    return {"images": count, "size": size, "seed": seed, "class_agnostic": scores}
 
 
 def validate_detector(detector: Detector) -> dict[str, float]:
@@ -140,11 +130,7 @@ def validate_detector(detector: Detector) -> dict[str, float]:
 
 
 def found_agnostic(model: DEAL | Detector, data: CocoFolder, clicks: Json, *, oracle: bool = False) -> list[Json]:
-    """COCO results of one class, of a detector without the clicks or of a DEAL given them.
-
-    Where boxes come by category (DEAL, or a detector with `oracle`, see `category_rows`), of those that overlap by `MERGE` the
-    strongest stays.
-    """
+    """COCO results of one class, of a detector without the clicks (with `oracle` by category, merged) or of a DEAL given them."""
     if not isinstance(model, Detector):
         return one_class(predict_coco(model, data, [clicks])[0])
     found = detect_coco(model, data)
@@ -152,14 +138,12 @@ def found_agnostic(model: DEAL | Detector, data: CocoFolder, clicks: Json, *, or
 
 
 def pooled_results(scored: Sequence[tuple[Json, list[Json], Json]]) -> Json:
-    """Class-agnostic results of several sources as one data set; ids of source k are moved by 10,000,000 k first.
+    """Class-agnostic results of several sources, (ground truth, predictions, click list) each, as one data set.
 
-    Args:
-        scored: ground truth, predictions and click list of each source.
+    Ids of source k are moved by 10,000,000 k first.
     """
     truth: Json = {"images": [], "annotations": [], "categories": []}
-    found: list[Json] = []
-    prompts: list[Json] = []
+    found, prompts = [], []
     for k, (of_source, rows, clicks) in enumerate(scored):
 
         def moved(row: Json, by: int = k * 10**7) -> Json:
@@ -179,9 +163,7 @@ def benchmark_detector(checkpoint: Path, files: Sequence[Path], out: Path | None
     A row holds `source`, `kind`, `images`, `objects`, `predict_s` and the `METRICS`; that of the scenes has the source `scenes`.
 
     Args:
-        files: annotation files; images lie in `images` beside each, the folder's name is the source's.
-        out: JSON to write. Sources that it already holds for the same checkpoint are not run again.
-        scenes: how many procedural scenes; 0: none.
+        files, out: as in `benchmark`. scenes: how many procedural scenes; 0: none.
     """
     detector = load_detector(checkpoint)
     request = {"checkpoint": Path(checkpoint).name, "sha256": sha_of(checkpoint), "detector": detector.config.detector}
@@ -222,12 +204,10 @@ def benchmark_templates(
 ) -> Results:
     """Template matching and open models on COCO sources, one click per category at the centre: rows by source, variant, seed.
 
-    Same protocol, click lists and columns as `benchmark`, so the two stand side by side. What `out` already holds is not run
-    again, also when variants or seeds are added.
+    Columns as of `benchmark`. What `out` already holds is not run again, also when variants or seeds are added.
 
     Args:
-        files: annotation files; images lie in `images` beside each, the folder's name is the source's.
-        variants: keys of `VARIANTS` or `OPEN_MODELS`. seeds: click lists of each.
+        files, out: as in `benchmark`. variants: keys of `VARIANTS` or `OPEN_MODELS`. seeds: click lists of each.
 
     Raises:
         ValueError: an unknown variant, or an open model whose weights are not in the local cache; before anything is run.
@@ -236,9 +216,8 @@ def benchmark_templates(
     if unknown:
         raise ValueError(f"variants: expected some of {'; '.join([*VARIANTS, *OPEN_MODELS])}, got {unknown[0]!r}")
     finders: dict[str, Find] = {v: load_open_model(v) for v in variants if v in OPEN_MODELS}
-    finders |= {
-        v: lambda image, boxes, _, options=VARIANTS[v]: match_box(image, boxes, **options) for v in variants if v in VARIANTS
-    }
+    for v in set(variants) - set(finders):
+        finders[v] = lambda image, boxes, _, options=VARIANTS[v]: match_box(image, boxes, **options)
     request = {"method": "template matching", "setting": "1/category", "kind": "centre", "margin": MARGIN, "least": LEAST}
     request |= {"overlap": OVERLAP, "sides": list(SIDES), "scales": list(SCALES), "turns": TURNS}
     results, of_source = Results(out, request), {file.parent.name: file for file in files}

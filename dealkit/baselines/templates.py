@@ -8,11 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from skimage.feature import match_template, peak_local_max
 from skimage.transform import AffineTransform, warp
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image, nms
 
+from dealkit.boxes import to_xyxy
 from dealkit.predict.detections import Detections
 
 Array = np.ndarray
@@ -50,18 +52,14 @@ def match_box(
 ) -> Detections:
     """Everything that looks like one of the examples, by normalised cross-correlation of grey values.
 
-    Each example is cut out, turned and scaled, and correlated with the whole image; local maxima of the correlation become boxes
-    of its turned and scaled size, and of those that overlap the strongest stays. The score is the correlation. The examples
-    themselves are returned with a score of 1, since whoever drew them knows them.
+    Local maxima of the correlation with each example, turned and scaled, become boxes of its size; of those that overlap the
+    strongest stays. The score is the correlation; the examples themselves have 1.
 
     Args:
-        image: (3, H, W) uint8.
-        boxes: (P, 4) xyxy pixels.
+        image: (3, H, W) uint8. boxes: (P, 4) xyxy pixels. max_dets: most boxes returned.
         scales, turns, margin, least, overlap: see `SCALES`, `TURNS`, `MARGIN`, `LEAST`, `OVERLAP`.
-        max_dets: most boxes returned.
 
-    Choice: grey values, as the classical method has; colour costs fourteen times as much in `match_template`. A template under
-    3 px or without any contrast is passed over, as it correlates with everything or nothing.
+    Choice: grey values; colour costs fourteen times as much. A template under 3 px or without contrast is passed over.
 
     >>> image = torch.full((3, 40, 60), 90, dtype=torch.uint8)
     >>> for x in (5, 30, 50):
@@ -79,9 +77,8 @@ def match_box(
                 if min(template.shape) < 3 or template.shape[0] > height or template.shape[1] > width or np.ptp(template) < 1e-3:
                     continue
                 response = match_template(grey, template)
-                peaks = peak_local_max(
-                    response, min_distance=1, threshold_abs=least, exclude_border=False, num_peaks=2 * max_dets
-                )
+                options = {"min_distance": 1, "threshold_abs": least, "exclude_border": False, "num_peaks": 2 * max_dets}
+                peaks = peak_local_max(response, **options)
                 centre = peaks[:, ::-1] + np.array(template.shape[::-1]) / 2  # x, y
                 half = np.array(size_wh) / 2
                 found.append(torch.from_numpy(np.concatenate([centre - half, centre + half], 1)).float())
@@ -121,8 +118,8 @@ def cut_template(
 def estimate_box(image: Tensor, point: Sequence[float], sides: Sequence[float] = SIDES) -> Tensor:
     """What a click alone says about the box: the square round it whose inside differs most from what surrounds it.
 
-    Of each side the mean colour inside is compared with that of the ring out to √2 times the side, which has the same area; the
-    side with the largest difference (sum over channels) times the root of the side is taken, of equal ones the smallest.
+    Inside is compared with the ring out to √2 times the side, which has the same area, by mean colour: the side with the largest
+    difference (sum over channels) times its root is taken, of equal ones the smallest.
 
     Args:
         image: (3, H, W) uint8. point: x, y pixels.
@@ -130,33 +127,39 @@ def estimate_box(image: Tensor, point: Sequence[float], sides: Sequence[float] =
     Returns:
         (4,) xyxy, clipped to the image.
 
-    Choice: the centre-surround rule of blob detectors. The root, found on training images, keeps it from taking the texture
-    inside an object for the object; without it, or with the side itself, fewer estimates overlap their object by half.
+    Choice: the centre-surround rule of blob detectors; the root keeps it from taking texture for objects.
 
     >>> image = torch.zeros(3, 60, 60, dtype=torch.uint8)
     >>> image[:, 22:38, 22:38] = 255
     >>> estimate_box(image, [30, 30])
     tensor([22., 22., 38., 38.])
     """
-    height, width = image.shape[-2:]
-    sums = np.zeros((image.shape[0], height + 1, width + 1))
-    sums[:, 1:, 1:] = image.numpy().astype(np.float64).cumsum(1).cumsum(2)
-    x, y = point
-
-    def total(side: float) -> tuple[Array, int]:
-        x1, x2 = (int(round(min(max(v, 0), width))) for v in (x - side / 2, x + side / 2))
-        y1, y2 = (int(round(min(max(v, 0), height))) for v in (y - side / 2, y + side / 2))
-        return sums[:, y2, x2] - sums[:, y1, x2] - sums[:, y2, x1] + sums[:, y1, x1], (x2 - x1) * (y2 - y1)
+    centre, total = torch.tensor([list(point)], dtype=torch.float64), summed(image)
 
     def contrast(side: float) -> float:
-        (inner, area), (outer, whole) = total(side), total(side * 2**0.5)
+        (inner, area), (outer, whole) = square_sums(total, centre, side), square_sums(total, centre, side * 2**0.5)
         if not area or whole <= area:
             return 0.0
-        return side**0.5 * float(np.abs(inner / area - (outer - inner) / (whole - area)).sum())
+        return side**0.5 * float((inner / area - (outer - inner) / (whole - area)).abs().sum())
 
-    best = max(sides, key=contrast)
-    box = torch.tensor([[x - best / 2, y - best / 2, x + best / 2, y + best / 2]], dtype=torch.float32)
-    return clip_boxes_to_image(box, (height, width))[0]
+    best = torch.full((1, 2), float(max(sides, key=contrast)))
+    return clip_boxes_to_image(to_xyxy(torch.cat([centre.float(), best], dim=1)), tuple(image.shape[-2:]))[0]
+
+
+def summed(image: Tensor) -> Tensor:
+    """Sums of an image (C, H, W) from its corner on, (C, H + 1, W + 1) float64, for `square_sums`."""
+    return F.pad(image.double().cumsum(1).cumsum(2), (1, 0, 1, 0))
+
+
+def square_sums(total: Tensor, points: Tensor, side: float) -> tuple[Tensor, Tensor]:
+    """Sum of colours (C, N) and number of pixels (N,) of the squares round `points` (N, 2) xy, cut off at the border.
+
+    >>> square_sums(summed(torch.ones(1, 8, 8)), torch.tensor([[4.0, 4.0], [0.0, 4.0]]), 4)[0]
+    tensor([[16.,  8.]], dtype=torch.float64)
+    """
+    size_wh = torch.tensor([total.shape[2] - 1, total.shape[1] - 1], device=points.device)
+    (x1, y1), (x2, y2) = ((points + by).round().long().clamp(size_wh * 0, size_wh).T for by in (-side / 2, side / 2))
+    return total[:, y2, x2] - total[:, y1, x2] - total[:, y2, x1] + total[:, y1, x1], (x2 - x1) * (y2 - y1)
 
 
 def to_grey(image: Tensor) -> Array:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import pandas as pd
@@ -46,16 +46,6 @@ def mean_row(rows: list[dict[str, float | None]]) -> dict[str, float | None]:
     return {name: mean(values) if values else None for name, values in columns.items()}
 
 
-def spread_row(rows: list[dict[str, float | None]]) -> dict[str, float | None]:
-    """Column standard deviations over seeds; None for fewer than two.
-
-    >>> spread_row([{"ap50": 0.5}, {"ap50": 0.7}])["ap50"] - 0.02**0.5 < 1e-9
-    True
-    """
-    columns = {name: [row[name] for row in rows if row[name] is not None] for name in rows[0]}
-    return {name: stdev(values) if len(values) > 1 else None for name, values in columns.items()}
-
-
 def per_cent(value: float | None, digits: int = 1) -> str:
     """A share in per cent, a dash for None and NaN.
 
@@ -86,8 +76,7 @@ def benchmark(
 ) -> Results:
     """Evaluate a checkpoint on COCO sources under every setting and kind of click: a row per source, setting, kind and seed.
 
-    Each image is encoded once for all click lists. A row holds `images`, `objects`, `clicks` (hash of the list), `predict_s` and
-    the numbers of `row_of`, means over the source's categories.
+    A row holds `images`, `objects`, `clicks` (hash of the list), `predict_s` and the numbers of `row_of`, means over categories.
 
     Args:
         files: annotation files; images lie in `images` beside each, the folder's name is the source's.
@@ -115,9 +104,7 @@ def benchmark(
 
 
 def over_seeds(rows: Any, by: Sequence[str] = (), metrics: Sequence[str] | None = None) -> pd.DataFrame:
-    """Means over sources for each seed, then mean (`ap50`) and standard deviation (`ap50_std`) over seeds.
-
-    What has no score in a source is left out of its mean. One row per value of `by`, in their order of first appearance.
+    """Means over sources for each seed, then mean (`ap50`) and deviation (`ap50_std`) over seeds; a row per value of `by`.
 
     Args:
         rows: tidy rows, see `tidy`. by: columns that stay apart. metrics: columns to average; None: all that hold numbers.
@@ -128,8 +115,7 @@ def over_seeds(rows: Any, by: Sequence[str] = (), metrics: Sequence[str] | None 
     """
     frame = tidy(rows)
     numbers = [name for name in frame.select_dtypes("number") if name not in (*by, "seed")]
-    metrics = list(metrics or numbers)
-    of_seeds = frame.groupby([*by, "seed"], sort=False)[metrics].mean()
+    of_seeds = frame.groupby([*by, "seed"], sort=False)[list(metrics or numbers)].mean()
     groups = of_seeds.groupby(list(by), sort=False) if by else of_seeds.groupby(lambda _: "")
     return groups.mean().join(groups.std().add_suffix("_std")).reset_index(drop=not by)
 
@@ -143,8 +129,7 @@ def evaluate_on_scenes(
     size_bins: Mapping[str, tuple[float, float]] = SIZE_BINS,
     **controls: Any,
 ) -> Json:
-    """Results on procedural scenes of a seed never trained on, 1/category, centre clicks; every (scene, category) is a category
-    of its own. `controls` are fields of `SceneControls`."""
+    """Results on procedural scenes of a seed never trained on, 1/category, centre clicks; `controls` as in `SceneControls`."""
     with tempfile.TemporaryDirectory() as folder:
         file = write_coco(Path(folder), count, size=size, seed=seed, **controls)
         clicks = make_clicks(file, setting="1/category", seed=0)
@@ -152,10 +137,7 @@ def evaluate_on_scenes(
         return evaluate(file, found, clicks, size_bins=size_bins)
 
 
-SCALE_ENDS = (4, 8, 16, 32, 64, 96, 256)
-
-
-SCALE_BINS = {f"{low}-{high}": (float(low**2), float(high**2)) for low, high in pairwise(SCALE_ENDS)}
+SCALE_BINS = {f"{low}-{high}": (float(low**2), float(high**2)) for low, high in pairwise((4, 8, 16, 32, 64, 96, 256))}
 SCALE_BINS |= {"4-8": (0.0, 64.0), "96-256": (96.0**2, 1e10)}  # what the border of the image cuts off belongs to them, too
 """Sizes in pixels of an evaluation across scales; the last bin is COCO's large objects."""
 
@@ -163,9 +145,8 @@ SCALE_BINS |= {"4-8": (0.0, 64.0), "96-256": (96.0**2, 1e10)}  # what the border
 def evaluate_across_scales(model: DEAL, count: int = 200, seed: int = EVAL_SEED) -> Json:
     """Results on 512 px scenes in which every category has a size of its own, from 4 to 256 px: AP50 by size."""
     results = evaluate_on_scenes(model, count, 512, seed, size_bins=SCALE_BINS, sizes=(4.0, 256.0))
-    return {"scenes": count, "seed": seed, "ap50": results["all"]["ap50"], "hit": results["hit"]} | {
-        name: results["all"][f"ap50_{name}"] for name in SCALE_BINS
-    }
+    about = {"scenes": count, "seed": seed, "ap50": results["all"]["ap50"], "hit": results["hit"]}
+    return about | {name: results["all"][f"ap50_{name}"] for name in SCALE_BINS}
 
 
 def validate_on_scenes(model: DEAL) -> dict[str, float]:
@@ -190,21 +171,15 @@ def click_every_object(predictor: Predictor, sample: Sample) -> Json:
     predictor.set_image(sample.image)
     boxes = sample.boxes[~sample.crowd]
     rows = []
-    for box in boxes:
-        x, y = ((box[:2] + box[2:]) / 2).tolist()
+    for x, y in ((boxes[:, :2] + boxes[:, 2:]) / 2).tolist():
         recall, precision = recall_precision(predictor.click(x, y), boxes)
         rows.append({"point": [x, y], "recall": recall, "precision": precision})
-    return {
-        "objects": len(boxes),
-        "threshold": predictor.threshold,
-        "recall": mean(r["recall"] for r in rows),
-        "precision": mean(r["precision"] for r in rows),
-        "clicks": rows,
-    }
+    means = {name: mean(row[name] for row in rows) for name in ("recall", "precision")}
+    return {"objects": len(boxes), "threshold": predictor.threshold, **means, "clicks": rows}
 
 
 LOWER_THRESHOLDS = (0.2, 0.15, 0.1, 0.05)
-"""At which the coins are looked at besides the default: whether what is missing was not found, or only scored low."""
+"""At which the coins are looked at besides the default: whether what is missing was only scored low."""
 
 
 def photo_results(checkpoint: Path, out: Path) -> Json:

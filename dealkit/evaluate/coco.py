@@ -14,7 +14,7 @@ from hotcoco import COCO, COCOeval
 from dealkit.boxes import SIZE_BINS
 from dealkit.clicks import clicks_hash, make_clicks
 from dealkit.config import DEFAULT_THRESHOLD
-from dealkit.evaluate.matching import Array, Inputs, match_pair, overlaps, read_inputs
+from dealkit.evaluate.matching import Array, Inputs, match_pair, overlaps, per_cent, read_inputs
 from dealkit.files import Json
 
 IOU_THRESHOLDS: Array = np.array([0.25, *np.linspace(0.5, 0.95, 10)])
@@ -47,13 +47,10 @@ def evaluate(
     Annotations with `iscrowd` or `ignore` are crowd. A missing `area` is width times height; size bins include both ends.
 
     Args:
-        coco: ground truth, or the path of its file.
-        predictions: COCO results, `{"image_id", "category_id", "bbox" (xywh), "score"}` each, or the path of their file.
-        clicks: click list as `make_clicks` gives it, or the path of its file; without it `clicked_ignored`, `hit` and
-            `hit_shown` are None.
+        coco, predictions, clicks: ground truth, COCO results and a click list of `make_clicks`, or the paths of their files;
+            without clicks `clicked_ignored`, `hit` and `hit_shown` are None.
         max_dets: the best detections of a pair that count; COCO's 100 is too few for dense scenes.
-        class_agnostic: all annotations and predictions become one category. Predictions of several categories on one
-            object are not merged: all but one are false. A pair is then an image, also for `max_dets` and `hit`.
+        class_agnostic: all become one category, and a pair is an image. Predictions of several categories are not merged.
         score_threshold: what counts as shown, for `hit_shown` and the counting error.
         size_bins: smallest and largest area of each bin, square pixels.
 
@@ -62,14 +59,14 @@ def evaluate(
         `protocol`: the arguments, click list (`setting`, `kind`, `seed`, `clicks` hash), size bins, evaluator.
         `counts`: images, objects, ignored, predictions, over_max_dets, prompts, clicked, objects_without_prompt.
         `all`, `clicked_ignored`: `ap25 ap50 ap75 ap` (IoU 0.25, 0.5, 0.75, mean of 0.5:0.95), `ap50_*` and `ap_*` for
-        the bins (vt, t, s, m), `ar` (recall, mean of 0.5:0.95), `recall50`, and `olrp` (lower is better) with its parts.
+        the bins (vt, t, s, m), `ar` (recall, mean of 0.5:0.95), `recall50`.
         `hit`, `hit_shown`. `count`: `mae`, `rmse` of shown detections (without those on ignored regions) against
         objects, over the `pairs` that have either. `per_category`: a list.
 
     Raises:
         ValueError: a row with a missing, unknown or non-finite field; names file, row and field.
 
-    Source: AI-TOD's bins and `max_dets`; oLRP, arXiv 2011.10772.
+    Source: AI-TOD's bins and `max_dets`.
 
     >>> truth = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "cell"}],
     ...          "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10]}]}
@@ -80,39 +77,35 @@ def evaluate(
     """
     given = read_inputs(coco, predictions, clicks, max_dets=max_dets, class_agnostic=class_agnostic)
     ignored, clicked, clicks = given.ignored, given.clicked, given.clicks
-    click_protocol = dict.fromkeys(("setting", "kind", "seed", "clicks"))
+    protocol = dict.fromkeys(("setting", "kind", "seed", "clicks"))
     options = {"max_dets": max_dets, "score_threshold": score_threshold, "size_bins": size_bins}
     overall, tables, count, hits = _score(given, ignored, **options)
     second: Json | None = None
     second_tables: list[Json] = [{}] * len(tables)
     if clicks is not None:
-        click_protocol = {key: clicks[key] for key in ("setting", "kind", "seed")} | {"clicks": clicks_hash(clicks)}
+        protocol = {key: clicks[key] for key in ("setting", "kind", "seed")} | {"clicks": clicks_hash(clicks)}
         second, second_tables, _, _ = _score(given, ignored | clicked, **options)
-    column = given.objects.pair % given.columns
-    per_category = []
+    column, per_category = given.objects.pair % given.columns, []
     for k, category in enumerate(given.categories):
         row = category | {"objects": int(((column == k) & ~ignored).sum())} | tables[k]
         row["clicked_ignored"] = {key: second_tables[k][key] for key in ("ap50", "ap75")} if second else None
         per_category.append(row | {"hit": _share(hits[0][clicked & (column == k)])})
+    counts = {
+        "images": len(given.coco["images"]),
+        "objects": int((~ignored).sum()),
+        "ignored": int(ignored.sum()),
+        "predictions": len(given.every.pair),
+        "over_max_dets": len(given.every.pair) - len(given.detections.pair),
+        **dict.fromkeys(("prompts", "clicked", "objects_without_prompt")),
+    }
+    if clicks is not None:
+        counts |= {"prompts": len(clicks["prompts"]), "clicked": int(clicked.sum())}
+        counts["objects_without_prompt"] = int((~given.prompted & ~ignored).sum())
+    about = {"max_dets": max_dets, "class_agnostic": class_agnostic, "score_threshold": score_threshold}
+    bins = {name: list(ends) for name, ends in size_bins.items()}
     return {
-        "protocol": {
-            "max_dets": max_dets,
-            "class_agnostic": class_agnostic,
-            "score_threshold": score_threshold,
-            **click_protocol,
-            "size_bins": {name: list(ends) for name, ends in size_bins.items()},
-            "evaluator": f"hotcoco {version('hotcoco')}",
-        },
-        "counts": {
-            "images": len(given.coco["images"]),
-            "objects": int((~ignored).sum()),
-            "ignored": int(ignored.sum()),
-            "predictions": len(given.every.pair),
-            "over_max_dets": len(given.every.pair) - len(given.detections.pair),
-            "prompts": len(clicks["prompts"]) if clicks is not None else None,
-            "clicked": int(clicked.sum()) if clicks is not None else None,
-            "objects_without_prompt": int((~given.prompted & ~ignored).sum()) if clicks is not None else None,
-        },
+        "protocol": {**about, **protocol, "size_bins": bins, "evaluator": f"hotcoco {version('hotcoco')}"},
+        "counts": counts,
         "all": overall,
         "clicked_ignored": second,
         "hit": _share(hits[0][clicked]),
@@ -125,10 +118,6 @@ def evaluate(
 def summary_line(results: Json) -> str:
     """One line to print: the three numbers in per cent, and the protocol that they hold for."""
     protocol, ignored = results["protocol"], results["clicked_ignored"] or {}
-
-    def per_cent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.1f}"
-
     keys = ("ap25", "ap50", "ap75", "ap")
     scores = " ".join(f"{key.upper()} {per_cent(results['all'][key])} ({per_cent(ignored.get(key))})" for key in keys)
     hits = f"hit {per_cent(results['hit'])}, shown {per_cent(results['hit_shown'])}"
@@ -191,13 +180,13 @@ def _score(
     """Scores over all categories, per category, the counting error, and which objects are hit, shown (bool, (G,) each)."""
     objects, detections, columns = given.objects, given.detections, given.columns
     precision, recall = _curves(given, ignored, max_dets, size_bins)
-    status, overlap = np.zeros(len(detections.pair), dtype=np.int8), np.zeros(len(detections.pair))
+    status = np.zeros(len(detections.pair), dtype=np.int8)
     hits = np.zeros(len(objects.pair), dtype=bool), np.zeros(len(objects.pair), dtype=bool)
     shown = detections.value >= score_threshold
     for pair in np.intersect1d(objects.pair, detections.pair).tolist():
         here, found = objects.of(pair), detections.of(pair)
         iou = overlaps(detections.boxes[found], objects.boxes[here], ignored[here])
-        status[found], overlap[found], _ = match_pair(iou, ignored[here])
+        status[found], _ = match_pair(iou, ignored[here])
         hits[0][here] = (iou >= 0.5).any(0)
         hits[1][here] = (iou[shown[found]] >= 0.5).any(0)
 
@@ -208,44 +197,13 @@ def _score(
     overall: Json = {key: _mean(values) for key, values in scores.items()}
     overall |= {"ar": _mean(recall[_AP, :, 0]), "recall50": _mean(recall[_AP50, :, 0])}
 
-    tables = []
-    for k in range(columns):
-        table: Json = {key: _mean(scores[key][..., k]) for key in ("ap50", "ap75")}
-        of = np.flatnonzero(detections.pair % columns == k)
-        total = int(((objects.pair % columns == k) & ~ignored).sum())
-        tables.append(table | _olrp(detections.value[of], status[of], overlap[of], total))
-    for key in ("olrp", "olrp_loc", "olrp_fp", "olrp_fn"):
-        overall[key] = _mean(np.array([t[key] for t in tables if t[key] is not None]))
-
+    tables = [{key: _mean(scores[key][..., k]) for key in ("ap50", "ap75")} for k in range(columns)]
     pairs = len(given.coco["images"]) * columns
     expected = np.bincount(objects.pair[~ignored], minlength=pairs)
     counted = np.bincount(detections.pair[shown & (status >= 0)], minlength=pairs)
     error = (counted - expected)[(counted > 0) | (expected > 0)].astype(np.float64)
     rmse = float(np.sqrt((error**2).mean())) if len(error) else None
     return overall, tables, {"mae": _mean(abs(error)), "rmse": rmse, "pairs": len(error)}, hits
-
-
-def _olrp(score: Array, status: Array, overlap: Array, total: int) -> Json:
-    """Optimal LRP of one category at IoU 0.5, its parts, and the score at which it is reached.
-
-    LRP = (sum over true of (1 - IoU) / 0.5 + false + missed) / (true + false + missed), the minimum over all cuts.
-    """
-    keys = ("olrp", "olrp_loc", "olrp_fp", "olrp_fn", "olrp_score")
-    if total == 0:
-        return dict.fromkeys(keys)
-    order = np.argsort(-score, kind="stable")
-    order = order[status[order] >= 0]
-    true = np.concatenate([[0], np.cumsum(status[order] == 1)])
-    false = np.arange(len(order) + 1) - true
-    loose = np.concatenate([[0.0], np.cumsum(np.where(status[order] == 1, 1 - overlap[order], 0.0))])
-    lrp = (loose / 0.5 + false + total - true) / (false + total)
-    cut = np.flatnonzero(np.append(np.diff(score[order]) != 0, [True])) + 1 if len(order) else np.array([], dtype=np.int64)
-    cut = np.append(0, cut)  # equal scores fall together; the first cut shows nothing
-    best = int(cut[lrp[cut].argmin()])
-    parts = float(loose[best] / true[best]) if true[best] else None, float(false[best] / best) if best else 0.0
-    missed = float((total - true[best]) / total)
-    values = float(lrp[best]), *parts, missed, float(score[order[best - 1]]) if best else None
-    return dict(zip(keys, values, strict=True))
 
 
 def _mean(values: Array) -> float | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from dealkit.clicks import clicks_hash
 from dealkit.config import DEFAULT_THRESHOLD
-from dealkit.evaluate.matching import Array, match_pair, overlaps, read_inputs
+from dealkit.evaluate.matching import Array, match_pair, overlaps, per_cent, read_inputs
 from dealkit.files import Json
 
 FOUND, MISSED, IGNORED = "found", "missed", "ignored"
@@ -53,8 +53,7 @@ class Errors:
     objects: dict[str, Array]
     """(G,) each: `annotation_id`, `image_id`, `category_id`; `state` (key of `OBJECT_STATES`); `detection` (row of the
     detection that has found it, or that concerns it most strongly), `iou` and `score` of that one (0 where there is none);
-    `taken_by` (id of the category, other than its own, of the strongest detection on it at the foreground's IoU) and
-    `taken_score`; `clicked`, `prompted` (bool)."""
+    `clicked`, `prompted` (bool)."""
     detections: dict[str, Array]
     """(D,) each: `image_id`, `category_id`, `score`; `type` (key of `DETECTION_TYPES`); `object` (row of `objects` that it
     concerns) and `iou` with it."""
@@ -62,6 +61,12 @@ class Errors:
     """`{"id", "name"}` of the K categories."""
     request: Json
     """The arguments it was made with: max_dets, min_score, foreground, background, ignore_clicked, clicks (hash)."""
+
+    def columns(self) -> tuple[Array, Array]:
+        """Category index of every detection (D,) and object (G,)."""
+        index = {row["id"]: k for k, row in enumerate(self.categories)}
+        ids = self.detections["category_id"], self.objects["category_id"]
+        return tuple(np.array([index[i] for i in part.tolist()], dtype=np.int64) for part in ids)
 
     def counts(self, min_score: float = 0.0) -> dict[str, int]:
         """Mistakes of each kind among detections of at least `min_score`; `missed` are the objects without any concern."""
@@ -88,22 +93,16 @@ def find_errors(
     category first. A true detection stays true although it also lies on an object of another category.
 
     Args:
-        coco: ground truth, or the path of its file.
-        predictions: COCO results, as `python -m dealkit predict` writes, or the path of their file.
-        clicks: click list, or the path of its file: which objects are clicked, which prompted. Without it: none, all.
-        max_dets: the best detections of a pair that count.
+        coco, predictions, clicks, max_dets: as in `evaluate`; without clicks all objects count as prompted.
         min_score: detections under this score do not count: what a user would see with this threshold.
         foreground: IoU from which a detection matches an object (TIDE's t_f).
         background: IoU from which a detection concerns an object at all (TIDE's t_b).
-        ignore_clicked: clicked objects are neither found nor missed, as in `clicked_ignored` of `evaluate`; a detection of
-            another category's prompt on one of them is false all the same.
+        ignore_clicked: clicked objects are neither found nor missed; one of another category's prompt on them is false.
 
     Raises:
-        ValueError: thresholds not 0 < background < foreground <= 1, max_dets under 1, `ignore_clicked` without clicks, or a row
-            with a missing, unknown or non-finite field; names file, row and field.
+        ValueError: a bad argument, or a row with a missing, unknown or non-finite field; names file, row and field.
 
-    Source: TIDE, arXiv 2008.08115, section 2. Choice: `missed` is as there an object that no localisation or category mistake
-    could become; so the states of objects add up.
+    Source: TIDE, arXiv 2008.08115, section 2.
 
     >>> truth = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "cell"}],
     ...          "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10]}]}
@@ -124,7 +123,6 @@ def find_errors(
 
     kinds = np.full(len(found.pair), BACKGROUND, dtype=object)
     of_object, overlap = np.full(len(kinds), -1), np.zeros(len(kinds))
-    taken, taken_score = np.full(len(rows), -1), np.zeros(len(rows))
     for image in np.unique(found.pair // columns).tolist():
         here, there = (slice(*np.searchsorted(r.pair, [image * columns, (image + 1) * columns])) for r in (objects, found))
         own = found.pair[there, None] == objects.pair[None, here]  # (D, G) of the image
@@ -135,32 +133,17 @@ def find_errors(
         concerned = which >= 0
         of_object[there] = np.where(concerned, here.start + which, -1)
         overlap[there][concerned] = iou[np.flatnonzero(concerned), which[concerned]]
-        on = np.where(~own & ~crowd[here] & (iou >= foreground), found.value[there, None], -1.0)
-        best = on.argmax(0)
-        score = on[best, np.arange(on.shape[1])]
-        taken[here], taken_score[here] = np.where(score >= 0, found.pair[there][best] % columns, -1), np.maximum(score, 0)
 
     state, detection = _states(kinds, of_object, found.value, ignored)
     at, back = np.argsort(objects.source), np.argsort(every.source)
-    has, counted = detection >= 0, np.isin(every.source, found.source)
-    best = detection[has]
-    ids = [row["id"] for row in given.categories]
-    of_objects = {
-        "annotation_id": np.array([row["id"] for row in rows]),
-        "image_id": np.array([row["image_id"] for row in rows]),
-        "category_id": np.array([row["category_id"] for row in rows]),
-        "state": state,
-        "detection": _put(has, found.source[best], -1),
-        "iou": _put(has, overlap[best], 0.0),
-        "score": _put(has, found.value[best], 0.0),
-        "taken_by": np.array([None if k < 0 else ids[k] for k in taken.tolist()], dtype=object),
-        "taken_score": taken_score,
-        "clicked": given.clicked,
-        "prompted": given.prompted,
-    }
-    of_detections = {
-        "image_id": np.array([given.predictions[i]["image_id"] for i in every.source.tolist()]),
-        "category_id": np.array([given.predictions[i]["category_id"] for i in every.source.tolist()]),
+    fields = {"annotation_id": "id", "image_id": "image_id", "category_id": "category_id"}
+    of_objects = {name: np.array([row[field] for row in rows]) for name, field in fields.items()}
+    of_objects |= {"state": state, "clicked": given.clicked, "prompted": given.prompted}
+    for key, values, none in (("detection", found.source, -1), ("iou", overlap, 0.0), ("score", found.value, 0.0)):
+        of_objects[key] = np.append(values, none)[detection]  # -1 is the last: none
+    counted, predictions = np.isin(every.source, found.source), [given.predictions[i] for i in every.source.tolist()]
+    of_detections = {key: np.array([row[key] for row in predictions]) for key in ("image_id", "category_id")}
+    of_detections |= {
         "score": every.value,
         "type": _put(counted, kinds, UNCOUNTED),
         "object": _put(counted, np.append(objects.source, -1)[of_object], -1),
@@ -200,7 +183,7 @@ def _judge(
     for start in np.flatnonzero(np.diff(pair, prepend=-1)).tolist():
         rows = slice(start, int(np.searchsorted(pair, pair[start], side="right")))
         mine = np.flatnonzero(own[start])
-        status[rows], _, column = match_pair(iou[rows][:, mine], ignored[mine], foreground)
+        status[rows], column = match_pair(iou[rows][:, mine], ignored[mine], foreground)
         which[rows] = np.where(column >= 0, np.append(mine, -1)[column], -1)
     same, other = np.where(own & ~ignored, iou, 0.0), np.where(own | crowd, 0.0, iou)
     rules = (
@@ -244,15 +227,13 @@ def confusion_matrix(errors: Errors, min_score: float = DEFAULT_THRESHOLD) -> Ar
     >>> confusion_matrix(find_errors(truth, [box | {"category_id": c, "score": 0.9} for c in (1, 2)])).tolist()
     [[1, 0, 0], [1, 0, 0]]
     """
-    index = {row["id"]: k for k, row in enumerate(errors.categories)}
-    matrix = np.zeros((len(index), len(index) + 1), dtype=np.int64)
+    row, of_objects = errors.columns()
+    matrix = np.zeros((len(errors.categories), len(errors.categories) + 1), dtype=np.int64)
     kind = errors.detections["type"]
     shown = (errors.detections["score"] >= min_score) & (kind != IGNORED) & (kind != UNCOUNTED)
-    rows = np.array([index[i] for i in errors.detections["category_id"][shown].tolist()], dtype=np.int64)
-    of_objects = np.array([index[i] for i in errors.objects["category_id"].tolist()] + [len(index)], dtype=np.int64)
-    lies = np.isin(kind[shown], [TRUE, DUPLICATE, OTHER])
-    columns = np.where(lies, of_objects[errors.detections["object"][shown]], len(index))
-    np.add.at(matrix, (rows, columns), 1)
+    lies = np.isin(kind, [TRUE, DUPLICATE, OTHER])
+    column = np.where(lies, np.append(of_objects, -1)[errors.detections["object"]], -1)  # -1: the last
+    np.add.at(matrix, (row[shown], column[shown]), 1)
     return matrix
 
 
@@ -271,10 +252,14 @@ def average_precision(score: Array, true: Array, total: int) -> float | None:
     """
     if not total:
         return None
-    order = np.argsort(-score, kind="stable")
-    hits = np.cumsum(true[order])
-    precision = np.append(np.maximum.accumulate((hits / np.arange(1, len(hits) + 1))[::-1])[::-1], 0.0)
-    return float(precision[np.searchsorted(hits / total, RECALLS, side="left")].mean())
+    hits = np.cumsum(true[np.argsort(-score, kind="stable")])
+    return mean_precision(hits / total, hits / np.arange(1, len(hits) + 1))
+
+
+def mean_precision(recall: Array, precision: Array) -> float:
+    """Mean over `RECALLS` of the best precision at that recall or beyond, 0 where there is none."""
+    best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+    return float(best[np.searchsorted(recall, RECALLS, side="left")].mean())
 
 
 def oracle_gains(errors: Errors) -> Json:
@@ -294,19 +279,15 @@ def oracle_gains(errors: Errors) -> Json:
     objects, detections = errors.objects, errors.detections
     kind, of, score = detections["type"], detections["object"], detections["score"]
     counted = (kind != IGNORED) & (kind != UNCOUNTED)
-    images = {name: i for i, name in enumerate(sorted(set(detections["image_id"].tolist())))}
-    image = np.array([images[i] for i in detections["image_id"].tolist()], dtype=np.int64)
-    index = {row["id"]: k for k, row in enumerate(errors.categories)}
-    column = np.array([index[i] for i in detections["category_id"].tolist()], dtype=np.int64)
-    of_objects = np.array([index[i] for i in objects["category_id"].tolist()], dtype=np.int64)
+    column, of_objects = errors.columns()
     asked, open_ = objects["state"] != IGNORED, ~np.isin(objects["state"], [IGNORED, FOUND])
-    order = np.lexsort((-score, image))  # ties as in the evaluation: by image, then as they stand in the file
+    order = np.lexsort((-score, detections["image_id"]))  # ties as in the evaluation: by image, then as they stand in the file
 
     def score_with(keep: Array, true: Array, column: Array, asked: Array) -> float | None:
         rows = order[keep[order]]
         values = [
             average_precision(score[part], true[part], total)
-            for k, total in enumerate(np.bincount(of_objects[asked], minlength=len(index)).tolist())
+            for k, total in enumerate(np.bincount(of_objects[asked], minlength=len(errors.categories)).tolist())
             for part in [rows[column[rows] == k]]
         ]
         values = [value for value in values if value is not None]
@@ -358,9 +339,6 @@ def errors_json(errors: Errors, min_score: float = DEFAULT_THRESHOLD) -> Json:
 
 def errors_text(made: Json) -> str:
     """Tables of `errors_json` to print: kinds of mistakes and what each costs, states of objects, confusions."""
-
-    def per_cent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.1f}"
 
     lines = [f"AP50 {per_cent(made['ap50'])}", f"{'kind':20}{'all':>8}{'shown':>8}{'AP50 without':>14}{'gain':>7}"]
     for kind, value in made["without"].items():

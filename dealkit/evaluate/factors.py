@@ -5,17 +5,19 @@ found it at IoU 0.5, and as missed otherwise. The objects that were clicked are 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.spatial import cKDTree
 from tqdm.auto import tqdm
 
 from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.measures import edge_width, mean_colours, ring_spread
 from dealkit.data.objects import ObjectTable, image_contrast, read_table
-from dealkit.evaluate.errors import FOUND, IGNORED, RECALLS, TRUE, UNCOUNTED, Errors, find_errors
+from dealkit.evaluate.errors import FOUND, IGNORED, TRUE, UNCOUNTED, Errors, find_errors, mean_precision
 from dealkit.evaluate.matching import Array
 from dealkit.files import Json
 
@@ -40,11 +42,7 @@ def object_factors(table: ObjectTable, clicks: Json) -> dict[str, Array]:
     """The factors of every object of a table of one COCO file: a column (N,) for each of `FACTORS`, in the table's order.
 
     Nothing to measure is NaN: `nearest` of an only object, what refers to a click where the kind has none in the image, and
-    everything but the size where the image has no click at all.
-
-    Args:
-        table: of `read_table`; the pixels of its images are read.
-        clicks: click list on the same file.
+    everything but the size where the image has no click. `clicks`: on the same file; the pixels of the images are read.
 
     Raises:
         ValueError: an image cannot be read, or a click is on an annotation that the table lacks; names it.
@@ -55,12 +53,10 @@ def object_factors(table: ObjectTable, clicks: Json) -> dict[str, Array]:
     place = {int(i): row for row, i in enumerate(objects["annotation_id"].tolist())}
     prompts: dict[tuple[int, str], Json] = {}
     for prompt in clicks["prompts"]:
-        row = place.get(prompt["annotation_ids"][0])
-        if row is None:
-            raise ValueError(
-                f"clicks: annotation {prompt['annotation_ids'][0]} is not among the objects of {table.images['file'][0]}"
-            )
-        prompts[int(objects["image"][row]), str(objects["category"][row])] = prompt
+        clicked = prompt["annotation_ids"][0]
+        if clicked not in place:
+            raise ValueError(f"clicks: annotation {clicked} is not among the objects of {table.images['file'][0]}")
+        prompts[int(objects["image"][place[clicked]]), str(objects["category"][place[clicked]])] = prompt
     for i in tqdm(range(len(table.images["path"])), desc="factors", unit="image", delay=5, leave=False):
         rows = table.rows(i)
         boxes, kinds = objects["box"][rows].astype(np.float64), objects["category"][rows].astype(str)
@@ -74,17 +70,16 @@ def object_factors(table: ObjectTable, clicks: Json) -> dict[str, Array]:
         factors["kinds"][rows] = len(set(kinds))
         for kind in sorted(set(kinds)):
             mine = rows.start + np.flatnonzero(kinds == kind)
-            asked = prompts.get((i, kind))
-            chosen = [place[a] for a in asked["annotation_ids"]] if asked else []
-            of_kind = _of_kind(boxes[mine - rows.start], objects["size"][mine], colours[mine - rows.start], asked, mine, chosen)
-            for name, values in of_kind.items():
+            asked, here = prompts.get((i, kind)), mine - rows.start
+            own = np.searchsorted(mine, [place[a] for a in asked["annotation_ids"]]) if asked else None
+            for name, values in _of_kind(boxes[here], objects["size"][mine], colours[here], asked, own).items():
                 factors[name][mine] = values
     factors["size"] = objects["size"].astype(np.float64)
     return factors
 
 
-def _of_kind(boxes: Array, size: Array, colours: Array, asked: Json | None, rows: Array, clicked: list[int]) -> dict[str, Array]:
-    """Factors among the objects of one kind in one image; `clicked` of the `rows` are those that the prompt points at."""
+def _of_kind(boxes: Array, size: Array, colours: Array, asked: Json | None, own: Array | None) -> dict[str, Array]:
+    """Factors among the objects of one kind in one image; `own` are the rows that the prompt `asked` points at."""
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     factors = {"instances": np.full(len(boxes), float(len(boxes)))}
     if len(boxes) > 1:
@@ -93,13 +88,12 @@ def _of_kind(boxes: Array, size: Array, colours: Array, asked: Json | None, rows
         return factors
     points = np.array([p for p, label in zip(asked["points"], asked["labels"], strict=True) if label == 1])
     distance, which = cKDTree(points).query(centres)
-    own = np.searchsorted(rows, clicked)
-    model = own[np.minimum(which, len(own) - 1)]
+    which = np.minimum(which, len(own) - 1)
+    model = own[which]
     half = np.maximum((boxes[own, 2:] - boxes[own, :2]) / 2, 1e-6)
-    offset = np.abs(points[: len(own)] - centres[own]) / half
+    offset = (np.abs(points[: len(own)] - centres[own]) / half).max(1)[which]
     factors["click_distance"] = distance
-    offset = np.where(offset.max(1) < 0.02, 0.0, offset.max(1))  # points are rounded to 0.01 px
-    factors["click_offset"] = offset[np.minimum(which, len(own) - 1)]
+    factors["click_offset"] = np.where(offset < 0.02, 0.0, offset)  # points are rounded to 0.01 px
     factors["size_step"] = np.abs(np.log2(np.maximum(size, 1e-6) / np.maximum(size[model], 1e-6)))
     factors["colour_step"] = np.abs(colours - colours[model]).mean(1)
     return factors
@@ -111,10 +105,8 @@ def cases(
     """Every object that was not clicked, with its factors and what became of it, and every false detection.
 
     Args:
-        coco: COCO file; images in the folder of `dealkit.data.objects.image_folder`.
-        predictions: COCO results made from `clicks`.
-        source: name of the data set; default: the folder of the file.
-        errors: of `find_errors` with `ignore_clicked`, where they are known already.
+        coco: COCO file; images in the folder of `dealkit.data.objects.image_folder`. predictions: made from `clicks`.
+        source: default: the folder of the file. errors: of `find_errors` with `ignore_clicked`, where they are known already.
 
     Returns:
         objects: (N,) each of `FACTORS`, `annotation_id`, `image` ("source/image id"), `source`, `category_id`, `state` (of
@@ -125,22 +117,20 @@ def cases(
     table = read_table([coco])
     errors = errors or find_errors(coco, predictions, clicks, ignore_clicked=True)
     factors = object_factors(table, clicks)
-    place = {i: row for row, i in enumerate(table.objects["annotation_id"].tolist())}
-    known = np.flatnonzero([i in place for i in errors.objects["annotation_id"].tolist()])
-    rows = known[errors.objects["state"][known] != IGNORED]
-    at = np.array([place[i] for i in errors.objects["annotation_id"][rows].tolist()], dtype=np.int64)
-    objects = {name: values[at] for name, values in factors.items()}
+    at = pd.Index(table.objects["annotation_id"]).get_indexer(errors.objects["annotation_id"])
+    rows = np.flatnonzero((at >= 0) & (errors.objects["state"] != IGNORED))
+    wrong = np.flatnonzero(~np.isin(errors.detections["type"], [TRUE, IGNORED, UNCOUNTED]))
+
+    def about(part: dict[str, Array], chosen: Array) -> dict[str, Array]:
+        images = [f"{source}/{i}" for i in part["image_id"][chosen].tolist()]
+        same = {"source": np.full(len(chosen), source, dtype=object), "weight": np.full(len(chosen), 1 / max(len(rows), 1))}
+        return {"image": np.array(images, dtype=object), **same}
+
+    objects = {name: values[at[rows]] for name, values in factors.items()} | about(errors.objects, rows)
     objects |= {key: errors.objects[key][rows] for key in ("annotation_id", "category_id", "state")}
-    objects["image"] = np.array([f"{source}/{i}" for i in errors.objects["image_id"][rows].tolist()], dtype=object)
-    objects["source"] = np.full(len(rows), source, dtype=object)
     objects["score"] = np.where(objects["state"] == FOUND, errors.objects["score"][rows], 0.0)
     objects["shown"] = objects["score"] >= DEFAULT_THRESHOLD
-    objects["weight"] = np.full(len(rows), 1 / max(len(rows), 1))
-    wrong = ~np.isin(errors.detections["type"], [TRUE, IGNORED, UNCOUNTED])
-    false = {"score": errors.detections["score"][wrong]}
-    names = [f"{source}/{i}" for i in errors.detections["image_id"][wrong].tolist()]
-    false |= {"image": np.array(names, dtype=object), "source": np.full(len(names), source, dtype=object)}
-    return objects, false | {"weight": np.full(len(names), 1 / max(len(rows), 1))}
+    return objects, {"score": errors.detections["score"][wrong], **about(errors.detections, wrong)}
 
 
 def pooled(parts: Sequence[tuple[dict[str, Array], dict[str, Array]]]) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -153,12 +143,11 @@ def normalised_ap(
 ) -> float | None:
     """AP of a subset of the objects, comparable between subsets of any size.
 
-    All false detections stand beside the subset, and its recall is counted as if it had the weight of all objects, `total`:
     precision = recall x total / (recall x total + false). For all objects this is AP over the pool.
 
     Args:
         score: (N,) of the detection that has found each object of the subset; 0 is none. weight: (N,) of each object.
-        false_score, false_weight: (F,). total: weight of all objects; None: that of the subset.
+        false_score, false_weight: (F,) of all false detections. total: weight of all objects; None: that of the subset.
 
     Source: Hoiem, Chodpathumwan, Dai, "Diagnosing Error in Object Detectors", ECCV 2012, section 2.2.
 
@@ -170,20 +159,16 @@ def normalised_ap(
     of_subset = float(weight.sum())
     total = of_subset if total is None else total
     values = np.concatenate([score[score > 0], false_score])
-    found = np.concatenate([weight[score > 0], np.zeros(len(false_score))])
-    false = np.concatenate([np.zeros(int((score > 0).sum())), false_weight])
+    found = np.concatenate([weight[score > 0], 0 * false_score])
+    false = np.concatenate([0 * score[score > 0], false_weight])
     order = np.lexsort((false > 0, -values))
-    recall = np.cumsum(found[order]) / of_subset
-    wrong = np.cumsum(false[order])
+    recall, wrong = np.cumsum(found[order]) / of_subset, np.cumsum(false[order])
     precision = recall * total / np.maximum(recall * total + wrong, 1e-12)
-    precision = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
-    return float(precision[np.searchsorted(recall, RECALLS - 1e-9, side="left")].mean())
+    return mean_precision(recall + 1e-9, precision)
 
 
 def bin_edges(values: Array, weight: Array | None = None, bins: int = 5) -> Array:
-    """Edges of bins of equal weight, the last one included; a value that is very frequent makes fewer bins.
-
-    Of six or fewer different values each has a bin of its own.
+    """Edges of bins of equal weight, the last one included; six or fewer different values have a bin each.
 
     >>> bin_edges(np.arange(11.0), bins=2).tolist(), bin_edges(np.array([0.0, 0, 0, 1])).tolist()
     ([0.0, 5.0, 10.0], [0.0, 1.0, 1.0])
@@ -193,16 +178,7 @@ def bin_edges(values: Array, weight: Array | None = None, bins: int = 5) -> Arra
     different = np.unique(values[finite])
     if len(different) <= 6:
         return np.append(different, different[-1:])
-    return np.unique(weighted_quantiles(values[finite], weight[finite], np.linspace(0, 1, bins + 1)))
-
-
-def weighted_quantiles(values: Array, weight: Array, at: Array) -> Array:
-    """Smallest value that at least this share of the weight does not exceed.
-
-    >>> weighted_quantiles(np.array([3.0, 1.0, 2.0]), np.array([2.0, 1.0, 1.0]), np.array([0, 0.5, 1])).tolist()
-    [1.0, 2.0, 3.0]
-    """
-    return np.quantile(values, at, weights=weight, method="inverted_cdf")
+    return np.unique(np.quantile(values[finite], np.linspace(0, 1, bins + 1), weights=weight[finite], method="inverted_cdf"))
 
 
 def by_factor(objects: Mapping[str, Array], false: Mapping[str, Array], name: str, bins: int = 5) -> list[Json]:
@@ -217,24 +193,23 @@ def by_factor(objects: Mapping[str, Array], false: Mapping[str, Array], name: st
     edges = bin_edges(values, objects["weight"], bins)
     which = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
     rows = []
-    for k in range(len(edges) - 1):
-        chosen = np.flatnonzero(np.isfinite(values) & (which == k))
-        if not len(chosen):
-            continue
-        part = {key: column[chosen] for key, column in objects.items()}
-        row = {"low": float(edges[k]), "high": float(edges[k + 1]), "middle": float(np.median(values[chosen]))}
-        rows.append(row | found_row(part, false, float(objects["weight"].sum())))
+    for k, (low, high) in enumerate(pairwise(edges.tolist())):
+        chosen = np.isfinite(values) & (which == k)
+        if chosen.any():
+            row = {"low": low, "high": high, "middle": float(np.median(values[chosen]))}
+            part = {key: column[chosen] for key, column in objects.items()}
+            rows.append(row | found_row(part, false, float(objects["weight"].sum())))
     return rows
 
 
 def found_row(objects: Mapping[str, Array], false: Mapping[str, Array], total: float | None = None) -> Json:
     """How many of these objects are found and shown, and their AP: the numbers of a row of `by_factor`."""
     weight, shown = objects["weight"], objects["shown"]
+    shares = {"recall": objects["score"] > 0, "shown": shown}
     return {
         "objects": len(weight),
         "sources": len(set(objects["source"].tolist())),
-        "recall": float(np.average(objects["score"] > 0, weights=weight)) if len(weight) else None,
-        "shown": float(np.average(shown, weights=weight)) if len(weight) else None,
+        **{name: float(np.average(found, weights=weight)) if len(weight) else None for name, found in shares.items()},
         "interval": bootstrap(shown, weight, objects["image"]),
         "ap50": normalised_ap(objects["score"], weight, false["score"], false["weight"], total),
     }
@@ -272,16 +247,12 @@ def drop(rows: Sequence[Json], at: Sequence[float] | None = None, x: str = "midd
 def miss_model(objects: Mapping[str, Array], *, folds: int = 4, repeats: int = 3, seed: int = 0) -> Json | None:
     """What predicts a miss: gradient boosting on the factors, scored on images that it has not seen.
 
-    The importance of a factor is the loss of held-out ROC AUC when its values are shuffled among the objects; factors that
-    say the same share it. Factors without two different values are left out.
+    The importance of a factor is the loss of held-out ROC AUC when its values are shuffled; factors that say the same share it.
 
     Returns:
         `objects`, `missed` (weighted share), `folds`, `auc` (mean over folds), `auc_spread`, and `importance`: factor ->
         `mean` and `spread` over folds, the most important first. None with fewer than 20 objects missed or shown, or fewer
         images than folds.
-
-    Raises:
-        ImportError: scikit-learn is not installed.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.inspection import permutation_importance
@@ -303,18 +274,19 @@ def miss_model(objects: Mapping[str, Array], *, folds: int = 4, repeats: int = 3
             max_iter=80, learning_rate=0.1, max_leaf_nodes=15, min_samples_leaf=30, l2_regularization=1.0, random_state=seed
         ).fit(table[train], missed[train], sample_weight=weight[train])
         aucs.append(roc_auc_score(missed[test], model.predict_proba(table[test])[:, 1], sample_weight=weight[test]))
-        options: dict[str, Any] = {"scoring": "roc_auc", "n_repeats": repeats, "random_state": seed}
-        importances.append(
-            permutation_importance(model, table[test], missed[test], sample_weight=weight[test], **options).importances_mean
-        )
+        options: dict[str, Any] = {
+            "scoring": "roc_auc",
+            "n_repeats": repeats,
+            "random_state": seed,
+            "sample_weight": weight[test],
+        }
+        importances.append(permutation_importance(model, table[test], missed[test], **options).importances_mean)
     if not aucs:
         return None
     means, spreads = np.mean(importances, axis=0), np.std(importances, axis=0)
     order = np.argsort(-means)
-    return {
-        "objects": len(missed),
-        "missed": float(np.average(missed, weights=weight)),
-        "folds": len(aucs),
+    about = {"objects": len(missed), "missed": float(np.average(missed, weights=weight)), "folds": len(aucs)}
+    return about | {
         "auc": float(np.mean(aucs)),
         "auc_spread": float(np.std(aucs)),
         "importance": {names[k]: {"mean": float(means[k]), "spread": float(spreads[k])} for k in order},
@@ -330,6 +302,7 @@ def observed(objects: Mapping[str, Array], false: Mapping[str, Array], bins: int
     for name, label in FACTORS.items():
         values = objects[name].astype(np.float64)
         finite, rows = np.isfinite(values), by_factor(objects, false, name, bins)
-        span = weighted_quantiles(values[finite], objects["weight"][finite], np.array([0.1, 0.9])).tolist() if rows else None
+        weights = {"weights": objects["weight"][finite], "method": "inverted_cdf"}
+        span = np.quantile(values[finite], [0.1, 0.9], **weights).tolist() if rows else None
         factors[name] = {"label": label, "range": span, "bins": rows, "drop": drop(rows)}
     return {"all": found_row(objects, false), "factors": factors, "model": miss_model(objects)}

@@ -89,14 +89,10 @@ def read_inputs(
     objects, ignored = _read_objects(coco["annotations"], images, index, columns, in_truth)
     every = _read_detections(predictions, images, index, columns, in_predictions)
     rank = np.arange(len(every.pair)) - np.searchsorted(every.pair, every.pair)
-    clicked, prompted = np.zeros(len(objects.pair), dtype=bool), np.ones(len(objects.pair), dtype=bool)
-    if clicks is not None:
-        clicks = check_clicks(read_json(clicks), coco, name=of_clicks)
-        rows = [coco["annotations"][i] for i in objects.source.tolist()]
-        chosen = {i for prompt in clicks["prompts"] for i in prompt["annotation_ids"]}
-        pairs = {(prompt["image_id"], prompt["category_id"]) for prompt in clicks["prompts"]}
-        clicked = np.array([row["id"] in chosen for row in rows], dtype=bool)
-        prompted = np.array([(row["image_id"], row["category_id"]) in pairs for row in rows], dtype=bool)
+    clicks = None if clicks is None else check_clicks(read_json(clicks), coco, name=of_clicks)
+    prompts, rows = clicks["prompts"] if clicks else [], [coco["annotations"][i] for i in objects.source.tolist()]
+    chosen = {i for prompt in prompts for i in prompt["annotation_ids"]}
+    pairs = {(prompt["image_id"], prompt["category_id"]) for prompt in prompts}
     return Inputs(
         coco=coco,
         predictions=predictions,
@@ -107,8 +103,8 @@ def read_inputs(
         every=every,
         detections=every.take(np.flatnonzero(rank < max_dets)),
         ignored=ignored,
-        clicked=clicked,
-        prompted=prompted,
+        clicked=np.array([row["id"] in chosen for row in rows], dtype=bool),
+        prompted=np.array([clicks is None or (row["image_id"], row["category_id"]) in pairs for row in rows], dtype=bool),
     )
 
 
@@ -156,6 +152,12 @@ def _read_rows(
     return image * columns + category, _column(rows, "bbox", name, "finite [x, y, w, h]", lambda boxes: _finite(boxes, 4))
 
 
+def _refuse(bad: Array, boxes: Array, name: str, form: str) -> None:
+    """Raise ValueError for the first bad box (N,), if any."""
+    for i in np.flatnonzero(bad)[:1]:
+        raise ValueError(f"{name}[{i}].bbox: expected [x, y, w, h] with {form}, got {boxes[i].tolist()}")
+
+
 def _read_objects(
     rows: list[Json], images: dict[int, int], categories: dict[int, int], columns: int, where: str
 ) -> tuple[Rows, Array]:
@@ -163,13 +165,9 @@ def _read_objects(
     name = f"{where}annotations"
     pair, boxes = _read_rows(rows, images, categories, columns, name)
     ignored = np.array([bool(row.get("iscrowd") or row.get("ignore")) for row in rows], dtype=bool)
-    bad = np.flatnonzero(~ignored & (boxes[:, 2:] <= 0).any(1))
-    if len(bad):
-        got = boxes[bad[0]].tolist()
-        raise ValueError(f"{name}[{bad[0]}].bbox: expected [x, y, w, h] with positive width and height, got {got}")
+    _refuse(~ignored & (boxes[:, 2:] <= 0).any(1), boxes, name, "positive width and height")
     sizes = [{"area": row.get("area", box[2] * box[3])} for row, box in zip(rows, boxes.tolist(), strict=True)]
-    area = _column(sizes, "area", name, "a finite number", _finite)
-    order = np.argsort(pair, kind="stable")
+    area, order = _column(sizes, "area", name, "a finite number", _finite), np.argsort(pair, kind="stable")
     return Rows(pair=pair, boxes=boxes, value=area, source=np.arange(len(rows))).take(order), ignored[order]
 
 
@@ -179,11 +177,14 @@ def _read_detections(rows: list[Json], images: dict[int, int], categories: dict[
         raise ValueError(f"{where or 'predictions: '}expected a list of COCO results, got {type(rows).__name__}")
     name = f"{where}predictions"
     pair, boxes = _read_rows(rows, images, categories, columns, name)
-    bad = np.flatnonzero((boxes[:, 2:] < 0).any(1))
-    if len(bad):
-        raise ValueError(f"{name}[{bad[0]}].bbox: expected [x, y, w, h] with w, h >= 0, got {boxes[bad[0]].tolist()}")
+    _refuse((boxes[:, 2:] < 0).any(1), boxes, name, "w, h >= 0")
     score = _column(rows, "score", name, "a finite number", _finite)
     return Rows(pair=pair, boxes=boxes, value=score, source=np.arange(len(rows))).take(np.lexsort((-score, pair)))
+
+
+def per_cent(value: float | None) -> str:
+    """A share in per cent for a printed line, a hyphen for None."""
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def overlaps(detections: Array, objects: Array, ignored: Array) -> Array:
@@ -198,20 +199,19 @@ def match_pair(iou: Array, ignored: Array, threshold: float = 0.5) -> tuple[Arra
         iou: (D, G), best score first; intersection over detection area in the columns that `ignored` (G,) marks.
 
     Returns:
-        (D,) int8: 1 true, 0 false, -1 on an ignored region; (D,) IoU of the true ones, else 0; (D,) column of the object that a
-        true one has found, else -1.
+        (D,) int8: 1 true, 0 false, -1 on an ignored region; (D,) column of the object that a true one has found, else -1.
 
-    >>> status, overlap, column = match_pair(np.array([[0.6, 0.7], [0.6, 0.8], [0.1, 0.9]]), np.zeros(2, dtype=bool))
-    >>> status.tolist(), overlap.tolist(), column.tolist()
-    ([1, 1, 0], [0.7, 0.6, 0.0], [1, 0, -1])
+    >>> status, column = match_pair(np.array([[0.6, 0.7], [0.6, 0.8], [0.1, 0.9]]), np.zeros(2, dtype=bool))
+    >>> status.tolist(), column.tolist()
+    ([1, 1, 0], [1, 0, -1])
     """
-    status, overlap, column = np.zeros(len(iou), dtype=np.int8), np.zeros(len(iou)), np.full(len(iou), -1)
+    status, column = np.zeros(len(iou), dtype=np.int8), np.full(len(iou), -1)
     free = np.flatnonzero(~ignored)
     real = np.where(iou[:, free] >= threshold, iou[:, free], 0.0)
     for row in np.flatnonzero(real.any(1)):
         best = real.shape[1] - 1 - real[row, ::-1].argmax()  # of equal ones COCO takes the last
         if real[row, best]:
-            status[row], overlap[row], column[row] = 1, real[row, best], free[best]
+            status[row], column[row] = 1, free[best]
             real[row + 1 :, best] = 0.0
     status[(status == 0) & (iou[:, ignored] >= threshold).any(1)] = -1
-    return status, overlap, column
+    return status, column

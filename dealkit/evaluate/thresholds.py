@@ -80,11 +80,9 @@ def calibrate(checkpoint: Path, files: list[Path], out: Path, *, images: int = 2
     """AP and F1 over duplicate IoUs and thresholds, on the first images of training files; writes and returns them.
 
     Args:
-        checkpoint: model weights.
-        files: training annotation files; images lie in `images` beside each.
+        files: training annotation files; images lie in `images` beside each. images: how many of each file.
         out: JSON to write: `ap50`, `ap75` per duplicate IoU, `f1` per duplicate IoU and threshold, means over sources, and
-        the best.
-        images: how many of each file.
+            the best.
     """
     model = load_model(checkpoint)
     rows: dict[float, list[Json]] = {overlap: [] for overlap in OVERLAPS}
@@ -94,14 +92,10 @@ def calibrate(checkpoint: Path, files: list[Path], out: Path, *, images: int = 2
             found = every if overlap == 1.0 else without_duplicates(every, overlap)
             scores = evaluate(truth, found, clicks)["all"]
             rows[overlap].append({"ap50": scores["ap50"], "ap75": scores["ap75"], "f1": f1_curve(truth["annotations"], found)})
-    table = {
-        str(overlap): {
-            "ap50": mean(r["ap50"] for r in part),
-            "ap75": mean(r["ap75"] for r in part),
-            "f1": np.mean([r["f1"] for r in part], axis=0).tolist(),
-        }
-        for overlap, part in rows.items()
-    }
+    table = {}
+    for overlap, part in rows.items():
+        means = {name: mean(row[name] for row in part) for name in ("ap50", "ap75")}
+        table[str(overlap)] = means | {"f1": np.mean([row["f1"] for row in part], axis=0).tolist()}
     best = max(table, key=lambda k: max(table[k]["f1"]))
     results = {
         "checkpoint": Path(checkpoint).name,
@@ -139,18 +133,14 @@ def judge_prompt(found: Detections, truth: list[Json]) -> JudgedPrompt:
     >>> judged.right.tolist(), judged.adaptive.tolist()
     ([True, False], [True, False])
     """
-    crowd = xyxy([row for row in truth if row.get("iscrowd") or row.get("ignore")])
-    objects = xyxy([row for row in truth if not (row.get("iscrowd") or row.get("ignore"))])
+    boxes, ignored = xyxy(truth), torch.tensor([bool(row.get("iscrowd") or row.get("ignore")) for row in truth], dtype=torch.bool)
+    crowd, objects = boxes[ignored], boxes[~ignored]
     shown = found.scores >= adaptive_threshold(found.scores, found.count)
     shown = shown if found.clicked is None else shown | found.clicked
     counts = ~in_regions((found.boxes[:, :2] + found.boxes[:, 2:]) / 2, crowd)
-    return JudgedPrompt(
-        scores=found.scores[counts].double().numpy(),
-        right=(claim(box_iou(found.boxes[counts], objects)) >= 0).numpy(),
-        adaptive=shown[counts].numpy(),
-        objects=len(objects),
-        density=found.count,
-    )
+    right = (claim(box_iou(found.boxes[counts], objects)) >= 0).numpy()
+    scores, shown = found.scores[counts].double().numpy(), shown[counts].numpy()
+    return JudgedPrompt(scores=scores, right=right, adaptive=shown, objects=len(objects), density=found.count)
 
 
 def shown_f1(prompts: Sequence[JudgedPrompt], shown: Sequence[np.ndarray]) -> float:
@@ -167,8 +157,7 @@ def shown_f1(prompts: Sequence[JudgedPrompt], shown: Sequence[np.ndarray]) -> fl
 def best_cuts(prompts: Sequence[JudgedPrompt]) -> list[np.ndarray]:
     """Per prompt (N,) bool: its strongest detections, as many as give all prompts together their highest F1 (`shown_f1`).
 
-    No cut of every prompt has a higher one. Of a given F1 the best number for a prompt is that of the most 2 true - F1 x shown;
-    with it F1 grows until it stays (Dinkelbach's method for a ratio).
+    Source: Dinkelbach's method for a ratio: of a given F1 the best number for a prompt is that of the most 2 true - F1 x shown.
 
     >>> rows = [([0.9, 0.8], [True, False]), ([0.7] * 9, [False] * 8 + [True])]  # the second finds its object last: not worth it
     >>> made = [JudgedPrompt(scores=np.array(s), right=np.array(r), adaptive=None, objects=1, density=1.0) for s, r in rows]
@@ -197,13 +186,10 @@ def compare_thresholds(
     `mean` is over sources.
 
     Args:
-        checkpoint: model weights.
-        files: annotation files; images lie in `images` beside each, the folder's name is the source's.
+        files, images: as in `calibrate`; the folder's name is the source's. fixed: the fixed threshold.
         out: JSON to write. Of each source `f1` (IoU 0.5): `fixed`, `adaptive`, `best_of_source` (the best fixed threshold of this
             source, `threshold` says which), `oracle` (`best_cuts` of its prompts); `count_mae`: `density`, and the number shown
             by `fixed` and by `adaptive`. `mean.f1.best_fixed` is of the one threshold that is best for the mean of these files.
-        images: how many of each file.
-        fixed: the fixed threshold.
     """
     model = load_model(checkpoint)
     results: Json = {"checkpoint": Path(checkpoint).name, "images_per_source": images, "fixed": fixed, "sources": {}}

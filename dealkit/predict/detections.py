@@ -45,13 +45,7 @@ class Detections:
         return self._take(self.scores >= threshold)
 
     def adaptive(self) -> "Detections":
-        """The detections from `adaptive_threshold` of these scores and this count on, and whatever was clicked.
-
-        >>> import torch
-        >>> d = Detections(boxes=torch.zeros(3, 4), scores=torch.tensor([0.8, 0.7, 0.1]), count=2.0)
-        >>> len(d.adaptive())
-        2
-        """
+        """The detections from `adaptive_threshold` of these scores and this count on, and whatever was clicked."""
         if self.count is None:
             raise ValueError("count: expected the number that the density sums to, got None")
         keep = self.scores >= adaptive_threshold(self.scores, self.count)
@@ -63,16 +57,14 @@ class Detections:
 
     def to_dict(self) -> dict[str, list]:
         """`{"boxes": [[x1, y1, x2, y2], ...], "scores": [...]}`, for JSON."""
-        return {
-            "boxes": [[round(v, 2) for v in b] for b in self.boxes.tolist()],
-            "scores": [round(s, 4) for s in self.scores.tolist()],
-        }
+        boxes = [[round(v, 2) for v in box] for box in self.boxes.tolist()]
+        return {"boxes": boxes, "scores": [round(s, 4) for s in self.scores.tolist()]}
 
     def plot(self, ax: Any = None, *, title: str | None = None) -> Any:
         """Draw image, boxes (stronger is brighter) and clicks (plus: object, cross: not this); returns the matplotlib axes."""
         import matplotlib.pyplot as plt
 
-        height, width = (self.image.shape[1:]) if self.image is not None else (256, 256)
+        height, width = self.image.shape[1:] if self.image is not None else (256, 256)
         if ax is None:
             scale = 7 / max(height, width)
             _, ax = plt.subplots(figsize=(max(width * scale, 2), max(height * scale, 2) + 0.3), dpi=100, layout="constrained")
@@ -82,11 +74,9 @@ class Detections:
         for (x1, y1, x2, y2), colour in zip(self.boxes.tolist(), colours, strict=True):
             ax.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.4))
         if self.points is not None:
-            positive = self.labels == 1
-            for chosen, marker in ((positive, "P"), (~positive, "X")):
-                ax.scatter(
-                    *self.points[chosen].T.numpy(), marker=marker, s=90, c="white", edgecolors="black", linewidths=1.2, zorder=3
-                )
+            look = {"s": 90, "c": "white", "edgecolors": "black", "linewidths": 1.2, "zorder": 3}
+            for chosen, marker in ((self.labels == 1, "P"), (self.labels != 1, "X")):
+                ax.scatter(*self.points[chosen].T.numpy(), marker=marker, **look)
         ax.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
         clicked = " with one click" if self.points is not None and len(self.points) == 1 else ""
         ax.set_title(title or f"{len(self)} found{clicked}")

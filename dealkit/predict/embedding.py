@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dealkit.config import to_dict
+from dealkit.files import write_atomically
 from dealkit.model.checkpoint import read_safetensors
 from dealkit.model.deal import DEAL
 
@@ -20,11 +20,7 @@ from dealkit.model.deal import DEAL
 class PromptEmbedding:
     """What was clicked, as the model sees it: all that it needs to find the same kind in another image.
 
-    Raises:
-        ValueError: vectors of another shape or type or not finite, or a number of clicks below 1.
-
-    >>> e = PromptEmbedding(vectors=torch.ones(2, 4) * torch.tensor([[1.0], [0.0]]), clicks=1, model="0123456789ab")
-    >>> e.has_negative
+    >>> PromptEmbedding(vectors=torch.ones(2, 4) * torch.tensor([[1.0], [0.0]]), clicks=1, model="0123456789ab").has_negative
     False
     """
 
@@ -49,12 +45,9 @@ class PromptEmbedding:
 
     def save(self, path: str | Path) -> None:
         """Write it as safetensors, in one move."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(f"{path}.tmp")
         about = {"clicks": str(self.clicks), "model": self.model}
-        save_file({"vectors": self.vectors.contiguous().cpu()}, temporary, metadata=about)
-        os.replace(temporary, path)
+        tensors = {"vectors": self.vectors.contiguous().cpu()}
+        write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata=about))
 
 
 def load_embedding(path: str | Path) -> PromptEmbedding:
@@ -64,9 +57,9 @@ def load_embedding(path: str | Path) -> PromptEmbedding:
         ValueError: no such file, not safetensors, or a field that is missing or wrong; names the file and the field.
     """
     tensors, about = read_safetensors(Path(path), "prompt embedding")
-    missing = [name for name in ("vectors",) if name not in tensors] + [n for n in ("clicks", "model") if n not in about]
-    if missing:
-        raise ValueError(f"{path}: no {missing[0]}; expected a file written by PromptEmbedding.save")
+    for name in ("vectors", "clicks", "model"):
+        if name not in {*tensors, *about}:
+            raise ValueError(f"{path}: no {name}; expected a file written by PromptEmbedding.save")
     if not about["clicks"].isdecimal():
         raise ValueError(f"{path}: clicks: expected a whole number, got {about['clicks']!r}")
     try:
@@ -76,22 +69,17 @@ def load_embedding(path: str | Path) -> PromptEmbedding:
 
 
 def mean_embedding(embeddings: Sequence[PromptEmbedding]) -> PromptEmbedding:
-    """One prompt from several images: the mean of what they mean, and of what they do not mean where they say so.
+    """One prompt from several images of one model: the mean of what they mean, and of what they do not where they say so.
 
     Choice: every image weighs the same, however many clicks it got, since clicks in one image show much the same.
-
-    Raises:
-        ValueError: no embedding, or embeddings of different models.
 
     >>> one, two = (PromptEmbedding(vectors=torch.tensor([[v], [n]]), clicks=1, model="m") for v, n in ((1.0, 0.0), (3.0, 5.0)))
     >>> mean_embedding([one, two]).vectors.tolist()  # (1 + 3) / 2; only the second says what is not meant
     [[2.0], [5.0]]
     """
-    if not embeddings:
-        raise ValueError("embeddings: expected at least one, got none")
     models = {e.model for e in embeddings}
-    if len(models) > 1:
-        raise ValueError(f"embeddings: expected all of one model, got {', '.join(sorted(models))}")
+    if len(models) != 1:
+        raise ValueError(f"embeddings: expected all of one model, got {', '.join(sorted(models)) or 'none'}")
     stacked = torch.stack([e.vectors for e in embeddings])
     against = stacked[[e.has_negative for e in embeddings], 1]
     unmeant = against.mean(0) if len(against) else torch.zeros_like(stacked[0, 1])

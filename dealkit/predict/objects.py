@@ -15,14 +15,10 @@ from dealkit.prompts import stack_prompts
 def embed_objects(
     predictor: Predictor, table: ObjectTable, *, images: int, objects: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """What a click on the centre of an object means to the model, for a sample that gives every source the same say.
+    """Rows (K,) of `table.objects`, ascending, and their prompt vectors (K, D), for a sample of every source.
 
     Args:
-        images: of each source, at most. objects: of each image, at most.
-        seed: which are drawn.
-
-    Returns:
-        rows (K,) of `table.objects`, ascending, and their prompt vectors (K, D).
+        images: of each source, at most. objects: of each image, at most. seed: which are drawn.
     """
     rng = np.random.default_rng(seed)
     clear = ~table.objects["crowd"]
@@ -40,16 +36,11 @@ def embed_objects(
 
 
 def embed_rows(predictor: Predictor, table: ObjectTable, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """What a click on the centre of each of these objects means to the model: prompt vectors (K, D).
-
-    Args:
-        rows: (K,) of `table.objects`, ascending; every image is encoded once.
-    """
+    """Prompt vectors (K, D) of a click on the centre of each of the `rows` (K,) of `table.objects`, ascending."""
     images, starts = np.unique(table.objects["image"][rows], return_index=True)
+    parts = list(zip(images, np.split(rows, starts[1:]), strict=True))
     vectors = []
-    for i, of_image in zip(
-        tqdm(images, desc="embed", unit="image", delay=3, leave=False), np.split(rows, starts[1:]), strict=True
-    ):
+    for i, of_image in tqdm(parts, desc="embed", unit="image", delay=3, leave=False):
         points = to_cxcywh(torch.from_numpy(table.objects["box"][of_image]))[:, :2]
         prompts = stack_prompts([(point[None], torch.ones(1, dtype=torch.int64)) for point in points], [0] * len(points))
         features = encode_images(predictor.model, [read_image(table.images["path"][i])])

@@ -32,6 +32,8 @@ from dealkit.predict.embedding import PromptEmbedding, check_model, model_hash
 from dealkit.predict.threshold import ADAPTIVE, check_threshold
 from dealkit.prompts import PointPrompts, stack_prompts, without_clicks
 
+AnyImage = str | Path | Tensor | np.ndarray | Image.Image
+
 
 class Predictor:
     """One image at a time: encode once with `set_image`, then click as often as wanted.
@@ -60,7 +62,7 @@ class Predictor:
         self.image: Tensor | None = None
         self.features: Features | None = None
 
-    def set_image(self, image: str | Path | Tensor | np.ndarray | Image.Image) -> None:
+    def set_image(self, image: AnyImage) -> None:
         """Encode an image: a path, a (3, H, W) uint8 tensor, an (H, W), (H, W, 3) uint8 array, or a PIL image."""
         self.image = as_image(image)
         self.features = encode_images(self.model, [self.image])
@@ -88,29 +90,17 @@ class Predictor:
 
     def embed(
         self,
-        image: str | Path | Tensor | np.ndarray | Image.Image | None,
+        image: AnyImage | None,
         points: Sequence[Sequence[float]] | Tensor,
         labels: Sequence[int] | Tensor | None = None,
     ) -> PromptEmbedding:
-        """What the clicks in `image` (None: the image that is set) mean, to ask of other images with `predict_embedding`.
-
-        The image that is set stays set. Points and labels as in `predict`.
-
-        >>> from dealkit.config import ModelConfig
-        >>> predictor = Predictor(DEAL(ModelConfig(hidden_dim=32, fine_dim=16)))
-        >>> prompt = predictor.embed(torch.zeros(3, 50, 70, dtype=torch.uint8), [[20, 30]])
-        >>> predictor.set_image(torch.zeros(3, 40, 40, dtype=torch.uint8))
-        >>> isinstance(predictor.predict_embedding(prompt), Detections)
-        True
+        """What the clicks in `image` (None: the image that is set, which stays) mean, to ask others with `predict_embedding`.
 
         Raises:
             ValueError: no image, a point outside it, or no positive point.
         """
-        if image is None:
-            features, pixels = self._encoded(), self.image
-        else:
-            pixels = as_image(image)
-            features = encode_images(self.model, [pixels])
+        pixels = self.image if image is None else as_image(image)
+        features = self._encoded() if image is None else encode_images(self.model, [pixels])
         sets = read_points([(points, labels)], tuple(pixels.shape[1:]))
         vectors = embed(self.model, features, stack_prompts(sets, [0]).to(self.device))[0].cpu()
         return PromptEmbedding(vectors=vectors, clicks=len(sets[0][0]), model=self.model_hash)
@@ -157,7 +147,7 @@ def read_points(prompts: Sequence[tuple[Any, Any]], size_hw: tuple[int, int]) ->
     return sets
 
 
-def as_image(image: str | Path | Tensor | np.ndarray | Image.Image) -> Tensor:
+def as_image(image: AnyImage) -> Tensor:
     """Any usual form of an image as (3, H, W) uint8 RGB.
 
     Raises:
@@ -173,18 +163,16 @@ def as_image(image: str | Path | Tensor | np.ndarray | Image.Image) -> Tensor:
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(image.copy())
         image = image.permute(2, 0, 1) if image.ndim == 3 else image
-    if isinstance(image, Tensor):
-        if image.ndim == 2:
-            image = image.expand(3, -1, -1)
-        if image.ndim == 3 and image.shape[0] in (3, 4) and image.dtype == torch.uint8 and image.numel():
-            return image[:3]
+    if not isinstance(image, Tensor):
+        raise ValueError(f"image: expected a path, tensor, array or PIL image, got {type(image).__name__}")
+    image = image.expand(3, -1, -1) if image.ndim == 2 else image
+    if image.ndim != 3 or image.shape[0] not in (3, 4) or image.dtype != torch.uint8 or not image.numel():
         raise ValueError(f"image: expected uint8 (3, H, W) tensor or (H, W, 3) array, got {tuple(image.shape)} {image.dtype}")
-    raise ValueError(f"image: expected a path, tensor, array or PIL image, got {type(image).__name__}")
+    return image[:3]
 
 
 def for_inference(model: DEAL) -> DEAL:
-    """A copy that computes the same faster: batch norms folded into their convolutions, and weights in bfloat16 where
-    `autocast` would cast them at every call. Not for training or saving."""
+    """A copy that computes the same faster, not for training or saving: batch norms folded, bfloat16 where `autocast` casts."""
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     for block in fast.modules():
         children = dict(block.named_children())
@@ -197,10 +185,9 @@ def for_inference(model: DEAL) -> DEAL:
                 setattr(block, conv, fuse_conv_bn_eval(children[conv], children[norm]))
                 setattr(block, norm, torch.nn.Identity())
     if bf16_is_faster(next(fast.parameters()).device.type):
-        for part in (part for name, part in fast.named_children() if name != "decoder"):
-            for layer in part.modules():
-                if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
-                    layer.to(torch.bfloat16)
+        for name, layer in fast.named_modules():
+            if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)) and not name.startswith("decoder."):
+                layer.to(torch.bfloat16)
     return fast.to(memory_format=torch.channels_last)
 
 
@@ -250,10 +237,9 @@ def to_detections(
         of_click = scores[: clicks * output.starts].unflatten(0, (output.starts, clicks)).argmax(0)
         own[of_click * clicks + torch.arange(clicks, device=own.device)] = True
         enough |= own & (threshold == ADAPTIVE)
-    usable = (output.valid[n] & enough).nonzero()[:, 0]
-    boxes, scores = clip_boxes_to_image(to_xyxy(output.pred_boxes[n][usable]), size_hw), scores[usable]
-    area = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    boxes, scores, own = boxes[area], scores[area], own[usable[area]]
+    boxes = clip_boxes_to_image(to_xyxy(output.pred_boxes[n]), size_hw)
+    usable = output.valid[n] & enough & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    boxes, scores, own = boxes[usable], scores[usable], own[usable]
     keep = nms(boxes, scores, overlap)[:limit]
     found = Detections(
         boxes=boxes[keep].cpu(),
@@ -265,8 +251,7 @@ def to_detections(
 
 
 def clicked_rows(boxes: Tensor, own: Tensor, keep: Tensor) -> Tensor:
-    """(K,) bool, on the CPU: which of the K rows `keep` stand for the clicked ones of (N, 4) boxes, `own` (N,): each itself, or
-    the stronger duplicate."""
+    """(K,) bool, on the CPU: which of the K rows `keep` stand for the clicked ones, `own` (N,): themselves or duplicates."""
     clicked = torch.zeros(len(keep), dtype=torch.bool)
     if len(keep) and own.any():
         clicked[box_iou(boxes[own], boxes[keep]).argmax(1).cpu()] = True
@@ -274,12 +259,7 @@ def clicked_rows(boxes: Tensor, own: Tensor, keep: Tensor) -> Tensor:
 
 
 def predict_coco(model: DEAL, data: CocoFolder, click_lists: Sequence[Json], **options: Any) -> list[list[Json]]:
-    """Standard COCO results for each click list: every category of every image from its own prompt; options of
-    `predict_prompts`.
-
-    Returns:
-        one list of `{"image_id", "category_id", "bbox" (xywh pixels), "score"}` per click list.
-    """
+    """COCO results (`to_rows`) for each click list; every category of every image from its own prompt; see `predict_prompts`."""
     results: list[list[Json]] = [[] for _ in click_lists]
     for k, prompt, found in predict_prompts(model, data, click_lists, **options):
         results[k] += to_rows(found, prompt["image_id"], prompt["category_id"])
@@ -297,8 +277,7 @@ def predict_prompts(
 ) -> Iterator[tuple[int, Json, Detections]]:
     """Which click list, prompt and detections, image by image; each image is encoded once for all lists.
 
-    Scores under `min_score` are left out. `overlap` is the IoU above which the weaker of two detections of one prompt is
-    dropped; 1 keeps all.
+    `overlap`: IoU above which the weaker of two detections of one prompt is dropped; 1 keeps all.
     """
     model = for_inference(model)
     for index, prompts in prompted_images(data, click_lists):

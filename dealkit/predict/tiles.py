@@ -1,16 +1,14 @@
 """Images too large for one pass: overlapping tiles, one click for all of them, every object once.
 
-A tile sees less around an object than the whole image does, so what is alike is told apart less well in small tiles: take them as
-large as the memory allows, and no smaller than the crops of training, 256 px.
-
-The click is embedded in the tile that shows it best, and the embedding is asked of every tile. One tile is in memory at a time,
-so the memory needed does not grow with the image but for the image itself, a byte per pixel and channel. `N` prompt sets, `P`
-points, `D` width. Boxes and points are pixels of the whole image.
+The click is embedded in the tile that shows it best, and the embedding is asked of every tile; one tile is in memory at a time.
+Small tiles tell less well apart what is alike: take them as large as the memory allows, and no smaller than 256 px. `N` prompt
+sets, `P` points, `D` width. Boxes and points are pixels of the whole image.
 """
 
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -101,10 +99,7 @@ def predict_coco_tiled(
     done: Collection[int] = (),
     max_dets: int = 1500,
 ) -> Iterator[tuple[int, list[tuple[int, Json, Detections]]]]:
-    """Image by image its id and, for every prompt of every click list, (which list, prompt, detections).
-
-    As `predict_prompts`, for images of any size. Images in `done`, and those that no list prompts, are passed over.
-    """
+    """Image by image, but of those in `done`, its id and (which list, prompt, detections) for every prompt of all lists."""
     model = for_inference(model)
     for index, prompts in prompted_images(data, click_lists, done):
         stacked = stack_clicks([prompt for _, prompt in prompts])
@@ -124,15 +119,12 @@ def predict_tiles(
     limit: int = 1500,
     embedding: Tensor | None = None,
 ) -> list[Detections]:
-    """Detections of N prompt sets in one image, tile by tile.
+    """Detections of N prompt sets in one image, tile by tile; `count` sums the density over the image, every place once.
 
     Args:
         model: of `for_inference`. image: (3, H, W) uint8. prompts: in pixels of the image.
         threshold: lowest score, or "adaptive": the cut of each set over the whole image.
         limit: most detections of a set. embedding: (N, 2, D) of other images, instead of that of the points.
-
-    Returns:
-        per set its detections; `count` sums the density over the image, every place once.
     """
     height, width = image.shape[1:]
     windows = tile_windows(width, height, tile, overlap)
@@ -148,10 +140,9 @@ def predict_tiles(
         for rows in batches((prompts.labels >= 0).sum(1).tolist()):
             here = _in_window(prompts, rows, window)
             output = detect(model, features, here, embedding[rows].to(here.points.device))
-            counts = _count_in(output, core, window).tolist()
-            for i, n in enumerate(rows):
+            for i, (n, count) in enumerate(zip(rows, _count_in(output, core, window).tolist(), strict=True)):
                 found = to_detections(output, i, size_hw, low, clicks=here.points.shape[1], limit=limit)
-                parts[n].append((window, found, counts[i]))
+                parts[n].append((window, found, count))
     return [_merge(of_set, (height, width), threshold, limit) for of_set in parts]
 
 
@@ -163,12 +154,11 @@ def cores(windows: Sequence[Window]) -> list[tuple[float, float, float, float]]:
     """
     ends = []
     for axis in (0, 1):
-        spans = sorted({(w[axis], w[axis + 2]) for w in windows})
-        middles = [(b[0] + a[1]) / 2 for a, b in zip(spans, spans[1:], strict=False)]
-        bounds = [-math.inf, *middles, math.inf]
-        ends.append({span: (bounds[i], bounds[i + 1]) for i, span in enumerate(spans)})
-    x, y = ([ends[axis][w[axis], w[axis + 2]] for w in windows] for axis in (0, 1))
-    return [(a[0], b[0], a[1], b[1]) for a, b in zip(x, y, strict=True)]
+        spans = sorted({w[axis::2] for w in windows})
+        bounds = [-math.inf, *((after[0] + before[1]) / 2 for before, after in pairwise(spans)), math.inf]
+        ends.append(dict(zip(spans, pairwise(bounds), strict=True)))
+    pairs = [(ends[0][w[0::2]], ends[1][w[1::2]]) for w in windows]
+    return [(x1, y1, x2, y2) for (x1, x2), (y1, y2) in pairs]
 
 
 def merge_boxes(boxes: Tensor, scores: Tensor, tiles: Tensor, cut: Tensor, overlap: float = DEFAULT_NMS) -> Tensor:
@@ -229,7 +219,7 @@ def _embed_sets(
     box = points.new_tensor(windows)  # (T, 4)
     margin = torch.cat([points[:, :, None] - box[:, :2], box[:, 2:] - points[:, :, None]], dim=-1)  # (N, P, T, 4)
     height, width = image.shape[1:]
-    outer = torch.stack([box[:, 0] == 0, box[:, 1] == 0, box[:, 2] == width, box[:, 3] == height], dim=1)
+    outer = box == box.new_tensor([0, 0, width, height])
     best = margin.masked_fill(outer & (margin >= 0), math.inf).amin(-1).argmax(-1)  # (N, P)
     total, weights, kept = 0.0, 0.0, {}
     for t in sorted(set(best[labels >= 0].tolist())):
@@ -249,13 +239,11 @@ def _count_in(output: Output, core: tuple[float, float, float, float], window: W
     """(N,) objects that the density sums to within a core."""
     total = torch.zeros_like(output.count)
     for level, stride in ((output.activation, STRIDES[0]), (output.large, STRIDES[2])):
-        if level is None:
-            continue
-        centres = cell_centres(*level.density.shape[-2:], stride, level.density.device)
-        centres = centres + centres.new_tensor(window[:2])
-        low, high = (centres.new_tensor(part) for part in (core[:2], core[2:]))
-        inside = ((centres >= low) & (centres < high)).all(-1)
-        total += (level.density * inside).flatten(1).sum(1)
+        if level is not None:
+            centres = cell_centres(*level.density.shape[-2:], stride, level.density.device)
+            x, y = (centres + centres.new_tensor(window[:2])).unbind(-1)
+            inside = (x >= core[0]) & (x < core[2]) & (y >= core[1]) & (y < core[3])
+            total += (level.density * inside).flatten(1).sum(1)
     return total
 
 
@@ -265,8 +253,7 @@ def _merge(
     """One set's detections and counts of all tiles as one image's."""
     boxes, cut, clicked = [], [], []
     for (x1, y1, x2, y2), found, _ in parts:
-        high = found.boxes.new_tensor([x2 - x1, y2 - y1])
-        at_edge = torch.cat([found.boxes[:, :2] <= CUT, found.boxes[:, 2:] >= high - CUT], dim=1)
+        at_edge = torch.cat([found.boxes[:, :2] <= CUT, found.boxes[:, 2:] >= torch.tensor([x2 - x1, y2 - y1]) - CUT], dim=1)
         inner = torch.tensor([x1 > 0, y1 > 0, x2 < size_hw[1], y2 < size_hw[0]])
         cut.append((at_edge & inner).any(1))
         boxes.append(found.boxes + found.boxes.new_tensor([x1, y1, x1, y1]))

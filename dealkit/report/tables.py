@@ -17,6 +17,7 @@ from dealkit.studies.dior_dota import PAPER
 from dealkit.studies.label_efficiency import ROWS
 from dealkit.studies.left_out import HELD
 
+RESULTS = PROJECT_ROOT / "data" / "results"
 HEADS = {
     "ap25": "AP25",
     "ap50": "AP50",
@@ -56,6 +57,18 @@ def markdown(frame: pd.DataFrame) -> str:
     return frame.to_markdown(index=False, disable_numparse=True)
 
 
+def plain_table(*rows: Sequence[str]) -> str:
+    """Rows of cells as Markdown without padding; the first is the head.
+
+    >>> print(plain_table(("run", "AP50"), ("full", "50.0")))
+    | run | AP50 |
+    |---|---|
+    | full | 50.0 |
+    """
+    head, *lines = ("|" + "".join(f" {cell} |" if cell else " |" for cell in row) for row in rows)
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *lines])
+
+
 # Models and sources
 
 
@@ -84,12 +97,12 @@ def headline_table(_: Json) -> str:
         "template matching, one click": ("template_{}", "click"),
         "template matching, the object's box": ("template_{}", "box"),
     }
-    columns, rows = [*SCORES], []
+    rows = []
     for name, (file, variant) in told.items():
         for sources, key in (("unseen", "unseen"), ("seen", "realsmall")):
-            frame = tidy(PROJECT_ROOT / "data" / "results" / f"{file.format(key)}.json")
+            frame = tidy(RESULTS / f"{file.format(key)}.json")
             part = frame if variant is None else frame[frame["variant"] == variant]
-            cells = percent(over_seeds(part, metrics=columns), columns, spread=True).iloc[0]
+            cells = percent(over_seeds(part, metrics=SCORES), SCORES, spread=True).iloc[0]
             rows.append({"told": name, "on": f"{part['source'].nunique()} {sources} sources", **cells})
     return markdown(pd.DataFrame(rows))
 
@@ -98,27 +111,23 @@ def photo_table(results: Json) -> str:
     """Markdown: coins and procedural scenes."""
     coins, lower, scenes = results["coins"], results["coins_lower"], results["scenes"]
     numbers = {key: ", ".join(f"{row[key]:{'g' if key == 'threshold' else '.3f'}}" for row in lower) for key in lower[0]}
-    return "\n".join(
-        [
-            "| what | result |",
-            "|---|---|",
-            f"| photograph with {coins['objects']} coins, a click on each in turn, score at least {coins['threshold']} | "
-            f"mean recall {coins['recall']:.3f}, mean precision {coins['precision']:.3f} at IoU 0.5 |",
-            f"| the same at {numbers['threshold']} | mean recall {numbers['recall']}, mean precision {numbers['precision']} |",
-            f"| {scenes['counts']['images']} procedural scenes of unseen seeds, {scenes['counts']['objects']} objects, "
-            f"one click per category | AP50 {per_cent(scenes['ap50'])}, AP75 {per_cent(scenes['ap75'])}; clicked ignored "
-            f"{per_cent(scenes['ap50_ignored'])}, {per_cent(scenes['ap75_ignored'])}; hit {per_cent(scenes['hit'])} |",
-        ]
+    ap50, ap75, *ignored, hit = (per_cent(scenes[key]) for key in SCORES)
+    mean = "mean recall {}, mean precision {}".format
+    photograph = f"photograph with {coins['objects']} coins, a click on each in turn, score at least {coins['threshold']}"
+    made = "{images} procedural scenes of unseen seeds, {objects} objects, one click per category".format(**scenes["counts"])
+    return plain_table(
+        ("what", "result"),
+        (photograph, mean(f"{coins['recall']:.3f}", f"{coins['precision']:.3f} at IoU 0.5")),
+        (f"the same at {numbers['threshold']}", mean(numbers["recall"], numbers["precision"])),
+        (made, f"AP50 {ap50}, AP75 {ap75}; clicked ignored {', '.join(ignored)}; hit {hit}"),
     )
 
 
 def scale_table(results: Json) -> str:
     """Markdown: AP50 by size of object in scenes across scales, in per cent."""
     scales = results["scales"]
-    head = f"| {scales['scenes']} scenes of 512 px | all | " + " | ".join(f"{name} px" for name in SCALE_BINS) + " | hit |"
-    values = [scales["ap50"], *(scales[name] for name in SCALE_BINS), scales["hit"]]
-    row = "| AP50 | " + " | ".join(per_cent(value) for value in values) + " |"
-    return "\n".join([head, "|" + "---|" * (len(values) + 1), row])
+    head = [f"{scales['scenes']} scenes of 512 px", "all", *(f"{name} px" for name in SCALE_BINS), "hit"]
+    return plain_table(head, ["AP50", *(per_cent(scales[name]) for name in ("ap50", *SCALE_BINS, "hit"))])
 
 
 def speed_sentence(figures: Json) -> str:
@@ -140,8 +149,7 @@ def speed_table(figures: Json) -> str:
         (f"training at {figures['train_size']} px", f"{figures['train_images_per_s']:.1f} images/s"),
         ("evaluating 60 images x 250 objects x 1,000 detections", f"{figures['evaluate_dense_s']:.1f} s"),
     ]
-    lines = [f"| {name} | {value} |" for name, value in rows]
-    return "\n".join([f"| on {figures['made_by']['device']} | |", "|---|---|", *lines])
+    return plain_table((f"on {figures['made_by']['device']}", ""), *rows)
 
 
 def training_sentence(training: Json) -> str:
@@ -167,22 +175,17 @@ def minutes_text(parts: list[Json]) -> str:
 
 
 def model_table(models: dict[str, dict[str, Json]]) -> str:
-    """Markdown: models side by side; of each its results files by what they begin with, see `MODEL_FILES`."""
-    lines = [
-        "| model | parameters | crops | minutes trained | AP50 | AP75 | AP50, clicked ignored | AP75, clicked ignored | hit "
-        "| hit, shown | scenes, AP50 | coins, recall | encode | click |",
-        "|" + "---|" * 14,
-    ]
+    """Models side by side; of each its results files by what they begin with, see `MODEL_FILES`."""
+    columns = [*SCORES, "hit_shown"]
+    heads = ["model", "parameters", "crops", "minutes trained", *(HEADS[c] for c in columns)]
+    rows = [[*heads, "scenes, AP50", "coins, recall", "encode", "click"]]
     for name, files in models.items():
         real, training, photos, bench = (files[part] for part in MODEL_FILES)
         crops = sum(part["steps"] * part["batch_size"] for part in training["parts"])
-        scores = over_seeds(real)[[*SCORES, "hit_shown"]].iloc[0].tolist()
-        scores += [photos["scenes"]["ap50"], photos["coins"]["recall"]]
-        lines.append(
-            f"| `{name}` | {training['parameters'] / 1e6:.1f} M | {crops:,} | {minutes_text(training['parts'])} | "
-            f"{' | '.join(map(per_cent, scores))} | {bench['encode_ms']:.0f} ms | {bench['click_ms']:.0f} ms |"
-        )
-    return "\n".join(lines)
+        made = [f"`{name}`", f"{training['parameters'] / 1e6:.1f} M", f"{crops:,}", minutes_text(training["parts"])]
+        scores = [*over_seeds(real)[columns].iloc[0], photos["scenes"]["ap50"], photos["coins"]["recall"]]
+        rows.append([*made, *map(per_cent, scores), *(f"{bench[key]:.0f} ms" for key in ("encode_ms", "click_ms"))])
+    return plain_table(*rows)
 
 
 MODEL_FILES = ("realsmall", "training", "photos", "bench")
@@ -191,8 +194,7 @@ MODEL_FILES = ("realsmall", "training", "photos", "bench")
 
 def published_models(_: Json) -> str:
     """The models of which all results are committed."""
-    folder = PROJECT_ROOT / "data" / "results"
-    files = {name: {part: folder / f"{part}_{name}.json" for part in MODEL_FILES} for name in MODELS}
+    files = {name: {part: RESULTS / f"{part}_{name}.json" for part in MODEL_FILES} for name in MODELS}
     there = {name: parts for name, parts in files.items() if all(file.is_file() for file in parts.values())}
     return model_table({name: {part: read_json(file) for part, file in parts.items()} for name, parts in there.items()})
 
@@ -324,9 +326,8 @@ def rounds_table(results: Json, shown: Sequence[int] = (1, 2, 3, 5, 10, 15, 20))
 def position_table(results: Json) -> str:
     """AP by the click's distance from the centre of its object; means over sources and seeds, spread over seeds."""
     means = over_seeds(results, ["offset"])
-    return markdown(
-        means[["offset"]].map("{:.2f}".format).rename(columns={"offset": "click at"}).join(percent(means, SCORES, spread=True))
-    )
+    offsets = means["offset"].map("{:.2f}".format).rename("click at").to_frame()
+    return markdown(offsets.join(percent(means, SCORES, spread=True)))
 
 
 # Across sources
@@ -350,9 +351,8 @@ def protocol_means(results: Json, metrics: Sequence[str] = SCORES) -> pd.DataFra
     Rows without a source are means already: of published runs the seeds of each source are not kept.
     """
     rows, by = tidy(results), ["cell", "group"]
-    counts = rows.groupby(by, sort=False).agg(
-        sources=("source", "nunique"), steps=("steps", "first"), minutes=("minutes", "first")
-    )
+    counts = rows.groupby(by, sort=False).agg({"source": "nunique", "steps": "first", "minutes": "first"})
+    counts = counts.rename(columns={"source": "sources"})
     means = over_seeds(rows, by, metrics) if "seed" in rows else rows[rows["source"].isna()]
     columns = [*by, *metrics, *(f"{metric}_std" for metric in metrics)]
     return counts.reset_index().merge(means[columns], "left", on=by)
@@ -401,7 +401,7 @@ def pair_losses(results: Json) -> pd.DataFrame:
 def shot_means(results: Json, metric: str = "ap50") -> pd.DataFrame:
     """Means over sources and click lists of every `method`, number of `shots` and `draw` of images.
 
-    Only sources that every method, number of shots and draw has: an unfinished run compares like with like.
+    Only sources that every method, number of shots and draw has.
 
     >>> rows = [{"source": s, "method": "m", "shots": 1, "draw": 0, "ap50": v} for s, v in (("a", 0.2), ("b", 0.4))]
     >>> shot_means({"rows": rows})["ap50"].round(3).tolist()
@@ -442,11 +442,7 @@ TEMPLATES = {"box": "shown the box", "click": "shown the click", "box, scaled an
 
 
 def template_table(results: Any, deal: Any = None) -> str:
-    """A row per source: template matching, mean over seeds, beside DEAL's one click; bold where the template finds more.
-
-    Args:
-        results: rows of `benchmark_templates`. deal: rows of `benchmark`, for the last columns; None leaves dashes.
-    """
+    """A row per source: template matching, mean over seeds, beside DEAL's one click (None: dashes); bold where it finds more."""
     frame, metrics = tidy(results), {"ap50": "AP50", "ap50_ignored": "clicked ignored"}
     sources = [*sorted(frame["source"].unique()), f"mean of {frame['source'].nunique()}"]
 
@@ -462,14 +458,13 @@ def template_table(results: Any, deal: Any = None) -> str:
             values = means(rows)[metric].reindex(sources)
             cells = values.map(per_cent).where(~(values.fillna(0) > limit[metric]), "**" + values.map(per_cent) + "**")
             columns.append(cells.rename(f"{TEMPLATES.get(variant, variant)}: {head}" if metric == "ap50" else head))
-    columns += [own["ap50"].reindex(sources).map(per_cent).rename("DEAL, one click: AP50")]
-    columns += [own["ap50_ignored"].reindex(sources).map(per_cent).rename("clicked ignored")]
-    return markdown(pd.concat(columns, axis=1))
+    cells = own[list(metrics)].reindex(sources).map(per_cent).set_axis(["DEAL, one click: AP50", "clicked ignored"], axis=1)
+    return markdown(pd.concat([*columns, cells], axis=1))
 
 
 def template_results(results: Json) -> str:
     """Template matching beside the committed results of DEAL."""
-    deal = PROJECT_ROOT / "data" / "results" / "realsmall_nano.json"
+    deal = RESULTS / "realsmall_nano.json"
     return template_table(results, read_json(deal) if deal.is_file() else None)
 
 
@@ -479,8 +474,7 @@ def template_results(results: Json) -> str:
 def efficiency_table(results: Any) -> str:
     """A row per regime and method; per cent, mean over seeds, class-agnostic; and what it cost.
 
-    `clicked ignored`: AP50 without the objects that are clicked for DEAL, for every row the same. `passes`: crops drawn for every
-    image that they are drawn from.
+    `clicked ignored`: AP50 without the objects clicked for DEAL, in every row. `passes`: crops drawn per image.
     """
     order = [row.name for row in ROWS]
     frame = tidy(results).sort_values("row", key=lambda names: names.map(order.index), kind="stable")
@@ -557,11 +551,11 @@ TABLES = {
 """Tables of the pages: the results file and the function that draws each."""
 
 
-PAGES = (PROJECT_ROOT / "README.md", PROJECT_ROOT / "data" / "results" / "README.md")
+PAGES = (PROJECT_ROOT / "README.md", RESULTS / "README.md")
 """Where they stand: the headline, and everything."""
 
 
-def update_tables(pages: Sequence[Path] = PAGES, results: Path = PROJECT_ROOT / "data" / "results") -> None:
+def update_tables(pages: Sequence[Path] = PAGES, results: Path = RESULTS) -> None:
     """Write every table between its markers `<!-- table NAME -->` and `<!-- end -->` on the page that has them.
 
     What stands between the markers of a table stays where there is no results file, or one of a run that is not finished.

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dealkit.baselines.detector import Detector, fit_detector, load_detector
+from dealkit.baselines.detector import Detector, load_detector
+from dealkit.baselines.methods import train_with
 from dealkit.baselines.scoring import category_rows, detect_coco
 from dealkit.clicks import make_clicks
 from dealkit.config import HELD_OUT, DataConfig, DetectorConfig, DetectorRun, PromptConfig, RunConfig, TrainConfig, portable
@@ -104,7 +105,7 @@ def tuned_detector(run: RunConfig, *, detector: str = "fcos", init: Path | None 
         names = tuple(row["name"] for row in read_json(train)["categories"])
         data = replace(run.data, coco=(str(train),), synthetic=0.0)
         own = DetectorRun(detector=replace(config, categories=names), data=data, train=replace(run.train, seed=seed))
-        log = fit_detector(own, folder, resume=(folder / "state.pt").is_file(), init=init)
+        log = train_with(own, folder, resume=(folder / "state.pt").is_file(), init=init)
         rows = score_detector(load_detector(folder / "model.safetensors"), val, clicks=clicks)
         (folder / "state.pt").unlink()
         return [{"minutes": log[-1]["minutes"], **row} for row in rows]

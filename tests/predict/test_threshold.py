@@ -6,18 +6,11 @@ import pytest
 import torch
 from conftest import noise
 
-from dealkit.boxes import to_xyxy
 from dealkit.predict.detections import Detections
-from dealkit.predict.predictor import Predictor, detect, to_detections
+from dealkit.predict.predictor import Predictor
 from dealkit.predict.threshold import HIGHEST, LOWEST, adaptive_threshold, check_threshold, otsu_cut
-from dealkit.prompts import stack_prompts
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
-
-
-def test_otsus_cut_lies_in_the_gap_between_two_groups():
-    # means 0.9 and 0.1 after k = 2: 2 x 3 x 0.8^2 = 3.84, the most; the gap is 0.9 to 0.1
-    assert otsu_cut(torch.tensor([0.9, 0.9, 0.1, 0.1, 0.1])) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("scores", "cut"), [([], 0.0), ([0.7], 0.0), ([0.7, 0.3], 0.5), ([0.4, 0.4, 0.4], 0.4)])
@@ -41,10 +34,6 @@ def test_the_cut_falls_as_the_density_sees_more_objects():
 @pytest.mark.parametrize(("count", "cut"), [(1e9, LOWEST), (0.0, HIGHEST)])
 def test_a_bad_count_neither_floods_nor_empties_the_result(count, cut):
     assert adaptive_threshold(torch.tensor([0.9, 0.8, 0.7, 0.3, 0.2, 0.1]), count) == cut
-
-
-def test_no_scores_have_the_lowest_cut():
-    assert adaptive_threshold(torch.zeros(0), 0.0) == LOWEST
 
 
 @pytest.mark.parametrize(
@@ -74,12 +63,8 @@ def test_a_predictor_refuses_another_word_before_it_reads_the_checkpoint():
 
 
 def test_what_was_clicked_is_kept_however_weak():
-    found = Detections(
-        boxes=torch.arange(16.0).reshape(4, 4),
-        scores=torch.tensor([0.8, 0.7, 0.1, 0.05]),
-        clicked=torch.tensor([False, False, False, True]),
-        count=2.0,
-    )
+    clicked, scores = torch.tensor([False, False, False, True]), torch.tensor([0.8, 0.7, 0.1, 0.05])
+    found = Detections(boxes=torch.arange(16.0).reshape(4, 4), scores=scores, clicked=clicked, count=2.0)
     kept = found.adaptive()
     assert kept.scores.tolist() == pytest.approx([0.8, 0.7, 0.05]) and kept.clicked.tolist() == [False, False, True]
     assert kept.boxes[2].tolist() == [12, 13, 14, 15]
@@ -98,15 +83,3 @@ def test_an_adaptive_predictor_cuts_what_one_without_threshold_returns(tiny_mode
     found, shown = every.predict(points), adaptive.predict(points)
     assert 1 <= int(found.clicked.sum()) <= len(points) and torch.equal(shown.boxes, found.adaptive().boxes)
     assert shown.clicked.sum() == found.clicked.sum() and len(shown) <= len(found)
-
-
-def test_the_clicked_detection_is_the_one_at_the_clicks_own_query(tiny_model):
-    predictor = Predictor(tiny_model, threshold=0.0)
-    predictor.set_image(torch.zeros(3, 64, 64, dtype=torch.uint8))
-    prompts = stack_prompts([(torch.tensor([[20.0, 30.0]]), torch.tensor([1]))], [0])
-    output = detect(predictor.model, predictor.features, prompts)
-    found = to_detections(output, 0, (64, 64), 0.0, clicks=1, overlap=1.0)  # overlap 1: no duplicate is dropped
-    own = to_xyxy(output.pred_boxes[0, 0]).clamp(0, 64)
-    assert found.clicked.sum() == 1
-    torch.testing.assert_close(found.boxes[found.clicked][0], own)
-    assert to_detections(output, 0, (64, 64), 0.0).clicked is None

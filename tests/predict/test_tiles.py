@@ -67,14 +67,6 @@ def test_a_cut_box_yields_to_a_whole_one_of_another_tile_only():
     assert merge_boxes(far, scores, torch.tensor([0, 1]), cut).tolist() == [0, 1]
 
 
-def test_duplicates_of_two_tiles_become_the_stronger_and_nothing_is_merged_of_nothing():
-    boxes = torch.tensor([[10.0, 0, 20, 10], [10.5, 0, 20, 10], [40.0, 0, 50, 10]])
-    kept = merge_boxes(boxes, torch.tensor([0.5, 0.9, 0.3]), torch.tensor([0, 1, 1]), torch.zeros(3, dtype=torch.bool))
-    assert kept.tolist() == [1, 2]
-    none = torch.zeros(0)
-    assert merge_boxes(none.reshape(0, 4), none, none.long(), none.bool()).tolist() == []
-
-
 @pytest.fixture
 def trained(float32_cpu):
     return Predictor(device="cpu")

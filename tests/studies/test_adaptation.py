@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dealkit.studies.runs
-from dealkit.baselines.detector import build_detector, load_detector
+from dealkit.baselines.detector import Detector, load_detector
 from dealkit.config import DetectorConfig
 from dealkit.files import read_json
 from dealkit.model.checkpoint import save_model
@@ -65,7 +65,7 @@ def test_the_table_has_a_column_per_number_of_images():
 
 
 def test_a_detector_is_tuned_from_its_checkpoint_and_scored_on_the_same_images(root, tiny_run, tmp_path):
-    save_model(build_detector(DetectorConfig(hidden_dim=32)), tmp_path / "fcos.safetensors")  # of one class; the source has two
+    save_model(Detector(DetectorConfig(hidden_dim=32)), tmp_path / "fcos.safetensors")  # of one class; the source has two
     tune = tuned_detector(tiny_run, init=tmp_path / "fcos.safetensors", clicks=2)
     rows = tune(root / "land" / "train.json", root / "land" / "val.json", tmp_path / "fcos", 0)
     tuned = load_detector(tmp_path / "fcos" / "model.safetensors")
