@@ -119,14 +119,8 @@ def place(sample: Sample, placement: Placement) -> Sample:
     shrunk_away = (sides.amin(1) < 1) & (size < placement.side)
     keep = (clipped_sides > 0).all(1)
     crowd = sample.crowd | (visible < MIN_VISIBLE) | shrunk_away
-    return replace(
-        sample,
-        image=_place_image(sample.image, placement),
-        boxes=clipped[keep],
-        labels=sample.labels[keep],
-        crowd=crowd[keep],
-        annotation_ids=sample.annotation_ids[keep],
-    )
+    kept = {"boxes": clipped, "labels": sample.labels, "crowd": crowd, "annotation_ids": sample.annotation_ids}
+    return replace(sample, image=_place_image(sample.image, placement), **{name: rows[keep] for name, rows in kept.items()})
 
 
 def _place_image(image: Tensor, placement: Placement) -> Tensor:
@@ -136,7 +130,7 @@ def _place_image(image: Tensor, placement: Placement) -> Tensor:
     if x2 - x1 == placement.side and y2 - y1 == placement.side:
         crop = image[:, y1:y2, x1:x2]
     else:
-        crop = torch.tensor(PADDING, dtype=torch.uint8)[:, None, None].repeat(1, placement.side, placement.side)
+        crop = _blank(placement.side)
         if x2 > x1 and y2 > y1:
             dx, dy = placement.left, placement.top
             crop[:, y1 - dy : y2 - dy, x1 - dx : x2 - dx] = image[:, y1:y2, x1:x2]
@@ -144,6 +138,10 @@ def _place_image(image: Tensor, placement: Placement) -> Tensor:
         crop = F.resize(crop.contiguous(), [placement.size, placement.size], antialias=True)
     axes = [axis for axis, flip in ((1, placement.vflip), (2, placement.hflip)) if flip]
     return torch.rot90(crop.flip(axes), placement.turns, (1, 2)).contiguous()
+
+
+def _blank(side: int) -> Tensor:
+    return torch.tensor(PADDING, dtype=torch.uint8)[:, None, None].repeat(1, side, side)
 
 
 def draw_placement(
@@ -183,15 +181,10 @@ def draw_placement(
         same = objects[labels == kind]
         box = sample.boxes[same[_random_int(0, len(same) - 1, generator)]].tolist()
     hflip, vflip = _random(generator) < 0.5, _random(generator) < 0.5
-    return Placement(
-        left=_random_offset(width, side, box and (box[0], box[2]), generator),
-        top=_random_offset(height, side, box and (box[1], box[3]), generator),
-        side=side,
-        size=size,
-        hflip=hflip,
-        vflip=vflip,
-        turns=_random_int(0, 3, generator),
-    )
+    left = _random_offset(width, side, box and (box[0], box[2]), generator)
+    top = _random_offset(height, side, box and (box[1], box[3]), generator)
+    turns = _random_int(0, 3, generator)
+    return Placement(left=left, top=top, side=side, size=size, hflip=hflip, vflip=vflip, turns=turns)
 
 
 def _random_offset(length: int, side: int, span: tuple[float, float] | None, generator: torch.Generator) -> int:
@@ -234,7 +227,7 @@ def recolour(image: Tensor, *, generator: torch.Generator) -> Tensor:
     if _random(generator) < 0.25:
         across, down = _between(-0.25, 0.25, generator), _between(-0.25, 0.25, generator)
         light = 1 + across * torch.linspace(-1, 1, shape[2]) + down * torch.linspace(-1, 1, shape[1])[:, None]
-        values *= (light / light.max()).flatten()  # nothing gets brighter, or bright scenes would lose their objects in white
+        values *= (light / light.max()).flatten()  # nothing gets brighter
     if _random(generator) < 0.1 and min(shape[1:]) > 2:  # its border is reflected, two pixels wide
         sigma = _between(0.4, 1.2, generator)
         values = F.gaussian_blur(values.reshape(shape), [5, 5], [sigma, sigma]).reshape(3, -1)
@@ -297,12 +290,7 @@ def relight(image: Tensor, boxes: Tensor, *, generator: torch.Generator) -> Tens
 
 
 def augment(
-    sample: Sample,
-    *,
-    size: int,
-    scale: tuple[float, float] = (0.5, 2.0),
-    colour: bool = True,
-    generator: torch.Generator,
+    sample: Sample, *, size: int, scale: tuple[float, float] = (0.5, 2.0), colour: bool = True, generator: torch.Generator
 ) -> Sample:
     """A random crop of the sample, see `draw_placement`, `place`, `relight`, `recolour`; the same state gives the same crop.
 
@@ -336,7 +324,7 @@ def _fill_outside(image: Tensor, size_hw: Sequence[int], placement: Placement) -
     x1, y1, x2, y2 = max(math.floor(x1), 0), max(math.floor(y1), 0), min(math.ceil(x2), size), min(math.ceil(y2), size)
     if (x1, y1, x2, y2) == (0, 0, size, size):
         return image
-    out = torch.tensor(PADDING, dtype=torch.uint8)[:, None, None].repeat(1, size, size)
+    out = _blank(size)
     out[:, y1:y2, x1:x2] = image[:, y1:y2, x1:x2]
     return out
 

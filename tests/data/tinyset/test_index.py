@@ -63,7 +63,7 @@ def test_a_part_is_of_one_split_domain_and_source(index):
     assert len(part) == 1 and part.record(0).image_id == 1 and part.boxes is data.boxes
     assert part.counts.tolist() == [2] and data.counts.tolist() == [2, 0, 1]
     assert data.domains == ["air", "road"] and data.select(split="val").domains == ["air"]
-    assert data.sources_of("road") == ["bdd"]
+    assert data.select(domain="road").sources == ["bdd"]
     assert len(data.select(split="val", domain="road")) == 0
     assert len(data.select(split="test")) == 0
     with pytest.raises(ValueError, match=r"index.parquet: split: expected one of train, val, got 'trian'"):
