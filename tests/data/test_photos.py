@@ -1,5 +1,4 @@
 import json
-import socket
 
 import pytest
 import skimage.data
@@ -11,12 +10,6 @@ from dealkit.data.coco import check
 from dealkit.data.photos import IMAGE_FOLDER, PHOTOS, coco_path, photo
 
 COUNTS = {"coins": (24, 0), "hubble_deep_field": (242, 729), "moon": (41, 98), "microaneurysms": (2, 0)}
-
-
-def test_every_photo_has_counts_and_a_description():
-    assert set(COUNTS) == set(PHOTOS)
-    for name, (clear, crowd) in COUNTS.items():
-        assert PHOTOS[name].startswith(f"{clear} ") and (not crowd or f" {crowd} " in PHOTOS[name])
 
 
 @pytest.mark.parametrize("name", PHOTOS)
@@ -31,12 +24,8 @@ def test_a_photo_is_that_of_scikit_image_with_boxes_inside_it(name):
     assert sample.labels.tolist() == [0] * count
     assert (int((~sample.crowd).sum()), int(sample.crowd.sum())) == COUNTS[name]
     assert sample.annotation_ids.tolist() == list(range(1, count + 1))
-    assert sample.source == name
-
-
-@pytest.mark.parametrize("name", PHOTOS)
-def test_file_passes_the_data_check(name):
-    assert check(coco_path(name), IMAGE_FOLDER) == []
+    assert sample.source == name and check(coco_path(name), IMAGE_FOLDER) == []
+    assert PHOTOS[name].startswith(f"{COUNTS[name][0]} ")
 
 
 @pytest.mark.parametrize("name", PHOTOS)
@@ -64,11 +53,6 @@ def test_the_two_stars_of_the_hubble_photo_have_no_box():
         assert not inside.any()
 
 
-def test_changing_a_sample_leaves_the_next_one_whole():
-    photo("coins").boxes.zero_()
-    assert photo("coins").boxes.sum() > 0
-
-
 def test_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="coins, .*'cat'"):
         photo("cat")
@@ -78,12 +62,3 @@ def test_missing_boxes_say_how_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(photos, "PROJECT_ROOT", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"coins.json: .*pip install -e"):
         coco_path("coins")
-
-
-def test_no_photo_opens_a_connection(monkeypatch):
-    def refuse(*_, **__):
-        raise AssertionError("a connection was opened")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    assert sum(len(photo(name).boxes) for name in PHOTOS) == sum(map(sum, COUNTS.values()))
