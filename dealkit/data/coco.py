@@ -42,7 +42,7 @@ class Sample:
     labels: Tensor
     """(N,) int64: category index within its source, 0-based, in the order of the file's categories sorted by id."""
     image_id: int
-    """Image id of the annotation file."""
+    """Of the annotation file."""
     crowd: Tensor
     """(N,) bool: regions that are neither found nor missed."""
     annotation_ids: Tensor
@@ -81,7 +81,6 @@ class CocoFolder(torch.utils.data.Dataset[Sample]):
         boxes, labels, crowd, annotation_ids: one row per annotation, images in order; as in `Sample`.
 
     Args:
-        annotations: COCO detection JSON.
         images: folder that the file names are relative to.
         source: name of the data set; by default the name of the folder that holds `annotations`.
 

@@ -41,7 +41,6 @@ def local_density(
     """Other objects of the image whose centre is less than `radius` pixels from that of each object.
 
     Args:
-        boxes: (N, 4) xyxy.
         image: (N,) which image each lies in; None: all in one.
         counted: (N,) bool, those that count as others; None: all.
 
@@ -120,11 +119,7 @@ def ring_contrast(image: NDArray[np.uint8], boxes: NDArray) -> NDArray[np.float3
     other one would give a box with nothing but noise a contrast.
 
     Args:
-        image: (H, W, 3) RGB.
-        boxes: (N, 4) xyxy, inside the image.
-
-    Returns:
-        (N,) float32.
+        image: (H, W, 3) RGB. boxes: (N, 4) xyxy, inside the image.
 
     >>> image = np.full((20, 20, 3), 51, dtype=np.uint8)
     >>> image[5:10, 5:10] = 102
@@ -196,11 +191,7 @@ def ring_spread(image: NDArray[np.uint8], boxes: NDArray) -> NDArray[np.float32]
     The ring is as wide as the object, 4 to 32 pixels; pixels of other boxes do not belong to it if at least 8 others do.
 
     Args:
-        image: (H, W, 3) RGB.
-        boxes: (N, 4) xyxy, inside the image.
-
-    Returns:
-        (N,) float32.
+        image: (H, W, 3) RGB. boxes: (N, 4) xyxy, inside the image.
 
     >>> image = np.zeros((20, 20, 3), dtype=np.uint8)
     >>> image[:, ::2] = 255
@@ -228,20 +219,15 @@ def edge_width(image: NDArray[np.uint8], boxes: NDArray) -> NDArray[np.float32]:
     differences there. Choice: percentiles, since a single noisy pixel would decide otherwise.
 
     Args:
-        image: (H, W, 3) RGB. boxes: (N, 4) xyxy, inside the image.
-
-    Returns:
-        (N,) float32; 0 where nothing differs.
+        image: (H, W, 3) RGB. boxes: (N, 4) xyxy, inside the image. 0 is where nothing differs.
 
     >>> image = np.zeros((20, 20, 3), dtype=np.uint8)
     >>> image[6:12, 6:12] = 200
     >>> edge_width(image, np.array([[6.0, 6.0, 12.0, 12.0]]))
     array([2.], dtype=float32)
     """
-    height, width = image.shape[:2]
     wide = np.zeros(len(boxes), np.float32)
-    low, high = np.maximum(np.floor(boxes[:, :2]) - 2, 0), np.minimum(np.ceil(boxes[:, 2:]) + 2, [width, height])
-    for i, (x1, y1, x2, y2) in enumerate(np.concatenate([low, high], axis=1).reshape(-1, 4).astype(np.int64).tolist()):
+    for i, (x1, y1, x2, y2) in enumerate(_surroundings(image, boxes, np.full(len(boxes), 2))[1]):
         grey = image[y1:y2, x1:x2].mean(2) / 255
         if min(grey.shape) < 2:
             continue

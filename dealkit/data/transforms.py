@@ -1,6 +1,7 @@
 """Random crops for training, in which boxes and clicks move with the image, and the network's input.
 
 `N` boxes, `P` points, `B` images. Coordinates are continuous with (0, 0) at the top-left corner, pixel centres at +0.5.
+Random generators are on the CPU.
 
 Choice: the geometry is written here, while pixels go through torchvision. Its flip sends a key point to W - 1 - x and a box
 to W - x, so that a click would slip by one pixel against its box: a quarter of a 4 px object.
@@ -62,10 +63,7 @@ def move_points(points_xy: Tensor, placement: Placement) -> Tensor:
     """Points of the image in the frame of the crop; they may fall outside 0..size.
 
     Args:
-        points_xy: (..., 2) x, y, image pixels.
-
-    Returns:
-        (..., 2) x, y, crop pixels.
+        points_xy: (..., 2) x, y, image pixels; the result has its shape.
 
     >>> move_points(torch.tensor([[10.0, 20.0]]), Placement(left=8, top=16, side=64, size=128, hflip=True))
     tensor([[124.,   8.]])
@@ -83,10 +81,7 @@ def move_boxes(boxes_xyxy: Tensor, placement: Placement) -> Tensor:
     """Boxes of the image in the frame of the crop, not clipped to it.
 
     Args:
-        boxes_xyxy: (N, 4) xyxy, image pixels.
-
-    Returns:
-        (N, 4) xyxy, crop pixels.
+        boxes_xyxy: (N, 4), image pixels; the result has its shape.
 
     >>> move_boxes(torch.tensor([[0.0, 0.0, 4.0, 2.0]]), Placement(left=0, top=0, side=10, size=10, turns=1))
     tensor([[ 0.,  6.,  2., 10.]])
@@ -157,7 +152,6 @@ def draw_placement(
     Args:
         size: width and height of the crop after resizing.
         scale: smallest and largest number of crop pixels per image pixel.
-        generator: random source, on the CPU.
 
     Raises:
         ValueError: `size` is under 1, or `scale` is not 0 < low <= high.
@@ -209,11 +203,7 @@ def recolour(image: Tensor, *, generator: torch.Generator) -> Tensor:
     a mean of 200 (of 255), or bright scenes would lose their objects in white.
 
     Args:
-        image: (3, H, W) uint8 RGB.
-        generator: random source, on the CPU.
-
-    Returns:
-        (3, H, W) uint8 RGB.
+        image: (3, H, W) uint8 RGB, as the result.
 
     >>> recolour(torch.full((3, 4, 4), 90, dtype=torch.uint8), generator=torch.Generator().manual_seed(0)).dtype
     torch.uint8
@@ -266,11 +256,7 @@ def relight(image: Tensor, boxes: Tensor, *, generator: torch.Generator) -> Tens
     Choice: objects of one kind lie in light and shade, on wet and dry ground; what the click shows is one of them.
 
     Args:
-        image: (3, H, W) uint8 RGB. boxes: (N, 4) xyxy pixels.
-        generator: random source, on the CPU.
-
-    Returns:
-        (3, H, W) uint8 RGB.
+        image: (3, H, W) uint8 RGB, as the result. boxes: (N, 4) xyxy pixels.
 
     >>> image = torch.full((3, 8, 8), 90, dtype=torch.uint8)
     >>> changed = relight(image, torch.tensor([[2.0, 2.0, 6.0, 6.0]]), generator=torch.Generator().manual_seed(1)) != image

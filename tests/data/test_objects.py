@@ -19,6 +19,7 @@ def test_density_looks_within_one_image_and_not_at_crowd():
     boxes = np.array([[0, 0, 4, 4], [10, 0, 14, 4], [0, 0, 4, 4], [20, 0, 24, 4]], dtype=np.float32)
     assert local_density(boxes, np.array([0, 0, 1, 1])).tolist() == [1, 1, 1, 1]
     assert local_density(boxes, np.array([0, 0, 1, 1]), counted=np.array([True, False, True, True])).tolist() == [0, 1, 1, 1]
+    assert local_density(np.float32([[0, 0, 4, 4], [32, 0, 36, 4]])).tolist() == [0, 0]  # exactly 32 px away is not within
 
 
 def test_contrast_of_even_patches():
@@ -67,6 +68,8 @@ def test_no_objects_give_empty_columns():
 def test_every_reason_is_found():
     small = [[10 * x, 100 + 10 * y, 10 * x + 4, 104 + 10 * y] for x in range(6) for y in range(4)]
     boxes = np.array([*small, [0, 100, 4, 104.2], [50, 10, 80, 15], [90, 90, 91, 94], [100, 10, 130, 40], [0, 0, 180, 150]])
+    of_two = suspicious_boxes(boxes[[0, 24]], np.array([0, 1]), np.array(["a", "a"]), np.full((2, 2), 200))
+    assert of_two.tolist() == ["", ""]  # boxes of two images are no duplicates
     found = suspicious_boxes(boxes, np.zeros(len(boxes)), np.full(len(boxes), "a"), np.full((len(boxes), 2), 200))
     assert found[:24].tolist() == [""] * 24
     assert found[24:].tolist() == ["duplicate", "thin", "under 2 px", "odd size", "odd size, fills image"]

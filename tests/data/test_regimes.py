@@ -85,12 +85,6 @@ def test_noisy_boxes_lie_in_the_image_and_keep_an_area(box):
         assert w >= min(1, box[2]) - 1e-9 and h >= min(1, box[3]) - 1e-9
 
 
-def test_a_side_cut_too_short_is_widened_inside_the_image(monkeypatch):
-    """Centre 1, width 2, shifted by -0.5 x 2 to 0 and halved: -0.5 to 0.5, cut to 0 to 0.5, widened to the first pixel."""
-    monkeypatch.setattr("dealkit.data.regimes.uniforms", lambda *key, number: (0.0, 0.5, 0.0, 0.5)[:number])
-    assert box_noise(one([0, 10, 2, 2]), level=0.5)["annotations"][0]["bbox"] == pytest.approx([0, 10, 1, 2])
-
-
 def test_shares_of_images_are_rounded_up_and_nested():
     coco = made(images=150)
     parts = [labelled_share(coco, share=share, seed=1) for share in (0.01, 0.05, 0.1, 1.0)]

@@ -294,7 +294,6 @@ def draw_background(
     """Draw a background.
 
     Args:
-        size_hw: height and width, pixels.
         grey: one channel instead of three.
         clutter: strength of irregular texture, 0 (almost none) to 1.
         blur: standard deviation of the optics, pixels.

@@ -220,7 +220,6 @@ def add_sensor(
     """Uneven light, vignetting, noise and inversion, as a camera adds them.
 
     Args:
-        image: (H, W, C).
         smallest: size of the smallest category, pixels; with `weakest` it bounds the noise.
         weakest: contrast of the fainter objects, 0..1.
         invert: probability that dark and bright change places.

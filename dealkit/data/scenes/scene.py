@@ -153,9 +153,8 @@ def make_scene(index: int, *, size_hw: tuple[int, int] = (256, 256), seed: int =
     """Make one scene.
 
     Args:
-        index: number of the scene within its seed, 0 or more.
+        index: number of the scene within its seed.
         size_hw: height and width of the image, pixels, each at least 16.
-        seed: the series, 0 or more; `TRAIN_SEED` or `EVAL_SEED`.
         controls: fields of `SceneControls`, such as `object_size=8`.
 
     Returns:

@@ -176,7 +176,6 @@ def contrasting(rng: np.random.Generator, base: Array, contrast: float, *, chrom
     """A colour whose mean channel distance from `base` is `contrast`, as far as 0..1 allows.
 
     Args:
-        base: (C,) colour.
         contrast: mean absolute distance over the channels, 0..1.
         chroma: 0 moves all channels alike (lighter or darker), 1 each on its own.
 

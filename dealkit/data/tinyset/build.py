@@ -57,9 +57,7 @@ def build_tinyset(
         out: folder to write; of a build that was interrupted, or empty.
         readers: by name of the source.
         domains: by name of the source; others are "not stated".
-        config: settings.
-        workers: processes.
-        engine: see `map_tasks`.
+        workers, engine: see `map_tasks`.
 
     Returns:
         the report, as in `report.json`: `sources`, `failed` (source -> why), `skipped` folders, `problems` (what readers left

@@ -117,9 +117,7 @@ def cut_chunk(task: tuple[SourceFolder, int, Path, BuildConfig]) -> int:
     done = source.work / "chunks" / f"{number:06}.parquet"
     if done.exists():
         return len(rows)
-    tiles: list[dict[str, Any]] = []
-    seen: list[dict[str, Any]] = []
-    notes: list[tuple[str, int, str, str]] = []
+    tiles, seen, notes = [], [], []
     for i, row in enumerate(rows):
         record = number * CHUNK_IMAGES + i
 

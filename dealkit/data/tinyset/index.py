@@ -51,7 +51,6 @@ def write_index(path: Path, columns: Mapping[str, Any], categories: list[dict[st
     """Write an index in one move: a kill leaves the old or the new file.
 
     Args:
-        path: Parquet file.
         columns: the columns of this module's first lines as arrays or lists, one entry per image.
         categories: `{"id", "name", "supercategory"}`, ids from 1 in order.
 
@@ -110,7 +109,7 @@ class TinySet(torch.utils.data.Dataset[Sample]):
 
     Attributes:
         categories: (id, name), sorted by id; a label is an index into this list.
-        supercategories: name of the super-category of each category.
+        supercategories: of each category.
         members: (len,) int64 rows of the index in this part.
         boxes, labels, crowd: one row per object of the **whole** index; those of image `i` of this part are `boxes[rows(i)]`.
 
@@ -243,15 +242,8 @@ class TinySet(torch.utils.data.Dataset[Sample]):
         if tuple(image.shape[1:]) != (record.height, record.width):
             found = f"the file has {image.shape[2]} x {image.shape[1]}"
             raise ValueError(f"{record.path}: width, height: the index says {record.width} x {record.height}, {found}")
-        return Sample(
-            image=image,
-            boxes=record.boxes,
-            labels=record.labels,
-            image_id=record.image_id,
-            crowd=record.ignore,
-            annotation_ids=record.annotation_ids,
-            source=record.source,
-        )
+        same = {name: getattr(record, name) for name in ("boxes", "labels", "image_id", "annotation_ids", "source")}
+        return Sample(image=image, crowd=record.ignore, **same)
 
     def balanced(self, *, power: float = 0.5, weights: Mapping[str, float] | None = None) -> tuple[list["TinySet"], np.ndarray]:
         """This part by domain and source, and the probability of drawing each: what a training stream draws from.
@@ -308,8 +300,4 @@ def _flats(file: "pa.parquet.ParquetFile", name: str) -> Iterator[np.ndarray]:
     for group in range(file.num_row_groups):
         array = file.read_row_group(group, [name], use_threads=False)[name].combine_chunks()
         flat = array.flatten() if hasattr(array, "offsets") else array
-        if str(flat.type) == "bool":  # eight to a byte
-            bits = np.frombuffer(flat.buffers()[1] or b"", np.uint8)
-            yield np.unpackbits(bits, bitorder="little")[flat.offset : flat.offset + len(flat)]
-        else:
-            yield np.from_dlpack(flat)
+        yield np.from_dlpack(flat.cast("uint8") if str(flat.type) == "bool" else flat)

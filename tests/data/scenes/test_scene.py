@@ -28,10 +28,8 @@ def test_a_sample_has_the_promised_types_and_ids_and_boxes_in_the_image():
         assert (s.boxes[:, 2:] <= torch.tensor([160.0, 96.0])).all()
         assert s.labels.unique().tolist() == list(range(int(s.labels.max()) + 1))
         assert s.image.shape == (3, 96, 160) and s.image.dtype == torch.uint8 and s.image.is_contiguous()
-        assert s.boxes.shape == (n, 4) and s.boxes.dtype == torch.float32
-        assert s.labels.shape == (n,) and s.labels.dtype == torch.int64
-        assert s.crowd.shape == (n,) and not s.crowd.any()
-        assert s.annotation_ids.tolist() == list(range(1, n + 1))
+        assert s.boxes.dtype == torch.float32 and s.labels.dtype == torch.int64 and s.labels.shape == s.crowd.shape == (n,)
+        assert not s.crowd.any() and s.annotation_ids.tolist() == list(range(1, n + 1))
         assert (s.image_id, s.source) == (index, "synthetic")
 
 

@@ -87,12 +87,8 @@ def test_variants_of_a_prescribed_box_size_have_it_whatever_their_rotation():
 
 
 def test_a_look_alike_differs_in_one_attribute():
-    groups = [
-        {"family", "aspect", "params"},
-        {"pattern", "outline"},
-        {"size", "size_jitter"},
-        {"colour", "second", "colour_jitter"},
-    ]
+    groups = [{"family", "aspect", "params"}, {"pattern", "outline"}]
+    groups += [{"size", "size_jitter"}, {"colour", "second", "colour_jitter"}]
     for seed in range(20):
         rng = np.random.default_rng(seed)
         a, b = (draw_category(rng, size=24.0, background=np.array([0.4] * 3), contrast=0.3) for _ in range(2))

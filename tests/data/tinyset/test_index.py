@@ -81,16 +81,8 @@ def test_a_changed_image_raises_and_names_the_sizes(index):
 def test_a_pickled_part_of_many_row_groups_opens_the_file_again_and_is_small(tmp_path):
     rows = []
     for i in range(5000):  # two row groups
-        rows.append(
-            (
-                "train",
-                ("air", "road")[i % 2],
-                f"s{i % 4}",
-                [[i, 1, i + 4, 5]] * (i % 3),
-                [i % 2] * (i % 3),
-                [i % 5 == 0] * (i % 3),
-            )
-        )
+        objects = ([[i, 1, i + 4, 5]] * (i % 3), [i % 2] * (i % 3), [i % 5 == 0] * (i % 3))
+        rows.append(("train", ("air", "road")[i % 2], f"s{i % 4}", *objects))
     write_index(tmp_path / "index.parquet", columns(rows), CATEGORIES)
     data = TinySet(tmp_path / "index.parquet")
     assert data.counts.tolist() == [len(row[3]) for row in rows]

@@ -110,7 +110,8 @@ class Reading:
         data = self._content(file, "JSON", lambda f: json.loads(f.read_text(encoding="utf-8-sig")))
         if data is None or not key or isinstance(data, dict) and isinstance(data.get(key), kind):
             return data
-        return self.wrong(file, "file", key, f"expected an object with {expected}")
+        self.wrong(file, "file", key, f"expected an object with {expected}")
+        return None
 
     def xml(self, file: Path) -> ET.Element | None:
         """Root of an XML file, or None after telling what is wrong with it."""
