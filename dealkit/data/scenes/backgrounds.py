@@ -177,11 +177,8 @@ def _circuit(rng: np.random.Generator, size_hw: Size, palette: Array, clutter: f
         for _ in range(int(rng.integers(1, 5))):
             run = int(rng.integers(2, 9)) * pitch * (1 if rng.uniform() < 0.5 else -1)
             to_x, to_y = (x + run, y) if rng.uniform() < 0.5 else (x, y + run)
-            (top, left), (bottom, right) = (
-                (max(min(y, to_y), 0), max(min(x, to_x), 0)),
-                (max(y, to_y) + thick, max(x, to_x) + thick),
-            )
-            image[top : max(bottom, 0), left : max(right, 0)] = trace
+            (left, right), (top, bottom) = sorted((x, to_x)), sorted((y, to_y))
+            image[max(top, 0) : max(bottom + thick, 0), max(left, 0) : max(right + thick, 0)] = trace
             x, y = to_x, to_y
     if rng.uniform() < 0.5:
         along, across = _axes(size_hw, float(rng.choice([0.785, -0.785])))

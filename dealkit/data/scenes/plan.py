@@ -98,15 +98,12 @@ class ScenePlan:
     """What a scene shall be, before anything is drawn."""
 
     grey: bool
-    """One channel."""
     clutter: float
     """Strength of the background's texture, 0..1."""
     blur: float
     """Standard deviation of the optics, pixels."""
     num_objects: int
-    """Objects wanted."""
     num_categories: int
-    """Categories wanted."""
     scale: float
     """Typical object size of the scene, pixels."""
     max_overlap: float

@@ -70,8 +70,10 @@ def _fill(
         spare = place_rng.uniform(0, 1, (3 * n + 20, 2)) * size_hw[::-1]
         if controls.spacing is not None or controls.cut is not None:
             side, spare = controls.object_size or c.size, np.empty((0, 2))  # what finds no room there is left out
-            places = border_places(n, controls.cut, side, size_hw) if controls.spacing is None else None
-            places = lattice_places(n, controls.spacing * side, size_hw) if places is None else places
+            if controls.spacing is not None:
+                places = lattice_places(n, controls.spacing * side, size_hw)
+            else:
+                places = border_places(n, controls.cut, side, size_hw)
             directions = np.zeros(len(places))
         turn, strength = plan.shadow
         length = min(max(0.3 * c.size, 1), 8)

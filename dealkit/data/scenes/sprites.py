@@ -70,7 +70,7 @@ class Sprite:
     box: tuple[float, float, float, float]
     """xyxy, pixels of the patch."""
     angle: float
-    """Rotation, radians."""
+    """Radians."""
 
 
 _WEIGHTS = {"ellipse": 3, "rectangle": 2, "rounded": 2, "vehicle": 3, "blob": 3, "point": 2.5, "crater": 1.5, "rod": 1.5}
@@ -284,7 +284,6 @@ def render_variants(
 
     Args:
         count: objects wanted in all; at most ten are drawn.
-        blur, light: as in `render_sprite`.
         box_size: square root of the box area that every object shall have, whatever its outline, rotation and blur, pixels; right
             within a tenth, or half a pixel. None leaves `c.size` and its variation.
     """
