@@ -19,6 +19,7 @@ from torchvision.ops import box_convert
 from tqdm import tqdm
 
 from dealkit.data.images import read_image
+from dealkit.files import Json
 
 SPLIT_NAMES = ("train", "val", "test")
 NOT_STATED = "not stated"
@@ -41,7 +42,7 @@ class Sample:
     labels: Tensor
     """(N,) int64: category index within its source, 0-based, in the order of the file's categories sorted by id."""
     image_id: int
-    """Image id of the annotation file."""
+    """Of the annotation file."""
     crowd: Tensor
     """(N,) bool: regions that are neither found nor missed."""
     annotation_ids: Tensor
@@ -80,7 +81,6 @@ class CocoFolder(torch.utils.data.Dataset[Sample]):
         boxes, labels, crowd, annotation_ids: one row per annotation, images in order; as in `Sample`.
 
     Args:
-        annotations: COCO detection JSON.
         images: folder that the file names are relative to.
         source: name of the data set; by default the name of the folder that holds `annotations`.
 
@@ -105,17 +105,14 @@ class CocoFolder(torch.utils.data.Dataset[Sample]):
             raise ValueError(f"{problems[0]}\n{more}to list every problem: {command}")
         self.images = Path(images)
         self.source = source if source is not None else Path(annotations).resolve().parent.name
-        self.categories: list[tuple[int, str]] = tables.categories
-        self.image_ids: list[int] = tables.image_ids
-        self.file_names: list[str] = tables.file_names
-        self.sizes_hw: list[tuple[int, int]] = tables.sizes_hw
-        order = torch.argsort(tables.image_index, stable=True)
-        self.boxes = tables.boxes[order]
-        self.labels = tables.labels[order]
-        self.crowd = tables.crowd[order]
-        self.annotation_ids = tables.annotation_ids[order]
-        counts = torch.bincount(tables.image_index, minlength=len(self.image_ids))
-        self._ends = torch.cumsum(counts, 0)
+        self.categories: list[tuple[int, str]] = tables["categories"]
+        self.image_ids: list[int] = tables["image_ids"]
+        self.file_names: list[str] = tables["file_names"]
+        self.sizes_hw: list[tuple[int, int]] = tables["sizes_hw"]
+        order = torch.argsort(tables["image_index"], stable=True)
+        names = ("boxes", "labels", "crowd", "annotation_ids")
+        self.boxes, self.labels, self.crowd, self.annotation_ids = (tables[name][order] for name in names)
+        self._ends = torch.cumsum(torch.bincount(tables["image_index"], minlength=len(self)), 0)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -159,18 +156,17 @@ def check(annotations: str | Path, images: str | Path) -> list[Problem]:
     tables, problems = _parse(annotations, images)
     if tables is None:
         return problems
-    rows = zip(tables.image_ids, tables.file_names, tables.sizes_hw, strict=True)
-    for image_id, name, size_hw in tqdm(rows, desc="check", total=len(tables.image_ids), delay=3, leave=False):
-        if not (images / name).is_file():
+    rows = list(zip(tables["image_ids"], tables["file_names"], tables["sizes_hw"], strict=True))
+    for image_id, name, size_hw in tqdm(rows, desc="check", delay=3, leave=False):
+        file = images / name
+        if not file.is_file():
             continue  # already a problem of the file
         try:
-            image = read_image(images / name)
+            field, wrong = "width, height", _wrong_size(read_image(file), size_hw)
         except (ValueError, OSError) as error:
-            reason = str(error).removeprefix(f"{images / name}: ")
-            problems.append(Problem(str(images / name), f"image {image_id}", "file_name", reason))
-            continue
-        if (wrong := _wrong_size(image, size_hw)) is not None:
-            problems.append(Problem(str(images / name), f"image {image_id}", "width, height", wrong))
+            field, wrong = "file_name", str(error).removeprefix(f"{file}: ")
+        if wrong is not None:
+            problems.append(Problem(str(file), f"image {image_id}", field, wrong))
     return problems
 
 
@@ -196,8 +192,7 @@ def coco_dict(
     >>> data["annotations"]
     [{'id': 1, 'image_id': 1, 'category_id': 1, 'bbox': [1.0, 2.0, 3.0, 4.0], 'area': 12.0, 'iscrowd': 0}]
     """
-    records: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    records, annotations = [], []
     for image_id, (name, (height, width), boxes, labels, *rest) in enumerate(images, 1):
         records.append({"id": image_id, "file_name": name, "width": width, "height": height})
         crowd = rest[0].tolist() if rest else [False] * len(boxes)
@@ -208,43 +203,27 @@ def coco_dict(
     return {"images": records, "annotations": annotations, "categories": names}
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Tables:
-    """What is usable of a COCO file; complete if there were no problems."""
-
-    categories: list[tuple[int, str]]
-    image_ids: list[int]
-    file_names: list[str]
-    sizes_hw: list[tuple[int, int]]
-    boxes: Tensor
-    labels: Tensor
-    crowd: Tensor
-    annotation_ids: Tensor
-    image_index: Tensor
-
-
 _Add = Callable[[str, str, str], None]
 
 
-def _parse(annotations: Path, images: Path) -> tuple[_Tables | None, list[Problem]]:
-    """Read and check the JSON file, and that the images exist; no tables if it is no COCO file at all."""
+def _parse(annotations: Path, images: Path) -> tuple[Json | None, list[Problem]]:
+    """Read and check the JSON file, and that the images exist: what of it is usable, as `CocoFolder` keeps it, with the
+    `image_index` of each annotation; None if it is no COCO file at all."""
     problems: list[Problem] = []
 
     def add(where: str, field: str, message: str) -> None:
         problems.append(Problem(str(annotations), where, field, message))
 
+    data: Any = {}
     try:
         data = json.loads(annotations.read_text(encoding="utf-8-sig"))
+        if not isinstance(data, dict):
+            add("file", "content", f"expected an object with images, annotations and categories, got a {type(data).__name__}")
     except FileNotFoundError:
         add("file", "path", "no such file")
-        return None, problems
     except (OSError, ValueError, RecursionError) as error:
         add("file", "content", f"not JSON: {error}")
-        return None, problems
-    if not isinstance(data, dict):
-        add("file", "content", f"expected an object with images, annotations and categories, got a {type(data).__name__}")
-        return None, problems
-    for key in ("images", "annotations", "categories"):
+    for key in ("images", "annotations", "categories") if not problems else ():
         if not isinstance(data.get(key), list):
             add("file", key, "missing" if key not in data else f"expected a list, got a {type(data[key]).__name__}")
     if problems:
@@ -261,7 +240,9 @@ def _parse(annotations: Path, images: Path) -> tuple[_Tables | None, list[Proble
     index_of, names, sizes = _parse_images(data["images"], images, add)
     known_images = {row["id"] for row in data["images"] if isinstance(row, dict) and _is_whole(row.get("id"))}
 
-    boxes, labels, crowd, ids, image_index = [], [], [], [], []
+    types = {"boxes": torch.float32, "labels": torch.int64, "crowd": torch.bool}
+    types |= dict.fromkeys(("annotation_ids", "image_index"), torch.int64)
+    columns: dict[str, list[Any]] = {name: [] for name in types}
     for where, annotation_id, row in _rows(data["annotations"], "annotations", "annotation", add):
         if annotation_id == 0:
             add(where, "id", "0 can never be matched by pycocotools, expected ids from 1")
@@ -281,36 +262,23 @@ def _parse(annotations: Path, images: Path) -> tuple[_Tables | None, list[Proble
         if "area" in row and not (_is_number(row["area"]) and row["area"] >= 0):
             add(where, "area", f"expected a finite number from 0, got {row['area']!r}")
         if box is not None and image is not None and label is not None:
-            boxes.append(box)
-            labels.append(label)
-            crowd.append(row.get("iscrowd", 0) == 1 or row.get("ignore", 0) == 1)
-            ids.append(annotation_id)
-            image_index.append(image)
-    tables = _Tables(
-        categories=[(i, categories[i]) for i in sorted(categories)],
-        image_ids=list(index_of),
-        file_names=names,
-        sizes_hw=sizes,
-        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        labels=torch.tensor(labels, dtype=torch.int64),
-        crowd=torch.tensor(crowd, dtype=torch.bool),
-        annotation_ids=torch.tensor(ids, dtype=torch.int64),
-        image_index=torch.tensor(image_index, dtype=torch.int64),
-    )
+            is_crowd = row.get("iscrowd", 0) == 1 or row.get("ignore", 0) == 1
+            for name, value in zip(types, (box, label, is_crowd, annotation_id, image), strict=True):
+                columns[name].append(value)
+    tables: Json = {name: torch.tensor(columns[name], dtype=types[name]) for name in types}
+    tables["boxes"] = tables["boxes"].reshape(-1, 4)
+    tables |= {"categories": sorted(categories.items()), "image_ids": list(index_of), "file_names": names, "sizes_hw": sizes}
     return tables, problems
 
 
 def _parse_images(rows: list[Any], folder: Path, add: _Add) -> tuple[dict[int, int], list[str], list[tuple[int, int]]]:
     """Index by image id, file names and sizes_hw of the records that are sound."""
-    index_of: dict[int, int] = {}
-    names: list[str] = []
-    sizes: list[tuple[int, int]] = []
-    owner: dict[str, int] = {}
+    index_of, owner, names, sizes = {}, {}, [], []
     for where, image_id, row in _rows(rows, "images", "image", add):
         name, size = row.get("file_name"), (row.get("height"), row.get("width"))
-        for field, value in zip(("height", "width"), size, strict=True):
-            if not (_is_whole(value) and value > 0):
-                add(where, field, f"expected a positive integer, got {value!r}" if field in row else "missing")
+        wrong = [field for field in ("height", "width") if not (_is_whole(row.get(field)) and row[field] > 0)]
+        for field in wrong:
+            add(where, field, f"expected a positive integer, got {row[field]!r}" if field in row else "missing")
         if not (isinstance(name, str) and name and "\0" not in name):
             add(where, "file_name", f"expected text, got {name!r}" if "file_name" in row else "missing")
             continue
@@ -319,7 +287,7 @@ def _parse_images(rows: list[Any], folder: Path, add: _Add) -> tuple[dict[int, i
         owner.setdefault(name, image_id)
         if not (folder / name).is_file():
             add(where, "file_name", f"no such file: {folder / name}")
-        if all(_is_whole(value) and value > 0 for value in size):
+        if not wrong:
             index_of[image_id] = len(names)
             names.append(name)
             sizes.append(size)

@@ -41,7 +41,6 @@ def local_density(
     """Other objects of the image whose centre is less than `radius` pixels from that of each object.
 
     Args:
-        boxes: (N, 4) xyxy.
         image: (N,) which image each lies in; None: all in one.
         counted: (N,) bool, those that count as others; None: all.
 
@@ -120,32 +119,22 @@ def ring_contrast(image: NDArray[np.uint8], boxes: NDArray) -> NDArray[np.float3
     other one would give a box with nothing but noise a contrast.
 
     Args:
-        image: (H, W, 3) RGB.
-        boxes: (N, 4) xyxy, inside the image.
-
-    Returns:
-        (N,) float32.
+        image: (H, W, 3) RGB. boxes: (N, 4) xyxy, inside the image.
 
     >>> image = np.full((20, 20, 3), 51, dtype=np.uint8)
     >>> image[5:10, 5:10] = 102
     >>> ring_contrast(image, np.array([[5.0, 5.0, 10.0, 10.0], [12.0, 12.0, 15.0, 15.0]])).round(3)
     array([0.2, 0. ], dtype=float32)
     """
-    height, width = image.shape[:2]
-    inner = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1).astype(np.int64).reshape(-1, 4)
-    margin = np.clip(np.rint(0.5 * box_sizes(boxes)), 2, 16).astype(np.int64)[:, None]
-    low, high = np.maximum(inner[:, :2] - margin, 0), np.minimum(inner[:, 2:] + margin, [width, height])
-    outer = np.concatenate([low, high], axis=1).tolist()
-    free = np.ones((height, width))
-    for x1, y1, x2, y2 in inner.tolist():
-        free[y1:y2, x1:x2] = 0
+    margin = np.clip(np.rint(0.5 * box_sizes(boxes)), 2, 16).astype(np.int64)
+    inner, outer, free = _surroundings(image, boxes, margin)
     contrast = np.zeros(len(boxes), np.float32)
-    for i, ((x1, y1, x2, y2), (left, top, right, bottom)) in enumerate(zip(inner.tolist(), outer, strict=True)):
+    for i, ((x1, y1, x2, y2), (left, top, right, bottom)) in enumerate(zip(inner, outer, strict=True)):
         step = 1 + max(right - left, bottom - top) // 256  # of a large object every other pixel is enough
         rows, columns = slice(top, bottom, step), slice(left, right, step)
         inside = np.zeros(((bottom - top - 1) // step + 1, (right - left - 1) // step + 1))
         inside[-((top - y1) // step) : -((top - y2) // step), -((left - x1) // step) : -((left - x2) // step)] = 1
-        ring = free[rows, columns].ravel()
+        ring = free[rows, columns].ravel().astype(float)
         if ring.sum() < 8:
             ring = 1 - inside.ravel()
         weights = np.stack([inside.ravel(), ring])
@@ -157,6 +146,18 @@ def ring_contrast(image: NDArray[np.uint8], boxes: NDArray) -> NDArray[np.float3
         distance = square[0] - 2 * mean[0] * mean[1] + mean[1] ** 2
         contrast[i] = np.sqrt(np.maximum(distance - (square[1] - mean[1] ** 2), 0)).mean()
     return contrast
+
+
+def _surroundings(image: NDArray, boxes: NDArray, margin: NDArray) -> tuple[list[list[int]], list[list[int]], NDArray[np.bool_]]:
+    """The boxes in whole pixels, these with a margin (N,) around them inside the image, and (H, W) the pixels of no box."""
+    height, width = image.shape[:2]
+    inner = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1).astype(np.int64).reshape(-1, 4)
+    low = np.maximum(inner[:, :2] - margin[:, None], 0)
+    high = np.minimum(inner[:, 2:] + margin[:, None], [width, height])
+    free = np.ones((height, width), dtype=bool)
+    for x1, y1, x2, y2 in inner.tolist():
+        free[y1:y2, x1:x2] = False
+    return inner.tolist(), np.concatenate([low, high], axis=1).tolist(), free
 
 
 def near_duplicates(thumbnails: NDArray[np.uint8], correlation: float = 0.98) -> NDArray[np.int64]:
@@ -190,30 +191,20 @@ def ring_spread(image: NDArray[np.uint8], boxes: NDArray) -> NDArray[np.float32]
     The ring is as wide as the object, 4 to 32 pixels; pixels of other boxes do not belong to it if at least 8 others do.
 
     Args:
-        image: (H, W, 3) RGB.
-        boxes: (N, 4) xyxy, inside the image.
-
-    Returns:
-        (N,) float32.
+        image: (H, W, 3) RGB. boxes: (N, 4) xyxy, inside the image.
 
     >>> image = np.zeros((20, 20, 3), dtype=np.uint8)
     >>> image[:, ::2] = 255
     >>> ring_spread(image, np.array([[8.0, 8.0, 12.0, 12.0]])).round(3)
     array([0.5], dtype=float32)
     """
-    height, width = image.shape[:2]
-    inner = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1).astype(np.int64).reshape(-1, 4)
-    free = np.ones((height, width), dtype=bool)
-    for x1, y1, x2, y2 in inner.tolist():
-        free[y1:y2, x1:x2] = False
-    margin = np.clip(np.rint(box_sizes(boxes)), 4, 32).astype(np.int64)
+    inner, outer, free = _surroundings(image, boxes, np.clip(np.rint(box_sizes(boxes)), 4, 32).astype(np.int64))
     spread = np.zeros(len(boxes), np.float32)
-    for i, ((x1, y1, x2, y2), m) in enumerate(zip(inner.tolist(), margin.tolist(), strict=True)):
-        here = np.s_[max(y1 - m, 0) : y2 + m, max(x1 - m, 0) : x2 + m]
+    for i, ((x1, y1, x2, y2), (left, top, right, bottom)) in enumerate(zip(inner, outer, strict=True)):
+        here = np.s_[top:bottom, left:right]
         ring = free[here]
         if np.count_nonzero(ring) < 8:
             ring = np.ones_like(ring)
-            top, left = here[0].start, here[1].start
             ring[y1 - top : y2 - top, x1 - left : x2 - left] = False
         if ring.any():
             spread[i] = image[here][ring].mean(1).std() / 255
@@ -228,20 +219,15 @@ def edge_width(image: NDArray[np.uint8], boxes: NDArray) -> NDArray[np.float32]:
     differences there. Choice: percentiles, since a single noisy pixel would decide otherwise.
 
     Args:
-        image: (H, W, 3) RGB. boxes: (N, 4) xyxy, inside the image.
-
-    Returns:
-        (N,) float32; 0 where nothing differs.
+        image: (H, W, 3) RGB. boxes: (N, 4) xyxy, inside the image. 0 is where nothing differs.
 
     >>> image = np.zeros((20, 20, 3), dtype=np.uint8)
     >>> image[6:12, 6:12] = 200
     >>> edge_width(image, np.array([[6.0, 6.0, 12.0, 12.0]]))
     array([2.], dtype=float32)
     """
-    height, width = image.shape[:2]
     wide = np.zeros(len(boxes), np.float32)
-    low, high = np.maximum(np.floor(boxes[:, :2]) - 2, 0), np.minimum(np.ceil(boxes[:, 2:]) + 2, [width, height])
-    for i, (x1, y1, x2, y2) in enumerate(np.concatenate([low, high], axis=1).reshape(-1, 4).astype(np.int64).tolist()):
+    for i, (x1, y1, x2, y2) in enumerate(_surroundings(image, boxes, np.full(len(boxes), 2))[1]):
         grey = image[y1:y2, x1:x2].mean(2) / 255
         if min(grey.shape) < 2:
             continue

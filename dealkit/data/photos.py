@@ -48,9 +48,6 @@ def photo(name: str) -> Sample:
     Grey photographs come as three equal channels. All objects have label 0; `crowd` marks objects too faint or too unclear
     to count, which are neither found nor missed.
 
-    Args:
-        name: a key of `PHOTOS`.
-
     Raises:
         ValueError: `name` is not in `PHOTOS`, or the installed scikit-image has no such image or one of another size.
 

@@ -29,7 +29,6 @@ def box_noise(coco: Coco, *, level: float, seed: int = 0) -> Coco:
     to it within the image. The draws do not depend on `level`: noise of 40 % is that of 20 %, twice as far.
 
     Args:
-        coco: images with `width` and `height`.
         level: 0 (no noise) to 0.5; up to there the centre stays inside the image.
 
     Raises:
@@ -66,9 +65,6 @@ def labelled_share(coco: Coco, *, share: float, seed: int = 0) -> Coco:
     `images` and `annotations` hold these only, so that a plain detector never takes an unlabelled image for an empty one; the
     records of all other images stand under the further key `unlabelled`.
 
-    Raises:
-        ValueError: `share` is not above 0 and up to 1.
-
     Choice: images are drawn one by one, not by category; a category can be missing among 1 %, as it can in a real data set.
 
     >>> coco = {"images": [{"id": i} for i in range(1, 11)], "annotations": [], "categories": []}
@@ -92,9 +88,6 @@ def sparse_shot(coco: Coco, *, k: int, seed: int = 0) -> Coco:
     """At most `k` boxes of every category in every image are labelled; the other objects are there, but nobody marked them.
 
     Those of a smaller `k` are among those of a larger one.
-
-    Raises:
-        ValueError: `k` is not at least 1.
 
     Choice: k per category *and image*, so that every category of an image keeps a label; the paper says "k boxes annotated".
 
@@ -136,15 +129,12 @@ def centre_points(coco: Coco, *, seed: int = 0) -> Coco:
 def for_training(coco: Coco, *, side: float = 16.0) -> Coco:
     """A regime as detectors and methods learn from it: points as boxes of one size, unlabelled images covered by a crowd box.
 
-    A point becomes a square round it, cut off at the image's border. Source: the first phase of point-supervised teachers (Point
-    Teacher) and P2BNet (arXiv 2207.06827) start from boxes of fixed size, too. Choice: the side is the border between AI-TOD's
-    tiny and small, without a look at any data set's sizes.
+    A point becomes a square of `side` pixels round it, cut off at the image's border. Source: the first phase of point-supervised
+    teachers (Point Teacher) and P2BNet (arXiv 2207.06827) start from boxes of fixed size, too. Choice: the side is the border
+    between AI-TOD's tiny and small, without a look at any data set's sizes.
 
     An image under `unlabelled` becomes one of which nothing is known: an `iscrowd` box covers it. So a detector takes it neither
     for full nor for empty, see `dealkit.baselines.detector`. Annotation ids go on behind the largest there is.
-
-    Args:
-        side: of the box round a point, pixels.
 
     >>> image, row = {"id": 1, "width": 100, "height": 100}, {"id": 7, "image_id": 1, "category_id": 1, "point": [45.0, 4.0]}
     >>> coco = {"images": [image], "unlabelled": [image | {"id": 4}], "categories": [{"id": 1}], "annotations": [row]}
@@ -178,9 +168,6 @@ REGIMES: dict[str, Callable[..., Coco]] = {
 
 def apply_regime(coco: Coco, name: str, *, seed: int = 0) -> Coco:
     """The regime called `name`, a key of `REGIMES`; the result says under `info` which regime and seed it is.
-
-    Raises:
-        ValueError: no such regime, or no COCO data.
 
     >>> apply_regime({"images": [], "annotations": [], "categories": []}, "noise40", seed=3)["info"]
     {'regime': 'noise40', 'seed': 3}

@@ -9,12 +9,7 @@ import numpy as np
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     """Where tiles of one axis begin: `tile - overlap` apart, the last one moved back to end with the image.
 
-    Anything up to `overlap` pixels long lies whole in at least one tile.
-
-    Args:
-        length: pixels of the image along this axis.
-        tile: pixels of a tile; an image up to this long is one tile.
-        overlap: pixels that neighbours share, fewer than `tile`.
+    Anything up to `overlap` pixels long lies whole in at least one tile; an image up to `tile` pixels long is one tile.
 
     Raises:
         ValueError: a length below 1, or an overlap outside 0 to `tile - 1`.
@@ -79,12 +74,10 @@ def objects_in_window(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What a tile shows of the objects of its image.
 
-    An object with a polygon is measured and cut by it: a thin slanted ship fills little of its box, and the part of the box
-    in a tile says little about the part of the ship.
+    An object with a polygon is measured and cut by it: a thin slanted ship fills little of its box.
 
     Args:
         boxes: (N, 4) xyxy pixels of the image.
-        window: of the tile.
         polygons: per object (P, 2) xy or None; empty if no object has one.
 
     Returns:

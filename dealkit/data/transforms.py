@@ -1,6 +1,7 @@
 """Random crops for training, in which boxes and clicks move with the image, and the network's input.
 
 `N` boxes, `P` points, `B` images. Coordinates are continuous with (0, 0) at the top-left corner, pixel centres at +0.5.
+Random generators are on the CPU.
 
 Choice: the geometry is written here, while pixels go through torchvision. Its flip sends a key point to W - 1 - x and a box
 to W - x, so that a click would slip by one pixel against its box: a quarter of a 4 px object.
@@ -62,10 +63,7 @@ def move_points(points_xy: Tensor, placement: Placement) -> Tensor:
     """Points of the image in the frame of the crop; they may fall outside 0..size.
 
     Args:
-        points_xy: (..., 2) x, y, image pixels.
-
-    Returns:
-        (..., 2) x, y, crop pixels.
+        points_xy: (..., 2) x, y, image pixels; the result has its shape.
 
     >>> move_points(torch.tensor([[10.0, 20.0]]), Placement(left=8, top=16, side=64, size=128, hflip=True))
     tensor([[124.,   8.]])
@@ -83,10 +81,7 @@ def move_boxes(boxes_xyxy: Tensor, placement: Placement) -> Tensor:
     """Boxes of the image in the frame of the crop, not clipped to it.
 
     Args:
-        boxes_xyxy: (N, 4) xyxy, image pixels.
-
-    Returns:
-        (N, 4) xyxy, crop pixels.
+        boxes_xyxy: (N, 4), image pixels; the result has its shape.
 
     >>> move_boxes(torch.tensor([[0.0, 0.0, 4.0, 2.0]]), Placement(left=0, top=0, side=10, size=10, turns=1))
     tensor([[ 0.,  6.,  2., 10.]])
@@ -119,14 +114,8 @@ def place(sample: Sample, placement: Placement) -> Sample:
     shrunk_away = (sides.amin(1) < 1) & (size < placement.side)
     keep = (clipped_sides > 0).all(1)
     crowd = sample.crowd | (visible < MIN_VISIBLE) | shrunk_away
-    return replace(
-        sample,
-        image=_place_image(sample.image, placement),
-        boxes=clipped[keep],
-        labels=sample.labels[keep],
-        crowd=crowd[keep],
-        annotation_ids=sample.annotation_ids[keep],
-    )
+    kept = {"boxes": clipped, "labels": sample.labels, "crowd": crowd, "annotation_ids": sample.annotation_ids}
+    return replace(sample, image=_place_image(sample.image, placement), **{name: rows[keep] for name, rows in kept.items()})
 
 
 def _place_image(image: Tensor, placement: Placement) -> Tensor:
@@ -136,7 +125,7 @@ def _place_image(image: Tensor, placement: Placement) -> Tensor:
     if x2 - x1 == placement.side and y2 - y1 == placement.side:
         crop = image[:, y1:y2, x1:x2]
     else:
-        crop = torch.tensor(PADDING, dtype=torch.uint8)[:, None, None].repeat(1, placement.side, placement.side)
+        crop = _blank(placement.side)
         if x2 > x1 and y2 > y1:
             dx, dy = placement.left, placement.top
             crop[:, y1 - dy : y2 - dy, x1 - dx : x2 - dx] = image[:, y1:y2, x1:x2]
@@ -144,6 +133,10 @@ def _place_image(image: Tensor, placement: Placement) -> Tensor:
         crop = F.resize(crop.contiguous(), [placement.size, placement.size], antialias=True)
     axes = [axis for axis, flip in ((1, placement.vflip), (2, placement.hflip)) if flip]
     return torch.rot90(crop.flip(axes), placement.turns, (1, 2)).contiguous()
+
+
+def _blank(side: int) -> Tensor:
+    return torch.tensor(PADDING, dtype=torch.uint8)[:, None, None].repeat(1, side, side)
 
 
 def draw_placement(
@@ -159,7 +152,6 @@ def draw_placement(
     Args:
         size: width and height of the crop after resizing.
         scale: smallest and largest number of crop pixels per image pixel.
-        generator: random source, on the CPU.
 
     Raises:
         ValueError: `size` is under 1, or `scale` is not 0 < low <= high.
@@ -183,15 +175,10 @@ def draw_placement(
         same = objects[labels == kind]
         box = sample.boxes[same[_random_int(0, len(same) - 1, generator)]].tolist()
     hflip, vflip = _random(generator) < 0.5, _random(generator) < 0.5
-    return Placement(
-        left=_random_offset(width, side, box and (box[0], box[2]), generator),
-        top=_random_offset(height, side, box and (box[1], box[3]), generator),
-        side=side,
-        size=size,
-        hflip=hflip,
-        vflip=vflip,
-        turns=_random_int(0, 3, generator),
-    )
+    left = _random_offset(width, side, box and (box[0], box[2]), generator)
+    top = _random_offset(height, side, box and (box[1], box[3]), generator)
+    turns = _random_int(0, 3, generator)
+    return Placement(left=left, top=top, side=side, size=size, hflip=hflip, vflip=vflip, turns=turns)
 
 
 def _random_offset(length: int, side: int, span: tuple[float, float] | None, generator: torch.Generator) -> int:
@@ -216,11 +203,7 @@ def recolour(image: Tensor, *, generator: torch.Generator) -> Tensor:
     a mean of 200 (of 255), or bright scenes would lose their objects in white.
 
     Args:
-        image: (3, H, W) uint8 RGB.
-        generator: random source, on the CPU.
-
-    Returns:
-        (3, H, W) uint8 RGB.
+        image: (3, H, W) uint8 RGB, as the result.
 
     >>> recolour(torch.full((3, 4, 4), 90, dtype=torch.uint8), generator=torch.Generator().manual_seed(0)).dtype
     torch.uint8
@@ -234,7 +217,7 @@ def recolour(image: Tensor, *, generator: torch.Generator) -> Tensor:
     if _random(generator) < 0.25:
         across, down = _between(-0.25, 0.25, generator), _between(-0.25, 0.25, generator)
         light = 1 + across * torch.linspace(-1, 1, shape[2]) + down * torch.linspace(-1, 1, shape[1])[:, None]
-        values *= (light / light.max()).flatten()  # nothing gets brighter, or bright scenes would lose their objects in white
+        values *= (light / light.max()).flatten()  # nothing gets brighter
     if _random(generator) < 0.1 and min(shape[1:]) > 2:  # its border is reflected, two pixels wide
         sigma = _between(0.4, 1.2, generator)
         values = F.gaussian_blur(values.reshape(shape), [5, 5], [sigma, sigma]).reshape(3, -1)
@@ -273,11 +256,7 @@ def relight(image: Tensor, boxes: Tensor, *, generator: torch.Generator) -> Tens
     Choice: objects of one kind lie in light and shade, on wet and dry ground; what the click shows is one of them.
 
     Args:
-        image: (3, H, W) uint8 RGB. boxes: (N, 4) xyxy pixels.
-        generator: random source, on the CPU.
-
-    Returns:
-        (3, H, W) uint8 RGB.
+        image: (3, H, W) uint8 RGB, as the result. boxes: (N, 4) xyxy pixels.
 
     >>> image = torch.full((3, 8, 8), 90, dtype=torch.uint8)
     >>> changed = relight(image, torch.tensor([[2.0, 2.0, 6.0, 6.0]]), generator=torch.Generator().manual_seed(1)) != image
@@ -297,12 +276,7 @@ def relight(image: Tensor, boxes: Tensor, *, generator: torch.Generator) -> Tens
 
 
 def augment(
-    sample: Sample,
-    *,
-    size: int,
-    scale: tuple[float, float] = (0.5, 2.0),
-    colour: bool = True,
-    generator: torch.Generator,
+    sample: Sample, *, size: int, scale: tuple[float, float] = (0.5, 2.0), colour: bool = True, generator: torch.Generator
 ) -> Sample:
     """A random crop of the sample, see `draw_placement`, `place`, `relight`, `recolour`; the same state gives the same crop.
 
@@ -336,7 +310,7 @@ def _fill_outside(image: Tensor, size_hw: Sequence[int], placement: Placement) -
     x1, y1, x2, y2 = max(math.floor(x1), 0), max(math.floor(y1), 0), min(math.ceil(x2), size), min(math.ceil(y2), size)
     if (x1, y1, x2, y2) == (0, 0, size, size):
         return image
-    out = torch.tensor(PADDING, dtype=torch.uint8)[:, None, None].repeat(1, size, size)
+    out = _blank(size)
     out[:, y1:y2, x1:x2] = image[:, y1:y2, x1:x2]
     return out
 

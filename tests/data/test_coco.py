@@ -170,15 +170,11 @@ def test_an_image_above_the_pixel_limit_is_refused_with_its_size(tmp_path, monke
         read_image(tmp_path / "a.png")
 
 
-def test_large_aerial_images_pass_the_limit_of_pillow():
-    assert Image.MAX_IMAGE_PIXELS > 29200 * 27620  # among the largest of DOTA-v2.0
-
-
 # Folders
 
 
 def test_a_folder_gives_samples_in_the_order_of_the_file(tmp_path):
-    folder = CocoFolder(*write_folder(tmp_path))
+    folder = pickle.loads(pickle.dumps(CocoFolder(*write_folder(tmp_path))))  # as loader workers need
     assert len(folder) == 3
     assert folder.categories == [(5, "bolt"), (9, "nut")]
     assert folder.image_ids == [3, 1, 2]
@@ -194,28 +190,9 @@ def test_a_folder_gives_samples_in_the_order_of_the_file(tmp_path):
     assert sample.image_id == 1 and sample.source == tmp_path.name
     assert sample.boxes.dtype == torch.float32 and sample.labels.dtype == sample.annotation_ids.dtype == torch.int64
     assert folder[0].boxes.tolist() == [[0.25, 0.5, 0.75, 0.75]]  # under a pixel: an ordinary box
-
-
-def test_an_image_without_annotations_is_an_ordinary_sample(tmp_path):
-    sample = CocoFolder(*write_folder(tmp_path))[2]
-    assert sample.image_id == 2 and sample.boxes.shape == (0, 4)
-    assert sample.labels.shape == sample.crowd.shape == sample.annotation_ids.shape == (0,)
-
-
-def test_a_file_without_any_annotation_is_read(tmp_path):
-    paths = write_folder(tmp_path, change=lambda d: d.update(annotations=[]))
-    assert [len(sample.boxes) for sample in CocoFolder(*paths)] == [0, 0, 0]
-    assert check(*paths) == []
-
-
-def test_a_file_without_any_image_is_read(tmp_path):
-    paths = write_folder(tmp_path, change=lambda d: d.update(annotations=[], images=[]))
-    assert len(CocoFolder(*paths)) == 0 and check(*paths) == []
-
-
-def test_ignore_without_iscrowd_is_crowd(tmp_path):
-    paths = write_folder(tmp_path, change=lambda d: d["annotations"][0].update(ignore=1, iscrowd=0))
-    assert CocoFolder(*paths)[1].crowd.tolist() == [True, True]
+    assert folder[2].boxes.shape == (0, 4) and folder[2].labels.shape == folder[2].crowd.shape == (0,)
+    folder[1].boxes.zero_()
+    assert folder[1].boxes.tolist() == sample.boxes.tolist()
 
 
 def test_rows_give_the_boxes_without_reading_an_image(tmp_path):
@@ -231,21 +208,18 @@ def test_rows_give_the_boxes_without_reading_an_image(tmp_path):
         folder[0]
 
 
-def test_a_folder_survives_pickling_as_loader_workers_need(tmp_path):
-    folder = pickle.loads(pickle.dumps(CocoFolder(*write_folder(tmp_path), source="bench")))
-    assert folder[1].annotation_ids.tolist() == [11, 13] and folder[1].source == "bench"
-
-
-def test_changing_a_sample_does_not_change_the_folder(tmp_path):
-    folder = CocoFolder(*write_folder(tmp_path))
-    folder[1].boxes.zero_()
-    assert folder[1].boxes.tolist()[0] == [1.0, 2.0, 4.0, 6.0]
+@pytest.mark.parametrize("gone", [["annotations"], ["annotations", "images"]])
+def test_a_file_without_any_annotation_or_image_is_read(tmp_path, gone):
+    paths = write_folder(tmp_path, change=lambda d: d.update(dict.fromkeys(gone, [])))
+    assert [len(sample.boxes) for sample in CocoFolder(*paths)] == [0] * (0 if "images" in gone else 3)
+    assert check_report(*paths) == (f"{paths[0]}: no problems", 0)
 
 
 def test_a_box_that_stands_out_by_up_to_a_pixel_is_cut_off(tmp_path):
-    paths = write_folder(tmp_path, change=lambda d: d["annotations"][1].update(bbox=[-1, -0.5, 22, 11.5]))
+    paths = write_folder(tmp_path, change=lambda d: d["annotations"][1].update(bbox=[-1, -0.5, 22, 11.5], ignore=1))
     assert check(*paths) == []
-    assert CocoFolder(*paths)[0].boxes.tolist() == [[0.0, 0.0, 20.0, 10.0]]
+    sample = CocoFolder(*paths)[0]
+    assert sample.boxes.tolist() == [[0.0, 0.0, 20.0, 10.0]] and sample.crowd.tolist() == [True]
 
 
 def test_numbers_agree_with_pycocotools(tmp_path):
@@ -277,6 +251,10 @@ def test_an_image_of_another_size_than_stated_is_named_when_it_is_read(tmp_path)
     Image.new("L", (20, 12)).save(images / "a.png")
     with pytest.raises(ValueError, match=r"a\.png: image 3: width, height: stated 20 x 10 .* the file has 20 x 12"):
         folder[0]
+    save_rotated(images / "a.png")
+    (problem,) = check(annotations, images)
+    assert (problem.file, problem.where, problem.field) == (str(images / "a.png"), "image 3", "width, height")
+    assert "the file has 10 x 20 (were the boxes drawn before the file's EXIF rotation" in problem.message
 
 
 # The check
@@ -290,12 +268,6 @@ def drop(key, index, field):
     return lambda data: data[key][index].pop(field)
 
 
-def test_a_sound_folder_has_no_problem(tmp_path):
-    paths = write_folder(tmp_path)
-    assert check(*paths) == []
-    assert check_report(*paths) == (f"{paths[0]}: no problems", 0)
-
-
 NAN, INF = float("nan"), float("inf")
 
 
@@ -303,12 +275,9 @@ NAN, INF = float("nan"), float("inf")
     ("change", "where", "field", "message"),
     [
         (set_in("annotations", 0, bbox=[1, 2, 0, 4]), "annotation 11", "bbox", "positive width and height"),
-        (set_in("annotations", 0, bbox=[1, 2, 3, -4]), "annotation 11", "bbox", "positive width and height"),
         (set_in("annotations", 0, bbox=[1, 2, 3]), "annotation 11", "bbox", "four finite numbers"),
-        (set_in("annotations", 0, bbox=[]), "annotation 11", "bbox", "four finite numbers"),
         (set_in("annotations", 0, bbox=None), "annotation 11", "bbox", "four finite numbers"),
         (set_in("annotations", 0, bbox=[1, 2, "3", 4]), "annotation 11", "bbox", "four finite numbers"),
-        (set_in("annotations", 0, bbox=[1, 2, True, 4]), "annotation 11", "bbox", "four finite numbers"),
         (set_in("annotations", 0, bbox=[NAN, 2, 3, 4]), "annotation 11", "bbox", "four finite numbers"),
         (set_in("annotations", 0, bbox=[1, 2, INF, 4]), "annotation 11", "bbox", "four finite numbers"),
         (set_in("annotations", 0, bbox=[1, 2, 10**400, 4]), "annotation 11", "bbox", "four finite numbers"),
@@ -321,7 +290,6 @@ NAN, INF = float("nan"), float("inf")
         (set_in("annotations", 0, iscrowd=2), "annotation 11", "iscrowd", "expected 0 or 1, got 2"),
         (set_in("annotations", 0, ignore="yes"), "annotation 11", "ignore", "expected 0 or 1, got 'yes'"),
         (set_in("annotations", 0, category_id=77), "annotation 11", "category_id", "unknown category 77"),
-        (set_in("annotations", 0, category_id="9"), "annotation 11", "category_id", "unknown category '9'"),
         (drop("annotations", 0, "category_id"), "annotation 11", "category_id", "missing"),
         (set_in("annotations", 0, image_id=77), "annotation 11", "image_id", "unknown image 77"),
         (set_in("annotations", 0, image_id=[1]), "annotation 11", "image_id", "unknown image [1]"),
@@ -329,7 +297,6 @@ NAN, INF = float("nan"), float("inf")
         (set_in("annotations", 0, id=0), "annotation 0", "id", "never be matched"),
         (set_in("annotations", 0, id=13), "annotation 13", "id", "used more than once, again in annotations[2]"),
         (set_in("annotations", 0, id="x"), "annotations[0]", "id", "expected an integer, got 'x'"),
-        (set_in("annotations", 0, id=1.0), "annotations[0]", "id", "expected an integer, got 1.0"),
         (set_in("annotations", 0, id=2**70), "annotations[0]", "id", "expected an integer"),
         (drop("annotations", 0, "id"), "annotations[0]", "id", "missing"),
         (lambda d: d["annotations"].append("text"), "annotations[3]", "record", "expected an object, got 'text'"),
@@ -364,25 +331,14 @@ def test_a_file_that_is_not_coco_json_is_one_problem(tmp_path, text, message):
     annotations.write_text(text)
     (problem,) = check(annotations, images)
     assert (problem.where, problem.field) == ("file", "content") and message in problem.message
-
-
-def test_a_binary_file_and_a_missing_file_are_one_problem_each(tmp_path):
-    annotations, images = write_folder(tmp_path)
-    assert "not JSON" in str(*check(images / "a.png", images))
     assert str(*check(tmp_path / "none.json", images)).endswith("none.json: file: path: no such file")
-    with pytest.raises(ValueError, match=r"none\.json: file: path: no such file"):
-        CocoFolder(tmp_path / "none.json", images)
-
-
-def test_a_missing_image_folder_is_named(tmp_path):
-    annotations, _ = write_folder(tmp_path)
-    assert str(check(annotations, tmp_path / "none")[0]).endswith("none: file: path: no such folder of images")
 
 
 def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path):
     annotations, images = write_folder(tmp_path)
     annotations.write_text("\ufeff" + annotations.read_text(), encoding="utf-8")
     assert check(annotations, images) == []
+    assert str(check(annotations, tmp_path / "none")[0]).endswith("none: file: path: no such folder of images")
 
 
 def test_image_and_category_ids_may_be_zero(tmp_path):
@@ -396,30 +352,12 @@ def test_image_and_category_ids_may_be_zero(tmp_path):
     assert check(*paths) == [] and CocoFolder(*paths).categories == [(0, "bolt"), (9, "nut")]
 
 
-def test_an_image_of_the_wrong_size_is_a_problem_of_that_image(tmp_path):
-    annotations, images = write_folder(tmp_path)
-    Image.new("L", (21, 10)).save(images / "b.png")
-    (problem,) = check(annotations, images)
-    assert problem.file == str(images / "b.png") and problem.where == "image 1" and problem.field == "width, height"
-    assert problem.message == "stated 20 x 10 (width x height), the file has 21 x 10"
-
-
-def test_a_size_stated_before_exif_rotation_is_a_problem_with_a_hint(tmp_path):
-    annotations, images = write_folder(tmp_path)
-    save_rotated(images / "b.png")
-    (problem,) = check(annotations, images)
-    assert "the file has 10 x 20 (were the boxes drawn before the file's EXIF rotation" in problem.message
-
-
 def test_truncated_and_false_images_are_problems_found_by_decoding(tmp_path):
     annotations, images = write_folder(tmp_path)
     truncate(images / "a.png")
     (images / "b.png").write_text("text")
     problems = check(annotations, images)
-    assert [(p.file, p.where, p.field) for p in problems] == [
-        (str(images / "a.png"), "image 3", "file_name"),
-        (str(images / "b.png"), "image 1", "file_name"),
-    ]
+    assert [(p.file, p.where) for p in problems] == [(str(images / "a.png"), "image 3"), (str(images / "b.png"), "image 1")]
     assert all(str(images) not in p.message for p in problems)  # the file is named once
 
 
@@ -434,19 +372,9 @@ def test_all_problems_are_listed_not_only_the_first(tmp_path):
     assert code == 1
     lines = text.splitlines()
     assert len(lines) == 6 and lines[-1] == f"{annotations}: problems: 5"
-    fields = [line.split(": ")[1:3] for line in lines[:-1]]
-    assert fields == [
-        ["image 2", "file_name"],
-        ["annotation 11", "category_id"],
-        ["annotation 11", "image_id"],
-        ["annotation 11", "bbox"],
-        ["image 3", "file_name"],
-    ]
-
-
-def test_a_faulty_image_record_does_not_blame_its_annotations(tmp_path):
-    paths = write_folder(tmp_path, change=drop("images", 1, "width"))
-    assert [p.where for p in check(*paths)] == ["image 1"]
+    said = [line.split(": ")[1:3] for line in lines[:-1]]
+    of_box = [["annotation 11", field] for field in ("category_id", "image_id", "bbox")]
+    assert said == [["image 2", "file_name"], *of_box, ["image 3", "file_name"]]
 
 
 # Writing
@@ -465,13 +393,6 @@ def test_what_coco_dict_writes_is_read_back(tmp_path):
 
 
 # Real data
-
-
-@needs_real
-@pytest.mark.real
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_real_bolts_have_no_problem(split):
-    assert check(REAL / "bolts" / f"{split}.json", REAL / "bolts" / "images") == []
 
 
 @needs_real

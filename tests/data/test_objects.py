@@ -9,27 +9,17 @@ from dealkit.boxes import SIZE_BINS
 from dealkit.data.coco import NOT_STATED
 from dealkit.data.measures import SUSPICIOUS, box_sizes, local_density, near_duplicates, ring_contrast, suspicious_boxes
 from dealkit.data.objects import image_folder, load_domains, neighbour_shares, read_pixels, read_table, summary
-from dealkit.data.scenes.scene import EVAL_SEED, make_scene, scene_factors, write_coco
+from dealkit.data.scenes.scene import write_coco
 from dealkit.files import PROJECT_ROOT
 
 OBJECTS = [[(5, [10, 12, 6, 8], 0), (5, [50, 40, 6, 6], 0), (9, [70, 10, 15, 20], 1)], [], [(9, [5, 5, 40, 6], 0)]]
-
-
-def test_density_is_that_of_the_scenes_it_was_drawn_with():
-    for index in range(4):
-        boxes = make_scene(index, seed=EVAL_SEED).boxes.numpy()
-        assert local_density(boxes).tolist() == scene_factors(index, seed=EVAL_SEED)["objects"]["density"]
 
 
 def test_density_looks_within_one_image_and_not_at_crowd():
     boxes = np.array([[0, 0, 4, 4], [10, 0, 14, 4], [0, 0, 4, 4], [20, 0, 24, 4]], dtype=np.float32)
     assert local_density(boxes, np.array([0, 0, 1, 1])).tolist() == [1, 1, 1, 1]
     assert local_density(boxes, np.array([0, 0, 1, 1]), counted=np.array([True, False, True, True])).tolist() == [0, 1, 1, 1]
-
-
-def test_exactly_32_px_away_is_not_within():
-    boxes = np.array([[0, 0, 4, 4], [32, 0, 36, 4]], dtype=np.float32)
-    assert local_density(boxes).tolist() == [0, 0]
+    assert local_density(np.float32([[0, 0, 4, 4], [32, 0, 36, 4]])).tolist() == [0, 0]  # exactly 32 px away is not within
 
 
 def test_contrast_of_even_patches():
@@ -78,16 +68,12 @@ def test_no_objects_give_empty_columns():
 def test_every_reason_is_found():
     small = [[10 * x, 100 + 10 * y, 10 * x + 4, 104 + 10 * y] for x in range(6) for y in range(4)]
     boxes = np.array([*small, [0, 100, 4, 104.2], [50, 10, 80, 15], [90, 90, 91, 94], [100, 10, 130, 40], [0, 0, 180, 150]])
+    of_two = suspicious_boxes(boxes[[0, 24]], np.array([0, 1]), np.array(["a", "a"]), np.full((2, 2), 200))
+    assert of_two.tolist() == ["", ""]  # boxes of two images are no duplicates
     found = suspicious_boxes(boxes, np.zeros(len(boxes)), np.full(len(boxes), "a"), np.full((len(boxes), 2), 200))
     assert found[:24].tolist() == [""] * 24
     assert found[24:].tolist() == ["duplicate", "thin", "under 2 px", "odd size", "odd size, fills image"]
     assert {reason for text in found if text for reason in text.split(", ")} == set(SUSPICIOUS)
-
-
-def test_boxes_of_two_images_are_no_duplicates():
-    boxes = np.array([[0.0, 0, 8, 8], [0, 0, 8, 8]])
-    for image, reasons in (([0, 1], ["", ""]), ([0, 0], ["", "duplicate"])):
-        assert suspicious_boxes(boxes, np.array(image), np.array(["a", "a"]), np.full((2, 2), 50)).tolist() == reasons
 
 
 def test_copies_look_alike_and_flat_images_do_not():

@@ -6,7 +6,6 @@ import random
 
 import pytest
 
-from dealkit.data.coco import CocoFolder
 from dealkit.data.regimes import (
     REGIMES,
     apply_regime,
@@ -15,7 +14,6 @@ from dealkit.data.regimes import (
     for_training,
     labelled_share,
     sparse_shot,
-    uniforms,
 )
 
 EMPTY = {"images": [], "annotations": [], "categories": []}
@@ -85,12 +83,6 @@ def test_noisy_boxes_lie_in_the_image_and_keep_an_area(box):
         x, y, w, h = box_noise(one(box), level=0.5, seed=seed)["annotations"][0]["bbox"]
         assert x >= 0 and y >= 0 and x + w <= 100 + 1e-9 and y + h <= 100 + 1e-9
         assert w >= min(1, box[2]) - 1e-9 and h >= min(1, box[3]) - 1e-9
-
-
-def test_a_side_cut_too_short_is_widened_inside_the_image(monkeypatch):
-    """Centre 1, width 2, shifted by -0.5 x 2 to 0 and halved: -0.5 to 0.5, cut to 0 to 0.5, widened to the first pixel."""
-    monkeypatch.setattr("dealkit.data.regimes.uniforms", lambda *key, number: (0.0, 0.5, 0.0, 0.5)[:number])
-    assert box_noise(one([0, 10, 2, 2]), level=0.5)["annotations"][0]["bbox"] == pytest.approx([0, 10, 1, 2])
 
 
 def test_shares_of_images_are_rounded_up_and_nested():
@@ -173,26 +165,6 @@ def test_ids_and_crowds_are_kept_and_the_input_is_not_touched(name):
     crowds = [row for row in coco["annotations"] if row["iscrowd"] and row["image_id"] in labelled]
     assert [row for row in reduced["annotations"] if row["iscrowd"]] == crowds
     assert reduced["categories"] == coco["categories"]
-
-
-@pytest.mark.parametrize("name", [name for name in REGIMES if name != "point"])
-def test_what_is_written_can_be_read(name, make_coco):
-    file = make_coco("set", [[(5, [10, 12, 6, 8], 0), (5, [50, 40, 6, 6], 0), (9, [70, 10, 10, 10], 1)], []])
-    file.write_text(json.dumps(apply_regime(json.loads(file.read_text()), name)))
-    data = CocoFolder(file, file.parent / "images")
-    assert len(data) == {"zero": 0}.get(name, 1 if name.startswith("semi") else 2)
-
-
-def test_seeds_differ():
-    coco = made()
-    for name in ("noise20", "semi10", "sparse1"):
-        a, b = (apply_regime(coco, name, seed=seed) for seed in (0, 1))
-        assert a["annotations"] != b["annotations"]
-
-
-def test_uniforms_fill_the_interval():
-    draws = [v for i in range(2000) for v in uniforms("x", i, number=4)]
-    assert 0 <= min(draws) < 0.001 and 0.999 < max(draws) < 1 and sum(draws) / len(draws) == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize(

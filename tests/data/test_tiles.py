@@ -49,17 +49,6 @@ def test_an_object_is_cut_to_the_tile_and_measured():
     assert visible.tolist() == [0.5, 0.125]
 
 
-def test_the_image_as_its_only_window_changes_nothing():
-    boxes = np.float32([[0.25, 0.5, 0.75, 0.625], [0, 0, 40, 30]])
-    rows, inside, visible = objects_in_window(boxes, (0, 0, 40, 30))
-    assert rows.tolist() == [0, 1] and np.array_equal(inside, boxes) and visible.tolist() == [1.0, 1.0]
-
-
-def test_no_objects_are_no_objects():
-    rows, inside, visible = objects_in_window(np.zeros((0, 4), np.float32), (0, 0, 40, 30))
-    assert len(rows) == len(visible) == 0 and inside.shape == (0, 4)
-
-
 def test_an_object_with_a_polygon_is_measured_by_it():
     # A triangle with corners (0, 0), (40, 0), (0, 40) and area 800. Right of x = 20 lies one with corners (20, 0), (40, 0),
     # (20, 20) and area 200, while of its box half is there, 20 x 40.
@@ -68,12 +57,6 @@ def test_an_object_with_a_polygon_is_measured_by_it():
     assert rows.tolist() == [0] and visible.tolist() == [0.25]
     assert inside.tolist() == [[0, 0, 20, 20]]
     assert objects_in_window(np.float32([[0, 0, 40, 40]]), (20, 0, 120, 100), (None,))[2].tolist() == [0.5]
-
-
-def test_a_polygon_that_misses_a_tile_its_box_reaches_is_not_in_it():
-    triangle = np.float32([[0, 0], [40, 0], [0, 40]])
-    rows, _, _ = objects_in_window(np.float32([[0, 0, 40, 40]]), (30, 30, 130, 130), (triangle,))
-    assert rows.tolist() == []
 
 
 def test_a_concave_polygon_in_two_pieces_has_the_area_of_both():

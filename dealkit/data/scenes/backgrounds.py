@@ -176,27 +176,22 @@ def _circuit(rng: np.random.Generator, size_hw: Size, palette: Array, clutter: f
         x, y = (int(rng.integers(0, s // pitch + 1)) * pitch for s in (width, height))
         for _ in range(int(rng.integers(1, 5))):
             run = int(rng.integers(2, 9)) * pitch * (1 if rng.uniform() < 0.5 else -1)
-            if rng.uniform() < 0.5:
-                image[max(y, 0) : max(y + thick, 0), max(min(x, x + run), 0) : max(max(x, x + run) + thick, 0)] = trace
-                x += run
-            else:
-                image[max(min(y, y + run), 0) : max(max(y, y + run) + thick, 0), max(x, 0) : max(x + thick, 0)] = trace
-                y += run
+            to_x, to_y = (x + run, y) if rng.uniform() < 0.5 else (x, y + run)
+            (left, right), (top, bottom) = sorted((x, to_x)), sorted((y, to_y))
+            image[max(top, 0) : max(bottom + thick, 0), max(left, 0) : max(right + thick, 0)] = trace
+            x, y = to_x, to_y
     if rng.uniform() < 0.5:
         along, across = _axes(size_hw, float(rng.choice([0.785, -0.785])))
-        lines = (
-            (np.abs(_wrap(across, pitch) - pitch / 2) < thick / 2) & (np.abs(across) < rng.uniform(1, 4) * pitch) & (along > 0)
-        )
-        image[lines] = trace
+        near = np.abs(across) < rng.uniform(1, 4) * pitch
+        image[(np.abs(_wrap(across, pitch) - pitch / 2) < thick / 2) & near & (along > 0)] = trace
     return image
 
 
 def _street(rng: np.random.Generator, size_hw: Size, palette: Array, clutter: float) -> Array:
     height, width = size_hw
     horizon, x = int(height * rng.uniform(0.35, 0.75)), 0
-    image = (
-        np.broadcast_to(palette[0], (height, width, palette.shape[1]))
-        + np.linspace(0.08, -0.08, height, dtype=np.float32)[:, None, None]
+    image = np.linspace(0.08, -0.08, height, dtype=np.float32)[:, None, None] + np.broadcast_to(
+        palette[0], (height, width, len(palette[0]))
     )
     while x < width:
         step, top = int(rng.integers(18, 90)), int(horizon * rng.uniform(0.05, 0.9))
@@ -296,7 +291,6 @@ def draw_background(
     """Draw a background.
 
     Args:
-        size_hw: height and width, pixels.
         grey: one channel instead of three.
         clutter: strength of irregular texture, 0 (almost none) to 1.
         blur: standard deviation of the optics, pixels.

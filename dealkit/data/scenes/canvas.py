@@ -148,9 +148,7 @@ def paste(
     """Draw a sprite, unless too much of it leaves the image, covers others or is lost against the ground.
 
     Args:
-        canvas: changed where the sprite is drawn.
         xy: (2,) wanted centre, pixels; the patch is put on the nearest whole pixel.
-        label: category of the object.
         max_overlap: largest share of the object's support that may lie on other objects, 0..1.
         shadow: x and y offset in pixels, and strength 0..1, of the shadow on the ground.
 
@@ -201,9 +199,7 @@ def visible_boxes(canvas: Canvas) -> tuple[NDArray[np.float32], NDArray[np.bool_
         its support. Sides covered by more than a pixel move to the last visible pixel. Choice: annotators box what they see.
     """
     height, width = canvas.owner.shape
-    boxes = np.array(canvas.boxes, np.float32).reshape(-1, 4)
-    boxes[:, 0::2] = boxes[:, 0::2].clip(0, width)
-    boxes[:, 1::2] = boxes[:, 1::2].clip(0, height)
+    boxes = np.array(canvas.boxes, np.float32).reshape(-1, 4).clip(0, np.float32([width, height, width, height]))
     seen = np.bincount(canvas.owner.ravel(), minlength=len(boxes) + 1)[1:]
     share = seen / np.maximum(canvas.areas, 1)
     keep = (share >= MIN_UNHIDDEN) & (seen > 0) & (boxes[:, 2] - boxes[:, 0] >= 0.5) & (boxes[:, 3] - boxes[:, 1] >= 0.5)
@@ -224,7 +220,6 @@ def add_sensor(
     """Uneven light, vignetting, noise and inversion, as a camera adds them.
 
     Args:
-        image: (H, W, C).
         smallest: size of the smallest category, pixels; with `weakest` it bounds the noise.
         weakest: contrast of the fainter objects, 0..1.
         invert: probability that dark and bright change places.

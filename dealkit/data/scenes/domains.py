@@ -93,16 +93,12 @@ def domain_seed(name: str, split: str) -> int:
 
 
 def write_domains(out: Path, *, train: int = 100, val: int = 40, size: int = 256) -> list[Path]:
-    """Write the data set once: per domain a folder with `train.json`, `val.json` and `images/`, as every source has them.
+    """Write the data set once: per domain a folder with `train.json`, `val.json` and `images/`; gives the paths of `train.json`.
 
     Splits that are there are kept, so a run that was stopped goes on.
 
     Args:
-        out: folder to write.
         train, val: scenes of each domain. size: height and width, pixels.
-
-    Returns:
-        the paths of all `train.json`.
 
     Raises:
         ValueError: a split that is there was made with other numbers; names it.

@@ -23,12 +23,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def write_families(
-    root: str | Path,
-    *,
-    train: int,
-    val: int,
-    size: int = 128,
-    families: Mapping[str, Mapping[str, Any]] = FAMILIES,
+    root: str | Path, *, train: int, val: int, size: int = 128, families: Mapping[str, Mapping[str, Any]] = FAMILIES
 ) -> list[str]:
     """Procedural families as sources under `root`; returns their names.
 

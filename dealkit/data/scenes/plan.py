@@ -98,15 +98,12 @@ class ScenePlan:
     """What a scene shall be, before anything is drawn."""
 
     grey: bool
-    """One channel."""
     clutter: float
     """Strength of the background's texture, 0..1."""
     blur: float
     """Standard deviation of the optics, pixels."""
     num_objects: int
-    """Objects wanted."""
     num_categories: int
-    """Categories wanted."""
     scale: float
     """Typical object size of the scene, pixels."""
     max_overlap: float
@@ -243,14 +240,12 @@ def _twins(c: Category, attribute: str, step: float) -> list[Category]:
         saturation, value = max(saturation, 0.6), max(value, 0.5)
         colours = [hsv_to_rgb((hue + turn) % 1.0, saturation, value) for turn in (0.0, step)]
         return [replace(c, colour=colour) for colour in colours]
+    main = np.array(c.colour)
+    away = tuple(np.clip(main + (step if main.mean() < 0.5 else -step), 0, 1).tolist())
     if attribute == "lightness":
-        main = np.array(c.colour)
-        sign = 1.0 if main.mean() < 0.5 else -1.0
-        return [c, replace(c, colour=tuple(np.clip(main + sign * step, 0, 1).tolist()))]
+        return [c, replace(c, colour=away)]
     if attribute == "pattern":
-        main = np.array(c.colour)
-        second = np.clip(main + (step if main.mean() < 0.5 else -step), 0, 1)
-        return [c, replace(c, pattern="stripes", second=tuple(second.tolist()))]
+        return [c, replace(c, pattern="stripes", second=away)]
     if attribute == "size":
         return [c, replace(c, size=c.size * step)]
     if attribute == "aspect":

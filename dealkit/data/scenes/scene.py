@@ -6,9 +6,9 @@ another, so a model trained on `TRAIN_SEED` has seen nothing of `EVAL_SEED`.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dealkit.data.coco import Sample, coco_dict
+from dealkit.data.measures import local_density
 from dealkit.data.scenes.backgrounds import draw_background
 from dealkit.data.scenes.canvas import (
     FAINTEST,
@@ -40,24 +41,20 @@ from dealkit.data.scenes.plan import (
 from dealkit.data.scenes.sprites import Category, category_names, render_variants
 
 TRAIN_SEED = 0
-"""Seed of scenes for training. Scenes of one seed never appear under another."""
+"""Seed of scenes for training."""
 EVAL_SEED = 1_000_003
-"""Seed of scenes for validation and reports. Scenes of one seed never appear under another."""
+"""Seed of scenes for validation and reports."""
 CHOICE_SEED = EVAL_SEED + 1
 """Family of scenes that choices are made on: neither trained on nor published as a result."""
 
 
 def _fill(
-    canvas: Canvas,
-    categories: list[Category],
-    counts: list[int],
-    plan: ScenePlan,
-    controls: SceneControls,
-    rngs: list[np.random.Generator],
+    canvas: Canvas, categories: list[Category], plan: ScenePlan, controls: SceneControls, rngs: list[np.random.Generator]
 ) -> None:
     """Place the objects, large categories first; where the layout has no more room, anywhere."""
     layout_rng, place_rng, sprite_rng = rngs
     size_hw = canvas.owner.shape
+    counts = object_counts(plan, categories, size_hw, exact=controls.num_objects is not None)
     if plan.shared_layout:
         spacing = max(c.size for c in categories)
         pool, pool_directions = candidate_places(layout_rng, plan.layouts[0], sum(counts), spacing, size_hw)
@@ -95,8 +92,7 @@ def _fill(
             placed += paste(canvas, sprite, xy, label, overlap, shadow)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Scene:
+class _Scene(NamedTuple):
     """A sample and what is known of it; lists and rows in the order of its labels and boxes."""
 
     sample: Sample
@@ -127,8 +123,7 @@ def _render(index: int, size_hw: tuple[int, int], seed: int, controls: SceneCont
 
     faintest = FAINTEST if controls.contrast is None else min(FAINTEST, 0.5 * controls.contrast)
     canvas = Canvas(image, np.zeros(size_hw, np.int32), faintest)
-    counts = object_counts(plan, categories, size_hw, exact=controls.num_objects is not None)
-    _fill(canvas, categories, counts, plan, controls, fill_rngs)
+    _fill(canvas, categories, plan, controls, fill_rngs)
     boxes, keep, visible = visible_boxes(canvas)
     present, labels = np.unique(np.array(canvas.labels, np.int64)[keep], return_inverse=True)
     categories = [categories[i] for i in present]
@@ -148,17 +143,7 @@ def _render(index: int, size_hw: tuple[int, int], seed: int, controls: SceneCont
         annotation_ids=torch.arange(1, len(labels) + 1),
         source="synthetic",
     )
-    return _Scene(
-        sample=sample,
-        plan=plan,
-        categories=categories,
-        background=background,
-        mean=mean,
-        spread=spread,
-        sensor=sensor,
-        contrasts=contrasts,
-        visible=visible[keep],
-    )
+    return _Scene(sample, plan, categories, background, mean, spread, sensor, contrasts, visible[keep])
 
 
 def _streams(key: list[int], number: int) -> list[np.random.Generator]:
@@ -170,9 +155,8 @@ def make_scene(index: int, *, size_hw: tuple[int, int] = (256, 256), seed: int =
     """Make one scene.
 
     Args:
-        index: number of the scene within its seed, 0 or more.
+        index: number of the scene within its seed.
         size_hw: height and width of the image, pixels, each at least 16.
-        seed: the series, 0 or more; `TRAIN_SEED` or `EVAL_SEED`.
         controls: fields of `SceneControls`, such as `object_size=8`.
 
     Returns:
@@ -235,16 +219,9 @@ def scene_factors(
             "size": np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)).tolist(),
             "contrast": scene.contrasts.tolist(),
             "visible": scene.visible.tolist(),
-            "density": _neighbours(boxes),
+            "density": local_density(boxes).tolist(),
         },
     }
-
-
-def _neighbours(boxes: NDArray[np.float32]) -> list[int]:
-    """Other objects whose centre is within 32 pixels of each object's own."""
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    near = np.hypot(*(centres[:, None] - centres[None]).transpose(2, 0, 1)) < 32
-    return (near.sum(1) - 1).tolist()
 
 
 def write_coco(
@@ -256,12 +233,9 @@ def write_coco(
     'scene12/red ring' (a number behind it where two would be equal). So an evaluation that takes one click per category works
     class by class. Ids of images, annotations and categories start at 1: image id i + 1 is scene i.
 
-    `CocoFolder(path, folder)` reads it back.
-
     Args:
         folder: made if missing; receives `images/000001.png` ... and `annotations.json`.
         size: height and width of the images, pixels.
-        progress: show how far it is.
         controls: fields of `SceneControls`.
 
     Returns:

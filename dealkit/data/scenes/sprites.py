@@ -70,7 +70,7 @@ class Sprite:
     box: tuple[float, float, float, float]
     """xyxy, pixels of the patch."""
     angle: float
-    """Rotation, radians."""
+    """Radians."""
 
 
 _WEIGHTS = {"ellipse": 3, "rectangle": 2, "rounded": 2, "vehicle": 3, "blob": 3, "point": 2.5, "crater": 1.5, "rod": 1.5}
@@ -105,31 +105,25 @@ def alpha_box(alpha: Array, level: float) -> tuple[float, float, float, float]:
     >>> alpha_box(patch, 0.5)
     (2.0, 1.0, 5.0, 3.0)
     """
-    out = []
+    ends = []
     for profile in (alpha.max(0), alpha.max(1)):
         cut = level * profile.max()
         inside = np.flatnonzero(profile >= cut)
         first, last = int(inside[0]), int(inside[-1])
         before = float(profile[first - 1]) if first else 0.0
         after = float(profile[last + 1]) if last + 1 < len(profile) else 0.0
-        low = first - 0.5 + (cut - before) / max(float(profile[first]) - before, 1e-6)
-        high = last + 0.5 + (float(profile[last]) - cut) / max(float(profile[last]) - after, 1e-6)
-        out.append((low, high))
-    (x1, x2), (y1, y2) = out
-    return float(x1), float(y1), float(x2), float(y2)
+        ends.append(float(first - 0.5 + (cut - before) / max(float(profile[first]) - before, 1e-6)))
+        ends.append(float(last + 0.5 + (float(profile[last]) - cut) / max(float(profile[last]) - after, 1e-6)))
+    return ends[0], ends[2], ends[1], ends[3]
 
 
 def render_sprite(c: Category, rng: np.random.Generator, *, angle: float, blur: float = 0.0, light: float = 0.0) -> Sprite:
     """Draw one object of a category, with its own size, outline, colour and sub-pixel position.
 
     Args:
-        c: the category.
-        rng: source of the within-category variation.
         angle: rotation, radians.
         blur: standard deviation of the optics, pixels; the box is that of the blurred object.
         light: where the light comes from in the image, radians; only shaded categories show it.
-
-    Source: our own formulae.
 
     >>> disc = draw_category(np.random.default_rng(0), size=10.0, background=np.array([0.2]), contrast=0.5)
     >>> sprite = render_sprite(disc, np.random.default_rng(1), angle=0.0)
@@ -182,7 +176,6 @@ def contrasting(rng: np.random.Generator, base: Array, contrast: float, *, chrom
     """A colour whose mean channel distance from `base` is `contrast`, as far as 0..1 allows.
 
     Args:
-        base: (C,) colour.
         contrast: mean absolute distance over the channels, 0..1.
         chroma: 0 moves all channels alike (lighter or darker), 1 each on its own.
 
@@ -234,12 +227,9 @@ def draw_category(
     outline = float(rng.uniform(0.1, 0.4)) if rng.uniform() < 0.25 and size > 6 else 0.0
     if family == "vehicle":
         pattern, shade = ("windows", "none") if rng.uniform() < 0.8 else (pattern, shade)
-    if family == "crater":
-        pattern, shade = "flat", "crater"
-    if family == "bunch":
-        shade = "spot"
-    if family == "point":
-        pattern, shade, outline = "flat", "none", 0.0
+    pattern = "flat" if family in ("crater", "point") else pattern
+    shade = {"crater": "crater", "bunch": "spot", "point": "none"}.get(family, shade)
+    outline = 0.0 if family == "point" else outline
     directed = family in ("vehicle", "rod", "rectangle", "bolt", "rounded")
     turn = str(rng.choice(["fixed", "axes", "free", "layout"], p=[0.2, 0.1, 0.4, 0.3] if directed else [0.3, 0.1, 0.5, 0.1]))
     angle = float(rng.choice([0.0, np.pi / 2, rng.uniform(0, 2 * np.pi)]))
@@ -247,14 +237,14 @@ def draw_category(
         turn, angle = "fixed", np.pi / 2
     varied = size >= 8 and rng.uniform() < (0.5 if family == "vehicle" else 0.06)
     colour = contrasting(rng, background, contrast, chroma=chroma * float(rng.choice([0.1, 0.5, 1.0 if contrast < 0.3 else 0.6])))
+    apart = float(rng.uniform(0.15, 0.5))
+    second = contrasting(rng, np.asarray(colour, np.float32), apart, chroma=chroma * float(rng.uniform(0, 1)))
     return Category(
         family=family,
         size=size,
         aspect=aspect,
         colour=colour,
-        second=contrasting(
-            rng, np.asarray(colour, np.float32), float(rng.uniform(0.15, 0.5)), chroma=chroma * float(rng.uniform(0, 1))
-        ),
+        second=second,
         pattern=pattern,
         shade=shade,
         outline=outline,
@@ -294,7 +284,6 @@ def render_variants(
 
     Args:
         count: objects wanted in all; at most ten are drawn.
-        blur, light: as in `render_sprite`.
         box_size: square root of the box area that every object shall have, whatever its outline, rotation and blur, pixels; right
             within a tenth, or half a pixel. None leaves `c.size` and its variation.
     """

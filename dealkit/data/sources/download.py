@@ -161,16 +161,10 @@ def _clone(url: str, folder: Path) -> str:
 
 
 def _instructions(source: Source, folder: Path) -> str:
-    lines = [
-        f"{source.title} cannot be fetched by a program." if source.by_hand else f"{source.title}: put it there.",
-        f"  page      {source.page}",
-        f"  licence   {source.licence}",
-        f"  how       {source.by_hand or 'your own data'}",
-        f"  folder    {folder}",
-        f"  expected  {source.layout}",
-        "Then run this command again: it checks the folder.",
-    ]
-    return "\n".join(lines)
+    head = f"{source.title} cannot be fetched by a program." if source.by_hand else f"{source.title}: put it there."
+    facts = {"page": source.page, "licence": source.licence, "how": source.by_hand or "your own data"}
+    rows = (f"  {name:10}{value}" for name, value in (facts | {"folder": folder, "expected": source.layout}).items())
+    return "\n".join([head, *rows, "Then run this command again: it checks the folder."])
 
 
 def check_source(name: str, folder: Path) -> tuple[str, int]:

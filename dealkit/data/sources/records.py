@@ -24,7 +24,6 @@ class ImageRecord:
     path: Path
     """Image file."""
     width: int
-    """Pixels of the upright image."""
     height: int
     """Pixels of the upright image."""
     boxes: np.ndarray
@@ -49,10 +48,9 @@ class ImageRecord:
         if not self.group:
             object.__setattr__(self, "group", self.image_id)
         count = len(self.categories)
-        if not (isinstance(self.source, str) and self.source):
-            raise ValueError(f"source: expected a name, got {self.source!r}")
-        if not (isinstance(self.image_id, str) and self.image_id):
-            self._wrong("image_id", f"expected text, got {self.image_id!r}")
+        for field in ("source", "image_id"):
+            if not (isinstance(value := getattr(self, field), str) and value):
+                self._wrong(field, f"expected text, got {value!r}")
         if not isinstance(self.path, Path):
             self._wrong("path", f"expected a Path, got {self.path!r}")
         for field in ("width", "height"):

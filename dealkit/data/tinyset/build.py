@@ -34,7 +34,7 @@ from dealkit.data.tinyset.duplicates import components, find_copies, near_pairs,
 from dealkit.data.tinyset.folders import detect_sources
 from dealkit.data.tinyset.index import BOX_COLUMNS, TEXT_COLUMNS, arrow, write_index
 from dealkit.data.tinyset.parallel import Engine, map_tasks
-from dealkit.files import read_json, write_atomically, write_json
+from dealkit.files import Json, read_json, write_atomically, write_json
 
 
 def build_tinyset(
@@ -57,9 +57,7 @@ def build_tinyset(
         out: folder to write; of a build that was interrupted, or empty.
         readers: by name of the source.
         domains: by name of the source; others are "not stated".
-        config: settings.
-        workers: processes.
-        engine: see `map_tasks`.
+        workers, engine: see `map_tasks`.
 
     Returns:
         the report, as in `report.json`: `sources`, `failed` (source -> why), `skipped` folders, `problems` (what readers left
@@ -179,10 +177,9 @@ def _merge_sources(sources: list[SourceFolder], out: Path, config: BuildConfig, 
     """Copies, splits and categories over all sources; writes the index and the COCO files and clears `images`."""
     pa = arrow()
     notes: list[tuple[str, str, int, str, str]] = []
-    seen: list[dict[str, Any]] = []  # one per source image that could be used
+    seen: list[Json] = []  # one per source image that could be used
     parts: list[Any] = []  # tables of tiles
-    problems: dict[str, Any] = {}
-    records: dict[str, Any] = {}
+    problems, records = {}, {}
     for source in tqdm(sources, desc="collect", delay=3):
         records[source.name] = table = pa.parquet.read_table(source.work / "records.parquet", partitioning=None)
         problems[source.name] = json.loads(table.schema.metadata[b"problems"])
@@ -201,22 +198,25 @@ def _merge_sources(sources: list[SourceFolder], out: Path, config: BuildConfig, 
     removed, groups = _copies_and_groups(seen, records, [source.name for source in sources], config, notes)
     group_names = [f"{row['source']}/{row['group']}" for row in seen]
     kept = [i for i in range(len(seen)) if i not in removed]
-    splits = dict.fromkeys(range(len(seen)), "")
-    of_image = (groups, group_names, [row["source"] for row in seen], [row["split"] for row in seen])
-    splits.update(zip(kept, assign_splits(*([values[i] for i in kept] for values in of_image), config), strict=True))
+    of_kept = [(groups[i], group_names[i], seen[i]["source"], seen[i]["split"]) for i in kept]
+    drawn = assign_splits(*map(list, zip(*of_kept, strict=True)), config) if kept else []
+    splits = dict.fromkeys(range(len(seen)), "") | dict(zip(kept, drawn, strict=True))
 
     columns, categories = _columns(parts, seen, splits, groups, group_names, domains, out)
     write_index(out / "index.parquet", columns, categories)
     for split in SPLIT_NAMES:
-        write_atomically(
-            out / f"{split}.json", functools.partial(_write_coco, columns=columns, categories=categories, split=split)
-        )
+        write = functools.partial(_write_coco, columns=columns, categories=categories, split=split)
+        write_atomically(out / f"{split}.json", write)
     _clear(out / "images", set(columns["file_name"]))
     moved = Counter(f"{seen[i]['split']} to {splits[i]}" for i in kept if seen[i]["split"] not in ("", splits[i]))
     sizes = Counter(groups[i] for i in kept)
+    of_source, of_split = _counts(columns, "source"), _counts(columns, "split", "domain")
     return {
-        "sources": _source_counts(columns, records, domains),
-        "splits": _split_counts(columns),
+        "sources": {
+            name: {"domain": domains[name], "records": len(table), **of_source.get((name,), {"images": 0, "objects": 0})}
+            for name, table in records.items()
+        },
+        "splits": {split: {key[1]: row for key, row in of_split.items() if key[0] == split} for split in SPLIT_NAMES},
         "problems": {name: found for name, found in problems.items() if found["count"]},
         "dropped": summarise_notes(iter(notes)),
         "moved": dict(sorted(moved.items())),
@@ -276,7 +276,7 @@ def _copies_and_groups(
 
 def _columns(
     parts: list[Any],
-    seen: list[dict[str, Any]],
+    seen: list[Json],
     splits: Mapping[int, str],
     groups: Sequence[int],
     group_names: Sequence[str],
@@ -376,19 +376,11 @@ def _clear(images: Path, wanted: set[str]) -> None:
             os.rmdir(path)
 
 
-def _source_counts(columns: Mapping[str, Any], records: Mapping[str, Any], domains: Mapping[str, str]) -> dict[str, Any]:
-    made = {name: {"domain": domains[name], "records": len(table), "images": 0, "objects": 0} for name, table in records.items()}
-    for name, objects in zip(columns["source"], columns["num_boxes"].tolist(), strict=True):
-        made[name]["images"] += 1
-        made[name]["objects"] += objects
-    return made
-
-
-def _split_counts(columns: Mapping[str, Any]) -> dict[str, Any]:
-    made: dict[str, Any] = {split: {} for split in SPLIT_NAMES}
-    rows = zip(columns["split"], columns["domain"], columns["num_boxes"].tolist(), strict=True)
-    for split, domain, objects in sorted(rows):
-        row = made[split].setdefault(domain, {"images": 0, "objects": 0})
+def _counts(columns: Mapping[str, Any], *names: str) -> dict[tuple[str, ...], dict[str, int]]:
+    """Images and objects by the values of some columns, in their order."""
+    made: dict[tuple[str, ...], dict[str, int]] = {}
+    for *key, objects in sorted(zip(*(columns[name] for name in names), columns["num_boxes"].tolist(), strict=True)):
+        row = made.setdefault(tuple(key), {"images": 0, "objects": 0})
         row["images"] += 1
         row["objects"] += objects
     return made

@@ -59,26 +59,23 @@ def read_records(source: SourceFolder) -> str | None:
     if file.exists():
         return None
     pa = arrow()
-    problems: list[str] = []
-    count = 0
-
-    def on_problem(problem: Problem) -> None:
-        nonlocal count
-        count += 1
-        if len(problems) < EXAMPLES:
-            problems.append(_printable(str(problem)).replace(f"{source.folder}/", ""))
+    problems: list[Problem] = []
 
     try:
-        records = sorted(source.reader(source.folder, on_problem=on_problem), key=lambda r: (r.image_id, os.fsencode(r.path)))
+        records = sorted(
+            source.reader(source.folder, on_problem=problems.append), key=lambda r: (r.image_id, os.fsencode(r.path))
+        )
     except (ValueError, OSError, KeyError, TypeError, IndexError, AttributeError) as error:
         kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
-        return _printable(f"{kind}{error}").replace(f"{source.folder}/", "")
+        return _said(f"{kind}{error}", source)
     if not records:
-        return "; ".join(["no image", *problems])
-    ids = [record.image_id for record in records]
-    for record in (record for before, record in zip(ids, records[1:], strict=False) if record.image_id == before):
-        on_problem(Problem(source.name, f"image {record.image_id}", "image_id", "used more than once; the first is kept"))
-    records = [record for before, record in zip([None, *ids], records, strict=False) if record.image_id != before]
+        return "; ".join(["no image", *(_said(problem, source) for problem in problems[:EXAMPLES])])
+    first = {}
+    for record in records:
+        if first.setdefault(record.image_id, record) is not record:
+            where = f"image {record.image_id}"
+            problems.append(Problem(source.name, where, "image_id", "used more than once; the first is kept"))
+    records = list(first.values())
     names = sorted({_printable(name) for record in records for name in record.categories})
     number = {name: i for i, name in enumerate(names)}
     columns = {
@@ -96,7 +93,8 @@ def read_records(source: SourceFolder) -> str | None:
     floats, texts = pa.list_(pa.float32()), dict.fromkeys(("image_id", "group", "split"), pa.string())
     types = {"path": pa.binary(), **texts, "width": pa.int32(), "height": pa.int32(), "boxes": floats}
     types |= {"category": pa.list_(pa.int32()), "ignore": pa.list_(pa.bool_()), "polygons": pa.list_(floats)}
-    notes = {"categories": json.dumps(names), "problems": json.dumps({"count": count, "examples": problems})}
+    examples = [_said(problem, source) for problem in problems[:EXAMPLES]]
+    notes = {"categories": json.dumps(names), "problems": json.dumps({"count": len(problems), "examples": examples})}
     table = pa.table(columns, schema=pa.schema(types, metadata=notes))
     write_atomically(file, lambda path: pa.parquet.write_table(table, path, row_group_size=CHUNK_IMAGES))
     return None
@@ -119,9 +117,7 @@ def cut_chunk(task: tuple[SourceFolder, int, Path, BuildConfig]) -> int:
     done = source.work / "chunks" / f"{number:06}.parquet"
     if done.exists():
         return len(rows)
-    tiles: list[dict[str, Any]] = []
-    seen: list[dict[str, Any]] = []
-    notes: list[tuple[str, int, str, str]] = []
+    tiles, seen, notes = [], [], []
     for i, row in enumerate(rows):
         record = number * CHUNK_IMAGES + i
 
@@ -150,7 +146,7 @@ def _cut_image(
         digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         pixels = read_image(path).permute(1, 2, 0).numpy()
     except (ValueError, OSError) as error:
-        note("image cannot be read", 1, _printable(str(error)).replace(f"{source.folder}/", ""))
+        note("image cannot be read", 1, _said(error, source))
         return None
     height, width = pixels.shape[:2]
     if (width, height) != (row["width"], row["height"]):
@@ -233,6 +229,11 @@ def _suffix(path: Path) -> str:
 def _printable(text: str) -> str:
     """Text that JSON and Parquet hold: bytes of a file name that are no UTF-8 become escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _said(message: object, source: SourceFolder) -> str:
+    """A message without the path of the source."""
+    return _printable(str(message)).replace(f"{source.folder}/", "")
 
 
 def summarise_notes(notes: Iterator[tuple[str, str, int, str, str]]) -> dict[str, dict[str, Any]]:

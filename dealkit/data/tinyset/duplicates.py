@@ -3,6 +3,8 @@
 `N` images.
 """
 
+from collections import defaultdict
+
 import numpy as np
 import torch
 from PIL import Image
@@ -30,12 +32,7 @@ def perceptual_hash(image: np.ndarray) -> np.ndarray | None:
         image: (H, W, 3) uint8 RGB.
 
     Returns:
-        (4,) uint64, or None for an image that is nearly one colour.
-
-    Raises:
-        ValueError: imagehash is not installed; names the extra that brings it.
-
-    Source: imagehash's phash.
+        (4,) uint64, imagehash's phash, or None for an image that is nearly one colour.
 
     >>> board = np.indices((64, 64)).sum(axis=0) // 8 % 2 * 255
     >>> board = board[..., None].repeat(3, axis=2).astype(np.uint8)
@@ -70,7 +67,6 @@ def near_pairs(hashes: np.ndarray, distance: int) -> np.ndarray:
 
     Args:
         hashes: (N, 4) uint64.
-        distance: bits, 0 to 255.
 
     Returns:
         (P, 2) int64 rows i < j, sorted.
@@ -142,10 +138,10 @@ def find_copies(order: np.ndarray, pairs: np.ndarray) -> dict[int, int]:
     >>> find_copies(np.array([2, 0, 1]), np.array([[0, 1], [1, 2]]))  # 1 is a copy of 2; 0 is one of 1 only, and stays
     {1: 2}
     """
-    copies_of: dict[int, list[int]] = {}
+    copies_of: dict[int, list[int]] = defaultdict(list)
     for i, j in pairs.tolist():
-        copies_of.setdefault(i, []).append(j)
-        copies_of.setdefault(j, []).append(i)
+        copies_of[i].append(j)
+        copies_of[j].append(i)
     place = {int(image): k for k, image in enumerate(order)}
     removed: dict[int, int] = {}
     for image in sorted(copies_of, key=place.__getitem__):

@@ -51,7 +51,6 @@ def write_index(path: Path, columns: Mapping[str, Any], categories: list[dict[st
     """Write an index in one move: a kill leaves the old or the new file.
 
     Args:
-        path: Parquet file.
         columns: the columns of this module's first lines as arrays or lists, one entry per image.
         categories: `{"id", "name", "supercategory"}`, ids from 1 in order.
 
@@ -110,7 +109,7 @@ class TinySet(torch.utils.data.Dataset[Sample]):
 
     Attributes:
         categories: (id, name), sorted by id; a label is an index into this list.
-        supercategories: name of the super-category of each category.
+        supercategories: of each category.
         members: (len,) int64 rows of the index in this part.
         boxes, labels, crowd: one row per object of the **whole** index; those of image `i` of this part are `boxes[rows(i)]`.
 
@@ -186,10 +185,10 @@ class TinySet(torch.utils.data.Dataset[Sample]):
         """Domains of this part, sorted."""
         return sorted({self._domain[1][code] for code in np.unique(self._domain[0][self.members])})
 
-    def sources_of(self, domain: str) -> list[str]:
-        """Sources of a domain in this part, sorted."""
-        part = self.select(domain=domain)
-        return sorted({self._source[1][code] for code in np.unique(self._source[0][part.members])})
+    @property
+    def sources(self) -> list[str]:
+        """Sources of this part, sorted."""
+        return sorted({self._source[1][code] for code in np.unique(self._source[0][self.members])})
 
     def select(self, *, split: str | None = None, domain: str | None = None, source: str | None = None) -> "TinySet":
         """The images of this part that are of a split, a domain and a source; nothing is copied but their row numbers.
@@ -198,18 +197,14 @@ class TinySet(torch.utils.data.Dataset[Sample]):
             ValueError: the index has no such domain or source, names those it has; or no such split can be. A part may be empty.
         """
         keep = np.ones(len(self.members), dtype=bool)
-        for field, wanted, (codes, names) in (
-            ("split", split, self._split),
-            ("domain", domain, self._domain),
-            ("source", source, self._source),
-        ):
-            if wanted is not None:
-                if field == "split" and wanted in SPLIT_NAMES and wanted not in names:
-                    keep[:] = False
-                    continue
-                if wanted not in names:
-                    raise ValueError(f"{self.path}: {field}: expected one of {', '.join(sorted(names))}, got {wanted!r}")
+        for field, wanted in (("split", split), ("domain", domain), ("source", source)):
+            codes, names = getattr(self, f"_{field}")
+            if wanted in names:
                 keep &= codes[self.members] == names.index(wanted)
+            elif field == "split" and wanted in SPLIT_NAMES:
+                keep[:] = False
+            elif wanted is not None:
+                raise ValueError(f"{self.path}: {field}: expected one of {', '.join(sorted(names))}, got {wanted!r}")
         part = object.__new__(TinySet)
         part.__dict__.update(self.__dict__)
         part.members = self.members[keep]
@@ -247,15 +242,8 @@ class TinySet(torch.utils.data.Dataset[Sample]):
         if tuple(image.shape[1:]) != (record.height, record.width):
             found = f"the file has {image.shape[2]} x {image.shape[1]}"
             raise ValueError(f"{record.path}: width, height: the index says {record.width} x {record.height}, {found}")
-        return Sample(
-            image=image,
-            boxes=record.boxes,
-            labels=record.labels,
-            image_id=record.image_id,
-            crowd=record.ignore,
-            annotation_ids=record.annotation_ids,
-            source=record.source,
-        )
+        same = {name: getattr(record, name) for name in ("boxes", "labels", "image_id", "annotation_ids", "source")}
+        return Sample(image=image, crowd=record.ignore, **same)
 
     def balanced(self, *, power: float = 0.5, weights: Mapping[str, float] | None = None) -> tuple[list["TinySet"], np.ndarray]:
         """This part by domain and source, and the probability of drawing each: what a training stream draws from.
@@ -281,17 +269,16 @@ class TinySet(torch.utils.data.Dataset[Sample]):
         for domain, weight in weights.items():
             if domain not in domains or not weight >= 0:
                 raise ValueError(f"balanced: weights: expected {', '.join(domains)}, each from 0, got {domain!r}: {weight}")
-        parts: list[TinySet] = []
-        shares: list[float] = []
+        parts, shares = [], []
         for domain in domains:
-            sources = [self.select(domain=domain, source=source) for source in self.sources_of(domain)]
-            sizes = np.array([len(part) for part in sources], dtype=np.float64) ** power
-            parts += sources
+            whole = self.select(domain=domain)
+            parts += (of_domain := [whole.select(source=source) for source in whole.sources])
+            sizes = np.array([len(part) for part in of_domain], dtype=np.float64) ** power
             shares += (weights.get(domain, 0.0) * sizes / sizes.sum()).tolist()
         if not sum(shares) > 0:
             raise ValueError(f"{self.path}: balanced: no image to draw: no domain has both images and a weight above 0")
-        drawn = [(part, share) for part, share in zip(parts, shares, strict=True) if share > 0]
-        return [part for part, _ in drawn], np.array([share for _, share in drawn]) / sum(shares)
+        drawn = np.array(shares) > 0
+        return [part for part, some in zip(parts, drawn, strict=True) if some], np.array(shares)[drawn] / sum(shares)
 
 
 def _read_codes(file: "pa.parquet.ParquetFile", name: str) -> tuple[np.ndarray, list[str]]:
@@ -313,8 +300,4 @@ def _flats(file: "pa.parquet.ParquetFile", name: str) -> Iterator[np.ndarray]:
     for group in range(file.num_row_groups):
         array = file.read_row_group(group, [name], use_threads=False)[name].combine_chunks()
         flat = array.flatten() if hasattr(array, "offsets") else array
-        if str(flat.type) == "bool":  # eight to a byte
-            bits = np.frombuffer(flat.buffers()[1] or b"", np.uint8)
-            yield np.unpackbits(bits, bitorder="little")[flat.offset : flat.offset + len(flat)]
-        else:
-            yield np.from_dlpack(flat)
+        yield np.from_dlpack(flat.cast("uint8") if str(flat.type) == "bool" else flat)

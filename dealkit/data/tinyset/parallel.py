@@ -16,7 +16,7 @@ Engine = Literal["processes", "ray"]
 def map_tasks(
     function: Callable[[Any], Any], tasks: Sequence[Any], *, workers: int = 1, engine: Engine = "processes"
 ) -> Iterator[tuple[int, Any]]:
-    """`function(task)` for every task, as they finish.
+    """(number of the task, `function(task)`) for every task, as they finish.
 
     Processes are spawned, not forked: a fork of a process in which PyTorch has threads may hang. They end with this process,
     however it ends.
@@ -27,9 +27,6 @@ def map_tasks(
         workers: processes, or CPUs of a local Ray; 1 process is this one.
         engine: `ray` is Ray Data: on this machine, or on the cluster named by the variable RAY_ADDRESS, whose machines must see
             the same files under the same paths and have the same packages.
-
-    Yields:
-        (number of the task, result).
 
     Raises:
         ValueError: fewer than one worker, a worker that died, or Ray is not installed.
@@ -51,9 +48,8 @@ def map_tasks(
             for future in as_completed(numbers):
                 yield numbers[future], future.result()
         except BrokenProcessPool:
-            raise ValueError(
-                "a worker process died, most often for want of memory; the same command goes on from here, try fewer --workers"
-            ) from None
+            hint = "most often for want of memory; the same command goes on from here, try fewer --workers"
+            raise ValueError(f"a worker process died, {hint}") from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -80,9 +76,8 @@ def _map_ray(function: Callable[[Any], Any], tasks: Sequence[Any], workers: int)
     if not tasks:
         return
     if not ray.is_initialized():
-        ray.init(
-            **({} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers, "include_dashboard": False}), log_to_driver=False
-        )
+        local = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers, "include_dashboard": False}
+        ray.init(**local, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False  # the caller shows one
 
     def run(row: dict[str, Any]) -> dict[str, Any]:

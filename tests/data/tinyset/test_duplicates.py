@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from dealkit.data.tinyset.duplicates import components, find_copies, hamming, near_pairs, perceptual_hash, same_objects
+from dealkit.data.tinyset.duplicates import find_copies, hamming, near_pairs, perceptual_hash, same_objects
 
 
 def picture(seed, size=(160, 120)):
@@ -71,8 +71,3 @@ def test_of_copies_the_first_in_order_stays():
     assert find_copies(np.arange(5), pairs) == {1: 0, 4: 3}  # 2 is a copy of 1 only, which is not kept
     assert find_copies(np.array([1, 0, 2, 4, 3]), pairs) == {0: 1, 2: 1, 3: 4}
     assert find_copies(np.arange(5), np.zeros((0, 2), np.int64)) == {}
-
-
-def test_links_make_groups():
-    assert components(5, np.array([[0, 3], [3, 4]])).tolist() == [0, 1, 2, 0, 0]
-    assert components(0, np.zeros((0, 2))).tolist() == []

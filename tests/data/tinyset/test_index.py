@@ -63,7 +63,7 @@ def test_a_part_is_of_one_split_domain_and_source(index):
     assert len(part) == 1 and part.record(0).image_id == 1 and part.boxes is data.boxes
     assert part.counts.tolist() == [2] and data.counts.tolist() == [2, 0, 1]
     assert data.domains == ["air", "road"] and data.select(split="val").domains == ["air"]
-    assert data.sources_of("road") == ["bdd"]
+    assert data.select(domain="road").sources == ["bdd"]
     assert len(data.select(split="val", domain="road")) == 0
     assert len(data.select(split="test")) == 0
     with pytest.raises(ValueError, match=r"index.parquet: split: expected one of train, val, got 'trian'"):
@@ -81,16 +81,8 @@ def test_a_changed_image_raises_and_names_the_sizes(index):
 def test_a_pickled_part_of_many_row_groups_opens_the_file_again_and_is_small(tmp_path):
     rows = []
     for i in range(5000):  # two row groups
-        rows.append(
-            (
-                "train",
-                ("air", "road")[i % 2],
-                f"s{i % 4}",
-                [[i, 1, i + 4, 5]] * (i % 3),
-                [i % 2] * (i % 3),
-                [i % 5 == 0] * (i % 3),
-            )
-        )
+        objects = ([[i, 1, i + 4, 5]] * (i % 3), [i % 2] * (i % 3), [i % 5 == 0] * (i % 3))
+        rows.append(("train", ("air", "road")[i % 2], f"s{i % 4}", *objects))
     write_index(tmp_path / "index.parquet", columns(rows), CATEGORIES)
     data = TinySet(tmp_path / "index.parquet")
     assert data.counts.tolist() == [len(row[3]) for row in rows]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dealkit.data.coco import SPLIT_NAMES
-from dealkit.data.sources.readers.reading import Found, OnProblem, Reading, part_of
+from dealkit.data.sources.readers.reading import Found, OnProblem, Reading, are_numbers, part_of
 from dealkit.data.sources.records import ImageRecord
 from dealkit.files import Json
 
@@ -120,15 +120,11 @@ def read_tinyperson(root: str | Path, *, on_problem: OnProblem | None = None) ->
     inside = start.relative_to(reading.root)
     files = {split: start / "annotations" / f"tiny_set_{split}.json" for split in ("train", "test")}
     for split, file in reading.present(files, "annotations/tiny_set_{}.json").items():
-        yield from _coco(
-            reading,
-            file,
+        folders, flags = (
             [str(inside / split), str(inside / split / "labeled_images")],
-            split=split,
-            ignore_keys=("ignore", "uncertain", "logo", "in_dense_image"),
-            whole_only="corner",
-            group=r"(.+)_I\d+",
+            ("ignore", "uncertain", "logo", "in_dense_image"),
         )
+        yield from _coco(reading, file, folders, split=split, ignore_keys=flags, whole_only="corner", group=r"(.+)_I\d+")
 
 
 def _coco(
@@ -188,7 +184,7 @@ def _coco(
         where, box, name = _record_name(i, row), row.get("bbox"), names.get(_key(row.get("category_id")))
         if name is None:
             reading.wrong(file, where, "category_id", f"unknown category {row.get('category_id')!r}")
-        elif not (isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) for v in box)):
+        elif not (are_numbers(box) and len(box) == 4):
             reading.wrong(file, where, "bbox", f"expected four numbers x, y, width, height, got {box!r:.80}")
         else:
             x, y, width, height = box
@@ -208,17 +204,14 @@ def _coco(
         options = {"where": f"image {image_id}", "size": size, "group": part_of(group, row["file_name"]), "split": split}
         yield from reading.record(path, objects, file=file, **options)
     if lost:
-        reading.wrong(
-            file, "file", "images", f"{len(lost)} of {len(images)} images are missing, the first is {lost[0]}; {missing}"
-        )
+        many = f"{len(lost)} of {len(images)} images are missing, the first is {lost[0]}; {missing}"
+        reading.wrong(file, "file", "images", many)
 
 
 def _outline(segmentation: Any) -> np.ndarray | None:
     """The polygon of an object in one part, else None."""
-    if not (isinstance(segmentation, list) and len(segmentation) == 1 and isinstance(segmentation[0], list)):
-        return None
-    values = segmentation[0]
-    if len(values) < 6 or len(values) % 2 or not all(type(v) in (int, float) for v in values):
+    values = segmentation[0] if isinstance(segmentation, list) and len(segmentation) == 1 else None
+    if not are_numbers(values) or len(values) < 6 or len(values) % 2:
         return None
     polygon = np.array(values, np.float32).reshape(-1, 2)
     return polygon if np.isfinite(polygon).all() else None

@@ -49,10 +49,7 @@ class Reading:
     """
 
     def __init__(self, source: str, root: str | Path, on_problem: OnProblem | None, *, own: bool = False) -> None:
-        self.source = source
-        self.root = Path(root)
-        self.on_problem = on_problem
-        self.own = own
+        self.source, self.root, self.on_problem, self.own = source, Path(root), on_problem, own
         self._seen: set[str] = set()
         if not self.root.is_dir():
             self.wrong(self.root, "file", "path", "no such folder")
@@ -95,7 +92,9 @@ class Reading:
         text = self._content(file, "a text file in UTF-8", lambda f: f.read_text(encoding="utf-8-sig")) or ""
         return [(f"line {i}", line.strip()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
 
-    def numbers(self, file: Path, where: str, words: Sequence[str], form: str, count: int | None = None) -> list[float] | None:
+    def numbers(
+        self, file: Path, where: str, words: Sequence[str], form: str, count: int | None = None, field: str = "numbers"
+    ) -> list[float] | None:
         """The words as finite numbers, `count` of them, or None after telling that `form` was expected."""
         try:
             values = [float(word) for word in words]
@@ -103,12 +102,16 @@ class Reading:
             values = []
         if values and all(map(math.isfinite, values)) and count in (None, len(values)):
             return values
-        self.wrong(file, where, "numbers", f"expected {form}, got {' '.join(words)!r:.80}")
+        self.wrong(file, where, field, f"expected {form}, got {' '.join(words)!r:.80}")
         return None
 
-    def json(self, file: Path) -> Any:
-        """Content of a JSON file, or None after telling what is wrong with it."""
-        return self._content(file, "JSON", lambda f: json.loads(f.read_text(encoding="utf-8-sig")))
+    def json(self, file: Path, key: str = "", kind: type = dict, expected: str = "") -> Any:
+        """Content of a JSON file, an object in which `key`, if given, is of a kind; or None after telling why not."""
+        data = self._content(file, "JSON", lambda f: json.loads(f.read_text(encoding="utf-8-sig")))
+        if data is None or not key or isinstance(data, dict) and isinstance(data.get(key), kind):
+            return data
+        self.wrong(file, "file", key, f"expected an object with {expected}")
+        return None
 
     def xml(self, file: Path) -> ET.Element | None:
         """Root of an XML file, or None after telling what is wrong with it."""
@@ -139,19 +142,18 @@ class Reading:
         """Upright width and height from the image's header, or None after telling what is wrong with the image."""
         try:
             str(path).encode()
-        except UnicodeEncodeError:
-            self.wrong(path, where, "file_name", "expected a name in UTF-8")
-            return None
-        if path.is_file() and path.stat().st_size == 0:
-            self.wrong(path, where, "image", "an empty file, 0 bytes")
-            return None
-        try:
+            if path.is_file() and path.stat().st_size == 0:
+                raise EOFError("an empty file, 0 bytes")
             with Image.open(path) as image:
                 turned = "exif" in image.info or image.format == "TIFF"  # of a PNG, getexif would decode the pixels
                 turned = turned and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
                 return image.size[::-1] if turned else image.size
+        except UnicodeEncodeError:
+            self.wrong(path, where, "file_name", "expected a name in UTF-8")
         except FileNotFoundError:
             self.wrong(file, where, "file_name", f"no such file: {path}")
+        except EOFError as error:
+            self.wrong(path, where, "image", str(error))
         except UnidentifiedImageError:
             self.wrong(path, where, "image", "not an image in any format that Pillow reads")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -182,28 +184,18 @@ class Reading:
             self.wrong(file, where, "file_name", f"expected a path inside the folder of images, got {path}")
         elif name in self._seen:
             self.wrong(file, where, "file_name", f"{name} is used more than once")
-        elif (actual := self.size(path, file, where)) is None:
-            pass
-        elif size is not None and tuple(size) != actual:
+        elif (actual := self.size(path, file, where)) is not None and size is not None and tuple(size) != actual:
             stated = f"stated {size[0]} x {size[1]} (width x height), {path} has {actual[0]} x {actual[1]}"
             self.wrong(file, where, "width, height", stated)
-        else:
+        elif actual is not None:
             self._seen.add(name)
             kept, boxes = self._cut(list(objects), actual, file)
             polygons = tuple(None if o.polygon is None else np.asarray(o.polygon, np.float32).reshape(-1, 2) for o in kept)
-            yield ImageRecord(
-                path=path,
-                width=actual[0],
-                height=actual[1],
-                boxes=boxes,
-                categories=tuple(found.category for found in kept),
-                ignore=np.array([found.ignore for found in kept], bool),
-                polygons=polygons if any(p is not None for p in polygons) else (),
-                source=self.source,
-                image_id=name,
-                group=group,
-                split=split,
-            )
+            objects_of = {"categories": tuple(found.category for found in kept), "boxes": boxes}
+            objects_of |= {"ignore": np.array([found.ignore for found in kept], bool)}
+            objects_of |= {"polygons": polygons if any(p is not None for p in polygons) else ()}
+            of_image = {"path": path, "width": actual[0], "height": actual[1], "image_id": name, "group": group, "split": split}
+            yield ImageRecord(source=self.source, **of_image, **objects_of)
 
     def _cut(self, objects: list[Found], size: tuple[int, int], file: Path) -> tuple[list[Found], np.ndarray]:
         """The objects that have an area inside the image, and their boxes (N, 4) cut to it; tells of the others."""
@@ -212,16 +204,13 @@ class Reading:
         with np.errstate(invalid="ignore", over="ignore"):
             over = np.maximum(-stated, stated - frame).max(1, initial=-np.inf)
             cut = np.clip(stated, 0, frame).astype(np.float32)
-        finite = np.isfinite(stated).all(1)
-        ordered = (stated[:, :2] < stated[:, 2:]).all(1)
+        sound = np.isfinite(stated).all(1) & (stated[:, :2] < stated[:, 2:]).all(1)
         inside = over <= BOX_TOLERANCE if self.own else np.ones(len(stated), bool)
-        good = finite & ordered & inside & (cut[:, :2] < cut[:, 2:]).all(1)
+        good = sound & inside & (cut[:, :2] < cut[:, 2:]).all(1)
         for i in np.flatnonzero(~good):
             shown, image = stated[i].round(2).tolist(), f"the image of {size[0]} x {size[1]} (width x height)"
-            if not ordered[i] or not finite[i]:
-                wrong = f"expected finite x1 < x2 and y1 < y2, got {shown}"
-            else:
-                wrong = f"{shown} (x1, y1, x2, y2) {'has no area inside' if inside[i] else 'is outside'} {image}"
+            wrong = f"{shown} (x1, y1, x2, y2) {'has no area inside' if inside[i] else 'is outside'} {image}"
+            wrong = wrong if sound[i] else f"expected finite x1 < x2 and y1 < y2, got {shown}"
             self.defect(file, objects[i].where, "box", wrong)
         return [found for found, keep in zip(objects, good, strict=True) if keep], cut[good]
 
@@ -234,6 +223,15 @@ def part_of(pattern: str, name: str) -> str:
     """
     found = re.fullmatch(pattern, Path(name).stem)
     return found.group(1) if found else ""
+
+
+def are_numbers(values: Any) -> bool:
+    """Whether it is a JSON list of numbers.
+
+    >>> are_numbers([1, 2.5]), are_numbers([1, "2"]), are_numbers(None)
+    (True, False, False)
+    """
+    return isinstance(values, list) and all(type(v) in (int, float) for v in values)
 
 
 def box_of(polygon: np.ndarray) -> list[float]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dealkit.data.coco import SPLIT_NAMES
-from dealkit.data.sources.readers.reading import Found, OnProblem, Reading, box_of
+from dealkit.data.sources.readers.reading import Found, OnProblem, Reading, are_numbers, box_of
 from dealkit.data.sources.records import ImageRecord
 
 SODAA_CATEGORIES = tuple(
@@ -38,11 +38,7 @@ def read_sodaa(root: str | Path, *, on_problem: OnProblem | None = None) -> Iter
             if file.stat().st_size == 0:
                 reading.known(file, "file", "content", "an empty file, its image is left out")
                 continue
-            data = reading.json(file)
-            if data is None:
-                continue
-            if not isinstance(data, dict) or not isinstance(data.get("annotations"), list):
-                reading.wrong(file, "file", "annotations", "expected an object with the list annotations")
+            if (data := reading.json(file, "annotations", list, "the list annotations")) is None:
                 continue
             objects = [o for i, row in enumerate(data["annotations"]) if (o := _sodaa_object(reading, file, i, row)) is not None]
             path = images.get(file.stem, root / "Images" / f"{file.stem}.jpg")
@@ -56,7 +52,7 @@ def _sodaa_object(reading: Reading, file: Path, i: int, row: Any) -> Found | Non
         reading.wrong(file, where, "cat_id", "a file of the split tool, expected the original annotation with category_id")
     elif type(category) is not int or not 0 <= category < len(SODAA_CATEGORIES):
         reading.wrong(file, where, "category_id", f"expected 0 to {len(SODAA_CATEGORIES) - 1}, got {category!r}")
-    elif not (isinstance(poly, list) and len(poly) >= 6 and len(poly) % 2 == 0 and all(type(v) in (int, float) for v in poly)):
+    elif not (are_numbers(poly) and len(poly) >= 6 and len(poly) % 2 == 0):
         reading.wrong(file, where, "poly", f"expected x1, y1, x2, y2, ... of at least three corners, got {poly!r:.80}")
     else:
         corners, name = np.array(poly, float).reshape(-1, 2), SODAA_CATEGORIES[category]
@@ -81,14 +77,8 @@ def read_tt100k(root: str | Path, *, on_problem: OnProblem | None = None) -> Ite
     reading = Reading("tt100k", root, on_problem)
     names = ("annotations_all.json", "annotations.json")
     file = reading.first(*names, *(f"*/{name}" for name in names)) or reading.root / names[0]
-    data = reading.json(file)
-    if data is None:
-        return
-    if not isinstance(data, dict) or not isinstance(data.get("imgs"), dict):
-        reading.wrong(file, "file", "imgs", "expected an object with imgs, the images by number")
-        return
-    images = data["imgs"]
-    for split in ("train", "test", "other"):
+    images = (reading.json(file, "imgs", dict, "imgs, the images by number") or {}).get("imgs", {})
+    for split in ("train", "test", "other") if images else ():
         ids = file.parent / split / "ids.txt"
         for where, line in reading.lines(ids) if ids.is_file() else ():
             if line not in images:
@@ -105,7 +95,7 @@ def read_tt100k(root: str | Path, *, on_problem: OnProblem | None = None) -> Ite
             corners = [box.get(key) for key in ("xmin", "ymin", "xmax", "ymax")] if isinstance(box, dict) else []
             if not (isinstance(name, str) and name):
                 reading.wrong(file, at, "category", f"expected a name, got {name!r}")
-            elif len(corners) != 4 or not all(type(v) in (int, float) for v in corners):
+            elif len(corners) != 4 or not are_numbers(corners):
                 reading.wrong(file, at, "bbox", f"expected the numbers xmin, ymin, xmax, ymax, got {box!r:.80}")
             else:
                 objects.append(Found(at, name, corners))

@@ -1,6 +1,5 @@
 """Sources with an XML file per image: Pascal VOC folders, DIOR, SIRST, BCCD."""
 
-import math
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -127,9 +126,9 @@ def read_sirst(root: str | Path, *, version: str = "1", on_problem: OnProblem | 
     reading = Reading("sirst" if version == "1" else "sirst-v2", root, on_problem)
     inner, lists = ("masks", "idx_427/{}.txt") if version == "1" else ("annotations/bboxes", "splits/{}_full.txt")
     places = ["images"] if version == "1" else ["images/targets", "images/backgrounds", "images", "mixed"]
-    objects = partial(_objects, without_box=True)
-    options = {"expected": f"{inner}/*.xml", "objects": objects, "group": r"((?:S?\d{8}[-_])?S\d+|211_HD|TH0517)[-_]\d+"}
-    yield from _files(reading, reading.root / inner, places, _splits(reading, lists), **options)
+    objects, sequence = partial(_objects, without_box=True), r"((?:S?\d{8}[-_])?S\d+|211_HD|TH0517)[-_]\d+"
+    splits = _splits(reading, lists)
+    yield from _files(reading, reading.root / inner, places, splits, expected=f"{inner}/*.xml", objects=objects, group=sequence)
 
 
 def _files(
@@ -160,24 +159,18 @@ def _objects(
     reading: Reading, file: Path, tree: ET.Element, *, one_based: bool = True, without_box: bool = False
 ) -> Iterator[Found]:
     """Objects of a VOC file; `without_box` says that one without `bndbox` is no object, else it is a defect."""
+    corners = ("xmin", "ymin", "xmax", "ymax")
     for i, item in enumerate(tree.findall("object"), 1):
         where, name, shape = f"object {i}", (item.findtext("name") or "").strip(), item.find("bndbox")
         if not name:
             reading.wrong(file, where, "name", "missing")
-            continue
-        if shape is None:
-            if not without_box:
-                reading.defect(file, where, "bndbox", "missing")
-            continue
-        try:
-            box = [float(shape.findtext(key) or "") for key in ("xmin", "ymin", "xmax", "ymax")]
-        except ValueError:
-            box = [math.nan]
-        if not all(map(math.isfinite, box)):
-            reading.wrong(file, where, "bndbox", "expected the numbers xmin, ymin, xmax, ymax")
-            continue
-        box = [box[0] - one_based, box[1] - one_based, *box[2:]]
-        yield Found(where, name, box, ignore=(item.findtext("difficult") or "0").strip() == "1")
+        elif shape is None and not without_box:
+            reading.defect(file, where, "bndbox", "missing")
+        elif shape is not None:
+            words = [shape.findtext(key) or "" for key in corners]
+            if (box := reading.numbers(file, where, words, f"the numbers {', '.join(corners)}", field="bndbox")) is not None:
+                box = [box[0] - one_based, box[1] - one_based, *box[2:]]
+                yield Found(where, name, box, ignore=(item.findtext("difficult") or "0").strip() == "1")
 
 
 def _size(tree: ET.Element) -> tuple[int, int] | None:

@@ -97,9 +97,8 @@ def _yaml(reading: Reading, file: Path) -> dict:
     try:
         import yaml
     except ImportError:
-        reading.wrong(
-            file, "file", "content", "reading it needs PyYAML: pip install dealkit[data], or write the names to classes.txt"
-        )
+        hint = "reading it needs PyYAML: pip install dealkit[data], or write the names to classes.txt"
+        reading.wrong(file, "file", "content", hint)
         return {}
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
