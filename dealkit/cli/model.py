@@ -180,30 +180,18 @@ def predict(
 
 
 def bench(
-    what: tyro.conf.Positional[Literal["model", "index"]] = "model",
-    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
-    checkpoint: Path = DEFAULT_CHECKPOINT,
-    size: int = 512,
-    boxes: int = 9_000_000,
+    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None, checkpoint: Path = DEFAULT_CHECKPOINT, size: int = 512
 ) -> None:
-    """Time a model beside RT-DETRv2-R18, or the index of a TinySet.
+    """Time encode, click, training and evaluation, as ratios to RT-DETRv2-R18 in the same process.
 
     Args:
-        what: `model`: encode, click, training and evaluation, as ratios in the same process; `index`: time to open it and
-            to read it at random.
         json_file: write the figures to this file.
         checkpoint: model to time.
         size: side of the timed image.
-        boxes: size of the made-up index.
     """
-    if what == "index":
-        from dealkit.studies.speed import bench_index
+    from dealkit.studies.speed import run_bench
 
-        figures = bench_index(boxes)
-    else:
-        from dealkit.studies.speed import run_bench
-
-        figures = run_bench(checkpoint, size=size)
+    figures = run_bench(checkpoint, size=size)
     print(*(f"{name}: {value}" for name, value in figures.items()), sep="\n")
     if json_file is not None:
         write_json(json_file, figures)

@@ -36,16 +36,6 @@ def row_of(results: Json) -> dict[str, float | None]:
     return row | {"hit": results["hit"], "hit_shown": results["hit_shown"], "count_mae": results["count"]["mae"]}
 
 
-def mean_row(rows: list[dict[str, float | None]]) -> dict[str, float | None]:
-    """Column means; a row that has nothing to score in a column (None) is left out of its mean.
-
-    >>> mean_row([{"ap50": 0.5, "hit": None}, {"ap50": 1.0, "hit": None}])
-    {'ap50': 0.75, 'hit': None}
-    """
-    columns = {name: [row[name] for row in rows if row[name] is not None] for name in rows[0]}
-    return {name: mean(values) if values else None for name, values in columns.items()}
-
-
 def per_cent(value: float | None, digits: int = 1) -> str:
     """A share in per cent, a dash for None and NaN.
 

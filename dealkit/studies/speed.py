@@ -1,21 +1,18 @@
-"""How fast is a model, and the index of a data set? Ratios measured side by side: they hardly depend on the machine."""
+"""How fast is a model? Ratios measured side by side: they hardly depend on the machine."""
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
 from dealkit.config import RunConfig
 from dealkit.data.scenes.scene import make_scene
-from dealkit.data.tinyset.index import BOX_COLUMNS, SIZE_COLUMNS, TEXT_COLUMNS, TinySet, arrow, write_index
 from dealkit.device import autocast, bf16_is_faster
 from dealkit.evaluate.coco import dense_case, evaluate
 from dealkit.files import provenance
@@ -148,48 +145,3 @@ def run_bench(checkpoint: Path, size: int = 512) -> dict[str, Any]:
     figures |= bench_data()
     figures |= bench_evaluate()
     return {**figures, "made_by": provenance()}
-
-
-BOXES_PER_IMAGE = 9_000_000 / 268_000
-"""Source: TinySet-9M, arXiv 2604.02773: 9M+ boxes in 268K+ images."""
-
-
-def made_up_index(file: Path, boxes: int, seed: int = 0) -> None:
-    """Write an index of made-up images of 1024 px: boxes of about 20 px, counts as uneven as in real data."""
-    pa, rng = arrow(), np.random.default_rng(seed)
-    count = max(round(boxes / BOXES_PER_IMAGE), 1)
-    share = rng.lognormal(0, 1.2, count)
-    counts = rng.multinomial(boxes, share / share.sum())
-    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-    side = rng.lognormal(np.log(18), 0.5, (boxes, 2)).clip(1, 200).astype(np.float32)
-    corner = rng.random((boxes, 2), dtype=np.float32) * (1024 - side)
-    flat = np.concatenate([corner, corner + side], axis=1)
-    names = [f"made/{i:07}.jpg" for i in range(count)]
-    columns: dict[str, Any] = dict.fromkeys(TEXT_COLUMNS, names)
-    columns |= {name: [value] * count for name, value in (("split", "train"), ("domain", "made"), ("source", "made"))}
-    columns |= dict.fromkeys(SIZE_COLUMNS, np.full(count, 1024, np.int32)) | {"num_boxes": counts.astype(np.int32)}
-    lists = {name: flat[:, k] for k, name in enumerate(BOX_COLUMNS)}
-    lists |= {"label": rng.integers(8, size=boxes, dtype=np.int32), "ignore": rng.random(boxes) < 0.01}
-    columns |= {name: pa.ListArray.from_arrays(offsets, pa.array(values)) for name, values in lists.items()}
-    write_index(file, columns, [{"id": i, "name": f"kind {i}", "supercategory": "made"} for i in range(1, 9)])
-
-
-def bench_index(boxes: int = 9_000_000, reads: int = 20_000) -> dict[str, Any]:
-    """Seconds to open the index of so many boxes, and records that it then gives per second in random order.
-
-    Raises:
-        ValueError: fewer than one box or read.
-    """
-    if boxes < 1 or reads < 1:
-        raise ValueError(f"bench index: expected boxes >= 1 and reads >= 1, got {boxes} and {reads}")
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "index.parquet")
-        made_up_index(file, boxes)
-        start = time.perf_counter()
-        data = TinySet(file)
-        opened = time.perf_counter()
-        for index in np.random.default_rng(0).integers(len(data), size=reads).tolist():
-            data.record(index)
-        rate, size = reads / (time.perf_counter() - opened), file.stat().st_size / 2**20
-    figures = {"boxes": boxes, "images": len(data), "file_mb": size, "open_s": opened - start, "records_per_s": rate}
-    return figures | {"made_by": provenance()}

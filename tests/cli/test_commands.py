@@ -103,13 +103,6 @@ def test_sources_become_a_tinyset_that_says_what_it_left_out(cli, make_coco, tmp
     assert code == 2 and "no such folder of sources" in err
 
 
-@pytest.mark.slow
-def test_the_index_is_timed_beside_coco_json(cli, tmp_path):
-    code, out, _ = cli("bench", "index", "--boxes", 2000, "--json", tmp_path / "new" / "f.json")
-    assert code == 0 and "pycocotools" in out
-    assert {"open_s", "open_rss_mb", "records_per_s"} <= set(read_json(tmp_path / "new" / "f.json"))
-
-
 def test_a_click_list_is_written_with_its_hash_printed(cli, tiny_coco, tmp_path):
     options = ("--setting", "3/category", "--seed", 2, "--kind", "jitter")
     code, out, _ = cli("clicks", tiny_coco, "--out", tmp_path / "c.json", *options)

@@ -23,7 +23,6 @@ from dealkit.report.tables import (
     training_sentence,
     update_tables,
 )
-from dealkit.studies.speed import bench_data, milliseconds
 
 RESULTS = PROJECT_ROOT / "data" / "results"
 
@@ -59,20 +58,6 @@ def test_publishing_halves_the_weights_and_keeps_configs_and_logs_without_anyone
         tiny_model.state_dict().values(), load_model(tmp_path / "out.safetensors").state_dict().values(), strict=True
     ):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-
-
-def test_timing_takes_the_median_of_turns():
-    turns = []
-    times = milliseconds({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, 3)
-    assert turns == ["a", "a", "b", "b"] + ["a", "b"] * 3 and min(times.values()) >= 0
-    assert bench_data(2)["scenes_per_s"] > 0
-
-
-def test_the_compared_detector_is_rtdetr_r18():
-    pytest.importorskip("transformers", reason="the comparison needs transformers")
-    from dealkit.studies.speed import rtdetr_r18
-
-    assert sum(p.numel() for p in rtdetr_r18().parameters()) / 1e6 == pytest.approx(20.1, abs=0.1)  # published: 20 M
 
 
 published = pytest.mark.skipif(not (RESULTS / "realsmall_nano.json").is_file(), reason="no published results yet")

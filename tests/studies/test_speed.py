@@ -1,20 +1,19 @@
-"""`dealkit.studies.speed`: the index that is timed."""
+"""`dealkit.studies.speed`: what is timed, and beside what."""
 
 import pytest
 
-from dealkit.data.tinyset.index import TinySet
-from dealkit.studies.speed import bench_index, made_up_index
+from dealkit.studies.speed import bench_data, milliseconds
 
 
-def test_a_made_up_index_has_as_many_boxes_as_asked(tmp_path):
-    made_up_index(tmp_path / "index.parquet", 3000)
-    data = TinySet(tmp_path / "index.parquet")
-    assert len(data) == 89 and len(data.boxes) == 3000  # 3000 / (9,000,000 / 268,000) images
-    assert (data.boxes[:, :2] >= 0).all() and (data.boxes[:, 2:] > data.boxes[:, :2]).all() and data.boxes.max() <= 1024
+def test_timing_takes_the_median_of_turns():
+    turns = []
+    times = milliseconds({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, 3)
+    assert turns == ["a", "a", "b", "b"] + ["a", "b"] * 3 and min(times.values()) >= 0
+    assert bench_data(2)["scenes_per_s"] > 0
 
 
-def test_opening_and_reading_an_index_are_timed():
-    figures = bench_index(300, reads=20)
-    assert (figures["boxes"], figures["images"]) == (300, 9) and figures["open_s"] > 0 and figures["records_per_s"] > 0
-    with pytest.raises(ValueError, match="boxes >= 1 and reads >= 1, got 0 and 20"):
-        bench_index(0, reads=20)
+def test_the_compared_detector_is_rtdetr_r18():
+    pytest.importorskip("transformers", reason="the comparison needs transformers")
+    from dealkit.studies.speed import rtdetr_r18
+
+    assert sum(p.numel() for p in rtdetr_r18().parameters()) / 1e6 == pytest.approx(20.1, abs=0.1)  # published: 20 M
