@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from dealkit.config import DetectorRun, RunConfig, TrainConfig, to_dict
 from dealkit.data.coco import Sample
 from dealkit.device import default_device
-from dealkit.files import provenance, write_atomically, write_json
+from dealkit.files import provenance, read_json_lines, write_atomically, write_json
 from dealkit.model.checkpoint import Model, save_model
 from dealkit.train.stream import TrainingStream
 
@@ -186,13 +186,7 @@ def save_state(
 
 def read_log(out: Path) -> list[dict[str, float]]:
     """Lines of a run's `log.jsonl`; a last line cut by a kill is left out."""
-    lines = []
-    for text in (Path(out) / "log.jsonl").read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+    return list(read_json_lines(Path(out) / "log.jsonl"))
 
 
 def append_log(out: Path, history: list[dict[str, float]], line: dict[str, float], board: Any) -> None:

@@ -193,7 +193,7 @@ def test_plain_training_has_no_hook():
 
 
 @pytest.fixture
-def run(no_tensorboard):
+def run():
     return DetectorRun(
         detector=DetectorConfig(hidden_dim=32),
         data=DataConfig(size=64, workers=0),
