@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torchvision.ops import box_convert, box_iou
 
-from dealkit.browse.dataset import OBJECTS, by_path, import_fiftyone, objects_fingerprint
+from dealkit.browse.dataset import OBJECTS, by_path, import_fiftyone, labels_by_path, objects_fingerprint
 from dealkit.data.objects import ObjectTable, read_table
 from dealkit.files import Json, read_json, write_json
 
@@ -221,11 +221,11 @@ def _check_unchanged(dataset: Any, table: ObjectTable, file: str) -> None:
 
 def _read_labels(dataset: Any, field: str, table: ObjectTable) -> list[Label]:
     """All boxes of a field in the images of the table."""
-    known = by_path(dataset, [f"{field}.detections.{part}" for part in ("annotation_id", "bounding_box", "label", "tags")])
+    known = labels_by_path(dataset, field, ("annotation_id", "bounding_box", "label", "tags"))
     labels = []
     for i, path in enumerate(table.images["path"].tolist()):
         image_id, width, height = (int(table.images[key][i]) for key in ("image_id", "width", "height"))
-        for annotation_id, (x, y, w, h), label, tags in zip(*(column or [] for column in known[path].values()), strict=True):
+        for annotation_id, (x, y, w, h), label, tags in known[path]:
             bbox = (x * width, y * height, w * width, h * height)
             labels.append(Label(image_id=image_id, annotation_id=annotation_id, bbox=bbox, label=label, tags=tuple(tags or ())))
     return labels

@@ -175,6 +175,12 @@ def by_path(dataset: Any, fields: Sequence[str]) -> dict[str, dict[str, Any]]:
     return {path: dict(zip(fields, values, strict=True)) for path, *values in zip(*columns, strict=True)}
 
 
+def labels_by_path(dataset: Any, field: str, parts: Sequence[str]) -> dict[str, list[tuple[Any, ...]]]:
+    """Path of an image -> these parts of each of its labels in a field."""
+    known = by_path(dataset, [f"{field}.detections.{part}" for part in parts])
+    return {path: list(zip(*(part or [] for part in of_image.values()), strict=True)) for path, of_image in known.items()}
+
+
 def _check_paths(table: ObjectTable) -> None:
     of_path: dict[str, str] = {}
     for path, file in zip(table.images["path"], table.images["file"], strict=True):

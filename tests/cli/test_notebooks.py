@@ -221,7 +221,6 @@ def test_a_parameters_cell_with_more_than_literals_is_refused(source):
 
 def test_literals_of_every_kind_are_read_from_one_cell():
     cell = new_code_cell('a = -1\nb = "x = 1"\nc = []\nd = {"k": 0.5}\ne = None', metadata={"tags": ["parameters"]})
-    made = notebook_parameters(new_notebook(cells=[cell]))
-    assert made == {"a": -1, "b": "x = 1", "c": [], "d": {"k": 0.5}, "e": None}
+    assert notebook_parameters(new_notebook(cells=[cell])) == {"a": -1, "b": "x = 1", "c": [], "d": {"k": 0.5}, "e": None}
     with pytest.raises(ValueError, match="expected one cell tagged `parameters`, got 2"):
-        notebook_parameters(new_notebook(cells=[cell, new_code_cell("a = 1", metadata={"tags": ["parameters"]})]))
+        notebook_parameters(new_notebook(cells=[cell, cell]))
