@@ -42,10 +42,9 @@ def _sizes_wh(coco: dict[str, Any]) -> dict[int, tuple[float, float]]:
 def make_clicks(coco: dict[str, Any] | str | Path, *, setting: str, seed: int, kind: str = "centre") -> dict[str, Any]:
     """Draw the click list of an evaluation: which instances are clicked in each image, and where.
 
-    Instances are drawn uniformly without replacement among those with neither `iscrowd` nor `ignore`, or all are taken
-    where there are fewer than the setting asks for. The order of an (image, category) is that of a hash of seed, image,
-    category and annotation id: nothing else in the file matters, and with one seed the clicks of `1/category` are
-    contained in those of `3/category`, those in `5/category`, those in `1/instance`, for both kinds.
+    Instances are drawn uniformly without replacement among those with neither `iscrowd` nor `ignore`; all where there are fewer
+    than the setting asks for. They are ordered by a hash of seed, image, category and annotation id: nothing else in the file
+    matters. With one seed the clicks of a setting are contained in those of the next of `SETTINGS`, for both kinds.
 
     Args:
         coco: ground truth in COCO form, or the path of its file; boxes xywh pixels.

@@ -22,7 +22,7 @@ from dealkit.files import provenance
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL, build_model
 from dealkit.predict.predictor import detect, encode_images, for_inference
-from dealkit.prompts import PointPrompts
+from dealkit.prompts import stack_prompts
 from dealkit.train.deal import loss_of_batch
 from dealkit.train.stream import draw_prompts
 
@@ -78,9 +78,7 @@ def bench_inference(model: DEAL, size: int = 512, repeats: int = 60) -> dict[str
     rtdetr = rtdetr_r18().to(memory_format=torch.channels_last)
     image = make_scene(0, size_hw=(size, size)).image
     pixels = torch.rand(1, 3, size, size).contiguous(memory_format=torch.channels_last)
-    prompts = PointPrompts(
-        points=torch.tensor([[[size / 2, size / 2]]]), labels=torch.tensor([[1]]), image_index=torch.tensor([0])
-    )
+    prompts = stack_prompts([(torch.tensor([[size / 2, size / 2]]), torch.tensor([1]))], [0])
     features = encode_images(model, [image])
 
     @torch.inference_mode()

@@ -130,9 +130,8 @@ def training_loop(
         if terms := loss_terms(model, samples, clicks, average, done):
             for name, value in terms.items():
                 if not torch.isfinite(value):
-                    raise FloatingPointError(
-                        f"{name} is {value.item()} at step {step}, images {[(s.source, s.image_id) for s in samples]}"
-                    )
+                    images = [(s.source, s.image_id) for s in samples]
+                    raise FloatingPointError(f"{name} is {value.item()} at step {step}, images {images}")
             optimizer.zero_grad(set_to_none=True)
             loss = torch.stack(list(terms.values())).sum()
             loss.backward()
