@@ -34,13 +34,17 @@ def _point(ann: dict[str, Any], size_wh: tuple[float, float], across: float, dow
     return [round(x1 + (x2 - x1) * across, 2), round(y1 + (y2 - y1) * down, 2)]
 
 
+def _sizes_wh(coco: dict[str, Any]) -> dict[int, tuple[float, float]]:
+    """Width and height of every image by its id; infinite where the file does not state them."""
+    return {image["id"]: (image.get("width", math.inf), image.get("height", math.inf)) for image in coco["images"]}
+
+
 def make_clicks(coco: dict[str, Any] | str | Path, *, setting: str, seed: int, kind: str = "centre") -> dict[str, Any]:
     """Draw the click list of an evaluation: which instances are clicked in each image, and where.
 
-    Instances are drawn uniformly without replacement among those with neither `iscrowd` nor `ignore`, or all are taken
-    where there are fewer than the setting asks for. The order of an (image, category) is that of a hash of seed, image,
-    category and annotation id: nothing else in the file matters, and with one seed the clicks of `1/category` are
-    contained in those of `3/category`, those in `5/category`, those in `1/instance`, for both kinds.
+    Instances are drawn uniformly without replacement among those with neither `iscrowd` nor `ignore`; all where there are fewer
+    than the setting asks for. They are ordered by a hash of seed, image, category and annotation id: nothing else in the file
+    matters. With one seed the clicks of a setting are contained in those of the next of `SETTINGS`, for both kinds.
 
     Args:
         coco: ground truth in COCO form, or the path of its file; boxes xywh pixels.
@@ -63,12 +67,11 @@ def make_clicks(coco: dict[str, Any] | str | Path, *, setting: str, seed: int, k
     >>> make_clicks(coco, setting="1/category", seed=0)["prompts"][0]["points"]
     [[12.0, 23.0]]
     """
-    if setting not in SETTINGS:
-        raise ValueError(f"setting: expected one of {list(SETTINGS)}, got {setting!r}")
-    if kind not in KINDS:
-        raise ValueError(f"kind: expected one of {list(KINDS)}, got {kind!r}")
+    for name, value, known in (("setting", setting, SETTINGS), ("kind", kind, KINDS)):
+        if value not in known:
+            raise ValueError(f"{name}: expected one of {list(known)}, got {value!r}")
     coco = read_json(coco)
-    sizes = {im["id"]: (im.get("width", math.inf), im.get("height", math.inf)) for im in coco["images"]}
+    sizes = _sizes_wh(coco)
     pairs: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for ann in coco["annotations"]:
         if not ann.get("iscrowd") and not ann.get("ignore"):
@@ -134,7 +137,7 @@ def offset_clicks(coco: dict[str, Any], offset: float, seed: int) -> dict[str, A
     """
     clicks = make_clicks(coco, setting="1/category", seed=seed)
     anns = {ann["id"]: ann for ann in coco["annotations"]}
-    sizes = {image["id"]: (image.get("width", math.inf), image.get("height", math.inf)) for image in coco["images"]}
+    sizes = _sizes_wh(coco)
     moved = []
     for prompt in clicks["prompts"]:
         image_id, category_id, (chosen,) = prompt["image_id"], prompt["category_id"], prompt["annotation_ids"]
@@ -180,10 +183,9 @@ def check_clicks(clicks: Any, coco: dict[str, Any] | str | Path | None = None, *
     if not isinstance(clicks, dict) or set(clicks) != set(keys):
         got = sorted(clicks) if isinstance(clicks, dict) else type(clicks).__name__
         raise ValueError(f"{name}: expected an object with {', '.join(keys)}, got {got}")
-    if clicks["setting"] not in list(SETTINGS):
-        raise ValueError(f"{name}: setting: expected one of {list(SETTINGS)}, got {clicks['setting']!r}")
-    if clicks["kind"] not in list(KINDS):
-        raise ValueError(f"{name}: kind: expected one of {list(KINDS)}, got {clicks['kind']!r}")
+    for key, known in (("setting", list(SETTINGS)), ("kind", list(KINDS))):
+        if clicks[key] not in known:
+            raise ValueError(f"{name}: {key}: expected one of {known}, got {clicks[key]!r}")
     if not _whole(clicks["seed"]):
         raise ValueError(f"{name}: seed: expected a whole number, got {clicks['seed']!r}")
     if not isinstance(clicks["prompts"], list):
@@ -232,13 +234,13 @@ def _prompt_fault(prompt: Any) -> str | None:
 
 def _check_against(clicks: dict[str, Any], coco: dict[str, Any], name: str) -> None:
     """Raise if a prompt names something that the ground truth does not have."""
-    images = {image["id"]: image for image in coco["images"]}
+    sizes = _sizes_wh(coco)
     categories = {category["id"] for category in coco["categories"]}
     anns = {ann["id"]: ann for ann in coco["annotations"]}
     for i, prompt in enumerate(clicks["prompts"]):
         where = f"{name}: prompts[{i}]"
         image_id, category_id = prompt["image_id"], prompt["category_id"]
-        if image_id not in images:
+        if image_id not in sizes:
             raise ValueError(f"{where}.image_id: no image {image_id} in the ground truth")
         if category_id not in categories:
             raise ValueError(f"{where}.category_id: no category {category_id} in the ground truth")
@@ -251,7 +253,7 @@ def _check_against(clicks: dict[str, Any], coco: dict[str, Any], name: str) -> N
                 raise ValueError(f"{where}.annotation_ids[{k}]: {ann_id} is of {of}, not {image_id}, {category_id}")
             if ann.get("iscrowd") or ann.get("ignore"):
                 raise ValueError(f"{where}.annotation_ids[{k}]: {ann_id} is crowd or ignored, no object to click")
-        size = images[image_id].get("width", math.inf), images[image_id].get("height", math.inf)
+        size = sizes[image_id]
         for k, (x, y) in enumerate(prompt["points"]):
             if not (0 <= x <= size[0] and 0 <= y <= size[1]):
                 raise ValueError(f"{where}.points[{k}]: {[x, y]} is outside the image, width and height {list(size)}")

@@ -1,5 +1,4 @@
-"""Settings of the model, the data, the training and the evaluation: frozen dataclasses, one default in one place, JSON both
-ways."""
+"""Settings of model, data, training and evaluation: frozen dataclasses, one default in one place, JSON both ways."""
 
 import dataclasses
 import json
@@ -31,6 +30,12 @@ def require(config: Any, name: str, holds: bool, expected: str) -> None:
     """Raise a ValueError that names a field of a config and its value, unless the field is as expected."""
     if not holds:
         raise ValueError(f"{type(config).__name__}.{name}: expected {expected}, got {getattr(config, name)!r}")
+
+
+def require_at_least_1(config: Any, *names: str) -> None:
+    """`require` that each of these fields is at least 1."""
+    for name in names:
+        require(config, name, getattr(config, name) >= 1, "at least 1")
 
 
 BACKBONES = ("nano", "resnet18", "resnet50", "swin_t", "convnext_tiny")
@@ -82,16 +87,12 @@ class ModelConfig:
         require(self, "backbone", self.backbone in BACKBONES, f"one of {', '.join(BACKBONES)}")
         step = 4 * self.num_heads
         require(self, "hidden_dim", self.hidden_dim % step == 0, f"a multiple of 4 x num_heads = {step}")
-        for name in ("fine_dim", "num_kernels", "decoder_layers", "sampling_points", "min_queries"):
-            require(self, name, getattr(self, name) >= 1, "at least 1")
+        require_at_least_1(self, "fine_dim", "num_kernels", "decoder_layers", "sampling_points", "min_queries")
         require(self, "click_sizes", min(self.click_sizes, default=0) > 0, "one or more positive numbers")
         require(self, "max_queries", self.max_queries >= self.min_queries, f"at least min_queries = {self.min_queries}")
 
 
-MODELS: dict[str, ModelConfig] = {
-    "nano": ModelConfig(),
-    "small": ModelConfig(backbone="resnet18"),
-}
+MODELS: dict[str, ModelConfig] = {"nano": ModelConfig(), "small": ModelConfig(backbone="resnet18")}
 """The two published configurations: `nano` for a laptop, `small` on a torchvision ResNet-18. Choice: what reads the maps is the
 same in both, so that `small` can start from `nano`, see `dealkit.train.imitate`, and a click costs no more."""
 
@@ -102,8 +103,7 @@ class DataConfig:
     """COCO files to train on, each `annotations.json:image_folder`; glob patterns allowed in the first part, and then
     `images` beside each file is the folder. Each file is one source. Or the `index.parquet` of a TinySet."""
     weights: tuple[float, ...] = ()
-    """How often each entry of `coco` is drawn, relative to the others; files of one pattern alike. Empty: every file equally
-    often."""
+    """How often each entry of `coco` is drawn, relative to the others; files of one pattern alike. Empty: each file alike."""
     synthetic: float = 0.45
     """Share of training images that are procedural scenes; 1 when `coco` is empty."""
     size: int = 256
@@ -126,8 +126,7 @@ class DataConfig:
     twins: float = 0.1
     """Share of procedural scenes with two kinds that are equal but for one attribute, half of the times their hue."""
     variety: float = 0.6
-    """Share of procedural categories whose objects differ inside and in size. Choice: clicked kinds are not copies of one
-    another."""
+    """Share of procedural categories whose objects differ inside and in size. Choice: clicked kinds are not copies."""
     workers: int = 1
     """Processes that prepare data; 0 does it in the training process."""
 
@@ -138,8 +137,7 @@ class DataConfig:
         require(self, "weights", fits, f"{len(self.coco)} positive numbers, one per entry of coco")
         require(self, "size", self.size >= 64 and self.size % 32 == 0, "a multiple of 32, at least 64")
         require(self, "min_scale", 0 < self.min_scale <= self.max_scale, f"a positive number up to max_scale = {self.max_scale}")
-        for name in ("sets_per_image", "max_clicks"):
-            require(self, name, getattr(self, name) >= 1, "at least 1")
+        require_at_least_1(self, "sets_per_image", "max_clicks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +147,7 @@ class BuildConfig:
     tile: int = 1024
     """Side in pixels of the tiles that larger images are cut into. Choice: the input size of the paper's detectors."""
     overlap: int = 128
-    """Pixels that neighbouring tiles share: any object up to this size is whole in one of them. Choice: four times the 32 px up
-    to which objects count as small."""
+    """Pixels that neighbouring tiles share: any object up to this size is whole in one. Choice: four times a small object."""
     min_visible: float = 0.5
     """Least visible share of an object in a tile; what shows less is an ignored object there, neither found nor missed."""
     near: int = 20
@@ -175,8 +172,7 @@ class TrainConfig:
     steps: int = 10_000
     """Optimizer steps of the whole schedule."""
     max_minutes: float = 0.0
-    """Time budget over all runs of this training; the schedule ends when steps or minutes are used up, whichever is first.
-    0: none."""
+    """Time budget over all runs of this training; the schedule ends by steps or minutes, whichever is first. 0: none."""
     batch_size: int = 8
     """Images per step."""
     lr: float = 4e-4
@@ -201,8 +197,7 @@ class TrainConfig:
     """Steps between log lines."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
-            require(self, name, getattr(self, name) >= 1, "at least 1")
+        require_at_least_1(self, "steps", "batch_size", "log_every", "checkpoint_every")
         require(self, "ema_decay", 0 <= self.ema_decay < 1, "0 <= decay < 1")
         require(self, "seed", 0 <= self.seed < 1_000_000, "0 to 999,999 (others make the evaluation scenes)")
         require(self, "lr", self.lr > 0, "a positive number")
@@ -241,7 +236,7 @@ class PromptConfig:
     """Share of the later prompts that get a negative click on the most confident false positive."""
 
     def __post_init__(self) -> None:
-        require(self, "cycles", self.cycles >= 1, "at least 1")
+        require_at_least_1(self, "cycles")
         for name, allowed in (("strategy", STRATEGIES), ("keep", ("replace", "add"))):
             require(self, name, getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
         require(self, "negatives", 0 <= self.negatives <= 1, "a share from 0 to 1")
@@ -291,8 +286,7 @@ class DetectorConfig:
         for name, values in allowed.items():
             require(self, name, getattr(self, name) in values, f"one of {', '.join(map(str, values))}")
         require(self, "hidden_dim", self.hidden_dim >= 32 and self.hidden_dim % 32 == 0, "a multiple of 32")
-        for name in ("queries", "max_detections"):
-            require(self, name, getattr(self, name) >= 1, "at least 1")
+        require_at_least_1(self, "queries", "max_detections")
         require(self, "categories", len(set(self.categories)) == len(self.categories), "different names")
         if self.detector != "rtdetr" and (self.published or self.architecture):
             raise ValueError("DetectorConfig.published: expected with detector rtdetr only")

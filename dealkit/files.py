@@ -37,6 +37,18 @@ def read_json(source: Any) -> Any:
         raise ValueError(f"{source}: not a JSON file: {error}") from None
 
 
+def read_json_lines(file: Path) -> Iterator[Json]:
+    """Rows of a JSON lines file, one in memory at a time; a last line cut by a kill is left out, a missing file has none."""
+    if not Path(file).is_file():
+        return
+    with Path(file).open(encoding="utf-8") as stream:
+        for text in stream:
+            try:
+                yield json.loads(text)
+            except json.JSONDecodeError:
+                return
+
+
 def write_json(path: Path, values: Any) -> None:
     """JSON by `write_text`; what is not JSON leaves the old file."""
     write_text(path, json.dumps(values, indent=1) + "\n")

@@ -108,14 +108,11 @@ def without_clicks(image_index: list[int]) -> PointPrompts:
 
 
 def simulate_clicks(boxes_xyxy: Tensor, *, spread: float = 0.5, generator: torch.Generator | None = None) -> Tensor:
-    """Place one simulated user click inside each ground-truth box.
-
-    The click is the box centre moved by a uniform offset: `spread=0` is a perfect annotator, `spread=1` may land
-    anywhere in the box.
+    """One simulated click inside each ground-truth box: its centre, moved by a uniform offset.
 
     Args:
         boxes_xyxy: (N, 4) xyxy, pixels of the network input; N may be 0.
-        spread: share of the half-extent a click may wander, 0 to 1.
+        spread: share of the half-extent a click may wander: 0 the centre, 1 anywhere in the box.
         generator: random source on the device of `boxes_xyxy`; a seeded one makes the clicks repeatable.
 
     Returns:

@@ -331,8 +331,6 @@ def checkpoint(tiny_model, tmp_path):
 
 
 @pytest.fixture
-def source(make_coco, tiny_model, tmp_path):
+def source(make_coco, checkpoint):
     """The annotation file of a tiny source with two images, and a checkpoint."""
-    file = make_coco("source", [[(5, (10, 10, 12, 8), 0), (5, (40, 30, 12, 8), 0)], [(9, (20, 20, 6, 6), 0)]])
-    save_model(tiny_model, tmp_path / "tiny.safetensors")
-    return file, tmp_path / "tiny.safetensors"
+    return make_coco("source", [[(5, (10, 10, 12, 8), 0), (5, (40, 30, 12, 8), 0)], [(9, (20, 20, 6, 6), 0)]]), checkpoint

@@ -44,6 +44,7 @@ def test_there_is_one_click_per_present_category_sorted_by_image_and_category():
 
 def test_clicks_of_one_seed_are_nested():
     ids = {s: make_clicks(scene(), setting=s, seed=4)["prompts"][1]["annotation_ids"] for s in SETTINGS}
+    assert list(SETTINGS) == ["1/category", "3/category", "5/category", "1/instance"]  # paper: the first and the last
     assert [len(v) for v in ids.values()] == [1, 3, 5, 8]
     assert ids["5/category"][:3] == ids["3/category"] and ids["3/category"][:1] == ids["1/category"]
     assert ids["1/instance"][:5] == ids["5/category"] and sorted(ids["1/instance"]) == list(range(10, 18))

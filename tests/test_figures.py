@@ -4,36 +4,25 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from conftest import sample_of
 
 from dealkit import figures
-from dealkit.data.coco import Sample
 from dealkit.data.objects import read_pixels, read_table, summary
 from dealkit.predict.detections import Detections
 
 matplotlib.use("Agg")
+IMAGE = torch.zeros(3, 40, 60, dtype=torch.uint8)
+TWO = torch.tensor([[0.0, 0.0, 4.0, 4.0], [10.0, 10.0, 20.0, 30.0]])
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
+@pytest.fixture
+def ax():
+    (ax,) = figures.image_axes((40, 60))
+    yield ax
     plt.close("all")
 
 
-def sample_of(boxes: list[list[float]], crowd: list[bool] | None = None) -> Sample:
-    tensor = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    n = len(tensor)
-    return Sample(
-        image=torch.full((3, 40, 60), 100, dtype=torch.uint8),
-        boxes=tensor,
-        labels=torch.zeros(n, dtype=torch.int64),
-        image_id=1,
-        crowd=torch.tensor(crowd or [False] * n, dtype=torch.bool),
-        annotation_ids=torch.arange(1, n + 1),
-        source="made",
-    )
-
-
-def found_of(boxes: list[list[float]]) -> Detections:
+def found_of(boxes):
     tensor = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     return Detections(boxes=tensor, scores=torch.linspace(0.9, 0.5, len(tensor)))
 
@@ -66,60 +55,48 @@ def test_crowd_is_neither_found_nor_missed():
 
 @pytest.mark.parametrize("boxes", [[], [[1, 1, 9, 9]]])
 @pytest.mark.parametrize("found", [[], [[1, 1, 9, 9]]])
-def test_verdicts_are_drawn_without_boxes_and_without_objects(boxes, found):
-    (ax,) = figures.image_axes((40, 60))
+def test_verdicts_are_drawn_without_boxes_and_without_objects(ax, boxes, found):
     figures.draw_verdicts(ax, found_of(found), sample_of(boxes))
     hits = int(bool(boxes) and bool(found))
     texts = [text.get_text() for text in ax.get_legend().get_texts()]
     assert texts == [f"{hits} found", f"{len(found) - hits} false", f"{len(boxes) - hits} missed"]
 
 
-def test_images_stand_in_pixels_with_the_origin_at_the_top_left():
-    (ax,) = figures.image_axes((40, 60))
-    figures.show_image(ax, torch.zeros(3, 40, 60, dtype=torch.uint8), "name")
+def test_images_stand_in_pixels_with_the_origin_at_the_top_left(ax):
+    figures.show_image(ax, IMAGE, "name")
     assert ax.get_xlim() == (0, 60) and ax.get_ylim() == (40, 0) and ax.get_title(loc="left") == "name"
 
 
-def test_boxes_are_drawn_where_they_are():
-    (ax,) = figures.image_axes((40, 60))
+def test_boxes_are_drawn_where_they_are(ax):
     figures.draw_boxes(ax, torch.tensor([[3.0, 4.0, 13.0, 9.0]]), label="one")
     corners = ax.collections[-1].get_paths()[0].vertices
     assert corners.min(0).tolist() == [3, 4] and corners.max(0).tolist() == [13, 9]
 
 
-def test_a_map_covers_the_image_without_the_padding_of_its_cells():
+def test_a_map_covers_the_image_without_the_padding_of_its_cells(ax):
     # an image of 40 x 60 px, padded to 64 x 64, has 16 x 16 cells, of which 10 x 15 lie on the image
-    (ax,) = figures.image_axes((40, 60))
-    figures.draw_map(ax, torch.zeros(3, 40, 60, dtype=torch.uint8), torch.ones(16, 16), label="objects")
+    figures.draw_map(ax, IMAGE, torch.ones(16, 16), label="objects")
     drawn = ax.images[-1]
     assert drawn.get_array().shape[:2] == (10, 15) and list(drawn.get_extent()) == [0, 60, 40, 0]
+    figures.draw_map(ax, IMAGE, torch.ones(5, 8), stride=8, label="objects")  # the last column reaches over the border
+    assert list(ax.images[-1].get_extent()) == [0, 64, 40, 0]
     assert ax.get_xlim() == (0, 60)
 
 
-def test_queries_that_are_not_shown_are_dots():
-    (ax,) = figures.image_axes((40, 60))
-    boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [10.0, 10.0, 20.0, 30.0]])
-    figures.draw_queries(ax, torch.zeros(3, 40, 60, dtype=torch.uint8), boxes, boxes, torch.tensor([True, False]))
+def test_queries_that_are_not_shown_are_dots(ax):
+    figures.draw_queries(ax, IMAGE, TWO, TWO, torch.tensor([True, False]))
     dots = next(c for c in ax.collections if c.get_label() == "ends as nothing")
     assert dots.get_offsets().tolist() == [[15, 20]]
 
 
-def test_values_stand_in_the_middle_of_their_boxes():
-    (ax,) = figures.image_axes((40, 60))
-    figures.draw_values(ax, torch.zeros(3, 40, 60, dtype=torch.uint8), torch.tensor([[0.0, 10.0, 4.0, 20.0]]), [0.5])
+def test_values_stand_in_the_middle_of_their_boxes(ax):
+    figures.draw_values(ax, IMAGE, torch.tensor([[0.0, 10.0, 4.0, 20.0]]), [0.5])
     assert [(t.get_position(), t.get_text()) for t in ax.texts] == [((2.0, 15.0), "0.50")]
-
-
-def test_maps_of_coarse_cells_cover_as_many_pixels():
-    # 40 x 60 px: 5 x 8 cells of 8 px, the last reaching over the border
-    (ax,) = figures.image_axes((40, 60))
-    figures.draw_map(ax, torch.zeros(3, 40, 60, dtype=torch.uint8), torch.ones(5, 8), stride=8)
-    assert list(ax.images[-1].get_extent()) == [0, 64, 40, 0] and ax.get_xlim() == (0, 60)
 
 
 def test_cosine_maps_stand_beside_their_image():
     maps = {"fine": torch.ones(10, 15), "coarse": -torch.ones(2, 2)}
-    figure = figures.cosine_figure(torch.zeros(3, 40, 60, dtype=torch.uint8), torch.tensor([[5.0, 6.0]]), maps)
+    figure = figures.cosine_figure(IMAGE, torch.tensor([[5.0, 6.0]]), maps)
     panels = [ax for ax in figure.axes if ax.get_title(loc="left")]
     assert [ax.get_title(loc="left") for ax in panels] == ["click", "fine", "coarse"]
     assert list(panels[2].images[-1].get_extent()) == [0, 64, 64, 0]
@@ -127,10 +104,8 @@ def test_cosine_maps_stand_beside_their_image():
 
 
 @pytest.mark.parametrize("worst", [None, 1])
-def test_qualities_colour_their_objects_and_ring_the_worst(worst):
-    (ax,) = figures.image_axes((40, 60))
-    boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [10.0, 10.0, 20.0, 30.0]])
-    figures.draw_quality(ax, torch.zeros(3, 40, 60, dtype=torch.uint8), boxes, torch.tensor([0.9, 0.1]), worst)
+def test_qualities_colour_their_objects_and_ring_the_worst(ax, worst):
+    figures.draw_quality(ax, IMAGE, TWO, torch.tensor([0.9, 0.1]), worst)
     assert len(ax.collections[0].get_edgecolor()) == 2
     assert {ring.center for ring in ax.patches} == ({(15, 20)} if worst else set())
 

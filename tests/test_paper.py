@@ -7,7 +7,6 @@ import torch
 from conftest import ONE_CLICK, normal
 
 from dealkit.boxes import SIZE_BINS, size_bin
-from dealkit.clicks import SETTINGS, make_clicks
 from dealkit.config import BACKBONES, MODELS, ModelConfig
 from dealkit.evaluate.coco import IOU_THRESHOLDS, evaluate
 from dealkit.model.deal import build_model
@@ -56,15 +55,6 @@ def test_the_benchmark_is_class_agnostic():
 
 
 # P2SOD: the task
-
-
-def test_there_are_four_settings_from_one_point_per_category_to_one_per_instance():
-    """P2SOD: "four settings, from one point per category to one point per instance"; the two between are ours."""
-    assert list(SETTINGS) == ["1/category", "3/category", "5/category", "1/instance"]
-    objects = [{"id": i, "image_id": 1, "category_id": c, "bbox": [10 * i, 0, 5, 5]} for i, c in enumerate([1] * 7 + [2] * 2, 1)]
-    coco = {"images": [{"id": 1}], "categories": [{"id": 1}, {"id": 2}], "annotations": objects}
-    numbers = {s: [len(p["points"]) for p in make_clicks(coco, setting=s, seed=0)["prompts"]] for s in SETTINGS}
-    assert numbers == {"1/category": [1, 1], "3/category": [3, 2], "5/category": [5, 2], "1/instance": [7, 2]}
 
 
 def test_one_click_asks_for_a_kind_and_not_for_an_instance(tiny_model):

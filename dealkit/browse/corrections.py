@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torchvision.ops import box_convert, box_iou
 
-from dealkit.browse.dataset import OBJECTS, by_path, import_fiftyone, objects_fingerprint
+from dealkit.browse.dataset import OBJECTS, by_path, import_fiftyone, labels_by_path, objects_fingerprint
 from dealkit.data.objects import ObjectTable, read_table
 from dealkit.files import Json, read_json, write_json
 
@@ -32,14 +32,13 @@ MOVED = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Corrections:
-    """What has changed in a COCO file, by annotation id."""
+    """Annotation ids in a COCO file that were changed."""
 
     removed: tuple[int, ...] = ()
     """Tagged `wrong`, or deleted in the App."""
     moved: tuple[int, ...] = ()
     """With another box: edited in the App, or that of a detection tagged `fix`."""
     relabelled: tuple[int, ...] = ()
-    """With another category."""
     added: tuple[int, ...] = ()
     """New: a detection tagged `missing`, or a box drawn in the App."""
     to_redraw: tuple[int, ...] = ()
@@ -134,8 +133,8 @@ def correct(
         kept[row["id"]] = row
         bbox, size_wh = fixed.get(row["id"], seen).bbox, sizes_wh[seen.image_id]
         if max(abs(a - b) for a, b in zip(_sides(bbox, size_wh), _sides(row["bbox"], size_wh), strict=True)) > MOVED:
-            box = _inside(bbox, size_wh, _where(name, seen))
-            kept[row["id"]] = {key: value for key, value in row.items() if key != "segmentation"} | _with_area(box)
+            box = _box_row(bbox, size_wh, _where(name, seen))
+            kept[row["id"]] = {key: value for key, value in row.items() if key != "segmentation"} | box
             moved.append(row["id"])
         elif FIX in seen.tags:
             to_redraw.append(row["id"])
@@ -143,12 +142,10 @@ def correct(
             kept[row["id"]] = kept[row["id"]] | {"category_id": _category(seen, names, name)}
             relabelled.append(row["id"])
     new += _distinct([found for found in detections if MISSING in found.tags])
-    first = max(rows, default=0) + 1
     added = []
-    for place, seen in enumerate(new):
-        box = _with_area(_inside(seen.bbox, sizes_wh[seen.image_id], _where(name, seen)))
-        row = {"id": first + place, "image_id": seen.image_id, "category_id": _category(seen, names, name)}
-        added.append(row | box | {"iscrowd": 0})
+    for new_id, seen in enumerate(new, start=max(rows, default=0) + 1):
+        row = {"id": new_id, "image_id": seen.image_id, "category_id": _category(seen, names, name)}
+        added.append(row | _box_row(seen.bbox, sizes_wh[seen.image_id], _where(name, seen)) | {"iscrowd": 0})
     annotations = [kept[row["id"]] for row in coco["annotations"] if row["id"] in kept]
     return coco | {"annotations": annotations + added}, Corrections(
         removed=tuple(row for row in rows if row not in kept),
@@ -190,16 +187,13 @@ def _sides(bbox: Sequence[float], size_wh: tuple[int, int]) -> list[float]:
     return [max(x, 0.0), max(y, 0.0), min(x + w, size_wh[0]), min(y + h, size_wh[1])]
 
 
-def _inside(bbox: Sequence[float], size_wh: tuple[int, int], where: str) -> list[float]:
-    """xywh of the part of a box that lies in its image, rounded to 0.01 pixels."""
+def _box_row(bbox: Sequence[float], size_wh: tuple[int, int], where: str) -> Json:
+    """`bbox` and `area` of the part of a box that lies in its image, rounded to 0.01 pixels."""
     x1, y1, x2, y2 = (round(float(side), 2) for side in _sides(bbox, size_wh))
     if x2 <= x1 or y2 <= y1:
         raise ValueError(f"{where}: expected a box with an area inside the image of {size_wh[0]} x {size_wh[1]}")
-    return [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)]
-
-
-def _with_area(bbox: list[float]) -> Json:
-    return {"bbox": bbox, "area": round(bbox[2] * bbox[3], 4)}
+    w, h = round(x2 - x1, 2), round(y2 - y1, 2)
+    return {"bbox": [x1, y1, w, h], "area": round(w * h, 4)}
 
 
 def _category(seen: Label, names: dict[int, str], name: str) -> int:
@@ -217,23 +211,21 @@ def _where(name: str, seen: Label) -> str:
 def _check_unchanged(dataset: Any, table: ObjectTable, file: str) -> None:
     """Raise unless every image of the table is in the data set with the boxes of the table."""
     known = by_path(dataset, ["objects_fingerprint"])
-    for i, path in enumerate(table.images["path"].tolist()):
+    for i, (path, image_id) in enumerate(zip(table.images["path"], table.images["image_id"], strict=True)):
+        where = f"{file}: image {image_id}"
         if path not in known:
-            raise ValueError(f"{file}: image {table.images['image_id'][i]}: {path} is not in the data set {dataset.name}")
+            raise ValueError(f"{where}: {path} is not in the data set {dataset.name}")
         if known[path]["objects_fingerprint"] != objects_fingerprint(table, i):
-            raise ValueError(
-                f"{file}: image {table.images['image_id'][i]}: its annotations are not those that the data set {dataset.name} "
-                "was made from: expected the file as it was then"
-            )
+            raise ValueError(f"{where}: its annotations are not those that the data set {dataset.name} was made from")
 
 
 def _read_labels(dataset: Any, field: str, table: ObjectTable) -> list[Label]:
     """All boxes of a field in the images of the table."""
-    known = by_path(dataset, [f"{field}.detections.{part}" for part in ("annotation_id", "bounding_box", "label", "tags")])
+    known = labels_by_path(dataset, field, ("annotation_id", "bounding_box", "label", "tags"))
     labels = []
     for i, path in enumerate(table.images["path"].tolist()):
         image_id, width, height = (int(table.images[key][i]) for key in ("image_id", "width", "height"))
-        for annotation_id, (x, y, w, h), label, tags in zip(*(column or [] for column in known[path].values()), strict=True):
+        for annotation_id, (x, y, w, h), label, tags in known[path]:
             bbox = (x * width, y * height, w * width, h * height)
             labels.append(Label(image_id=image_id, annotation_id=annotation_id, bbox=bbox, label=label, tags=tuple(tags or ())))
     return labels

@@ -45,16 +45,13 @@ _MADE_BY = "dealkit"
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """A data set that was brought up to date, and what had to be done for it."""
+    """A `fiftyone.Dataset` that was brought up to date, and what had to be done for it."""
 
     dataset: Any
-    """`fiftyone.Dataset`."""
     images: dict[str, int]
     """Images `added`, `updated` (file or boxes had changed), `removed` (in no file any more) and `unchanged`."""
     objects: int
-    """Boxes in the data set."""
     seconds: float
-    """Time it took."""
 
     def __str__(self) -> str:
         images = sum(self.images.values()) - self.images["removed"]
@@ -178,6 +175,12 @@ def by_path(dataset: Any, fields: Sequence[str]) -> dict[str, dict[str, Any]]:
     return {path: dict(zip(fields, values, strict=True)) for path, *values in zip(*columns, strict=True)}
 
 
+def labels_by_path(dataset: Any, field: str, parts: Sequence[str]) -> dict[str, list[tuple[Any, ...]]]:
+    """Path of an image -> these parts of each of its labels in a field."""
+    known = by_path(dataset, [f"{field}.detections.{part}" for part in parts])
+    return {path: list(zip(*(part or [] for part in of_image.values()), strict=True)) for path, of_image in known.items()}
+
+
 def _check_paths(table: ObjectTable) -> None:
     of_path: dict[str, str] = {}
     for path, file in zip(table.images["path"], table.images["file"], strict=True):
@@ -281,7 +284,8 @@ def _detections(table: ObjectTable, i: int) -> dict[str, Any]:
     size_wh = np.array([table.images["width"][i], table.images["height"][i]], dtype=np.float64)
     low, high = columns["box"][:, :2] / size_wh, columns["box"][:, 2:] / size_wh
     shown = {"label": columns["category"], "bounding_box": np.concatenate([low, high - low], axis=1)}  # xywh, shares of the image
-    shown |= {name: columns[name] for name in ("annotation_id", "size_bin", "density", "suspicious")}
+    shown |= {name: columns[name] for name in ("annotation_id", "size_bin", "density")}
+    shown["suspicious"] = np.where(columns["suspicious"] == "", None, columns["suspicious"])
     shown |= {"size_px": columns["size"].astype(float).round(2), "iscrowd": columns["crowd"].astype(int)}
     shown["contrast"] = image_contrast(table, i)[0].astype(float).round(4)
     same = {"_cls": "Detection", "attributes": {}, "source": str(table.images["source"][i])}
@@ -290,8 +294,6 @@ def _detections(table: ObjectTable, i: int) -> dict[str, Any]:
         {"_id": ObjectId(), "tags": []} | same | dict(zip(shown, values, strict=True))
         for values in zip(*(column.tolist() for column in shown.values()), strict=True)
     ]
-    for detection in detections:
-        detection["suspicious"] = detection["suspicious"] or None
     return {"_cls": "Detections", "detections": detections}
 
 

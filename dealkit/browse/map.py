@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dealkit.browse.dataset import OBJECTS, by_path
+from dealkit.browse.dataset import OBJECTS, labels_by_path
 from dealkit.data.objects import ObjectTable
 from dealkit.evaluate.errors import FOUND, IGNORED
 from dealkit.predict.objects import embed_rows
@@ -42,9 +41,10 @@ def add_map(dataset: Any, table: ObjectTable, name: str, checkpoint: str | Path,
         raise ValueError(f"{name}: expected predictions of {dataset.name}: {', '.join(dataset.info.get('predictions', []))}")
     labels = _label_ids(dataset, name, table)
     rng = np.random.default_rng(seed)
-    missed = _draw(rng, [row for row, (_, error) in labels.items() if error not in (FOUND, IGNORED, None)], objects)
-    found = _draw(rng, [row for row, (_, error) in labels.items() if error == FOUND], len(missed))
-    rows = np.sort(np.concatenate([missed, found]))
+    missed = np.array([row for row, (_, error) in labels.items() if error not in (FOUND, IGNORED, None)], dtype=np.int64)
+    found = np.array([row for row, (_, error) in labels.items() if error == FOUND], dtype=np.int64)
+    missed = rng.choice(missed, min(objects, len(missed)), replace=False)
+    rows = np.sort(np.concatenate([missed, rng.choice(found, min(len(missed), len(found)), replace=False)]))
     if len(rows) < FEWEST:
         raise ValueError(f"{name}: expected at least {FEWEST} missed and found objects for a map, got {len(rows)}")
     vectors = embed_rows(Predictor(checkpoint), table, rows)
@@ -55,19 +55,14 @@ def add_map(dataset: Any, table: ObjectTable, name: str, checkpoint: str | Path,
     return len(rows)
 
 
-def _draw(rng: np.random.Generator, rows: list[int], most: int) -> NDArray[np.int64]:
-    return rng.choice(np.array(rows, dtype=np.int64), min(most, len(rows)), replace=False)
-
-
 def _label_ids(dataset: Any, name: str, table: ObjectTable) -> dict[int, tuple[str, str | None]]:
     """Row of `table.objects` -> id in FiftyOne and state; without objects that are new there."""
-    known = by_path(dataset, [f"{OBJECTS}.detections.{part}" for part in ("annotation_id", "id", f"{name}_error")])
+    known = labels_by_path(dataset, OBJECTS, ("annotation_id", "id", f"{name}_error"))
     labels = {}
     for i, path in enumerate(table.images["path"].tolist()):
-        columns = [column or [] for column in known[path].values()]
-        of_image = {annotation_id: rest for annotation_id, *rest in zip(*columns, strict=True)}
+        of_image = {annotation_id: (label_id, error) for annotation_id, label_id, error in known[path]}
         here = table.rows(i)
         for row, annotation_id in enumerate(table.objects["annotation_id"][here].tolist(), start=here.start):
             if annotation_id in of_image:
-                labels[row] = tuple(of_image[annotation_id])
+                labels[row] = of_image[annotation_id]
     return labels

@@ -59,18 +59,16 @@ _RESERVED = (OBJECTS, CLICKS, "id", "filepath", "tags", "metadata", "source", "d
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorBuild:
-    """Predictions that were brought up to date in a data set."""
+    """Predictions that were brought up to date in a data set: their fields, and numbers of each."""
 
     names: list[str]
-    """Fields that hold them, one per set of predictions."""
     written: dict[str, int]
-    """Images that were written, of each."""
+    """Images that were written."""
     detections: dict[str, int]
-    """Detections shown, of each."""
+    """Detections shown."""
     mistakes: dict[str, dict[str, int]]
-    """Mistakes of each kind, of each."""
+    """By kind."""
     seconds: float
-    """Time it took."""
 
     def __str__(self) -> str:
         lines = []
@@ -108,9 +106,8 @@ def add_predictions(
     `<name>_error` (key of `DETECTION_TYPES`), `<name>_error_iou` and `annotation_id` (the object it concerns). Objects get
     `<name>_error` (key of `OBJECT_STATES`), `<name>_error_iou`, `<name>_score` and `<name>_loss` (`object_loss`), images
     `<name>_loss`: the sum of the losses of their objects and the scores of their false detections. `clicks` are keypoints.
-    FiftyOne knows `<name>_error` as an evaluation, so that its evaluation patches work. Views: `save_error_views`.
-
-    Tags stay, except on detections of images whose predictions, objects or clicks have changed.
+    FiftyOne knows `<name>_error` as an evaluation, so that its evaluation patches work. Views: `save_error_views`. Tags stay,
+    except on detections of images whose predictions, objects or clicks have changed.
 
     Args:
         dataset: of `dealkit.browse.dataset.build_dataset`, made from the files of `table`.
@@ -135,13 +132,14 @@ def add_predictions(
             raise ValueError(f"{pattern}: expected {{source}} in the name, since there are {len(files)} COCO files")
     patterns = dict(zip(names, predictions, strict=True))
     outcomes = {name: find_outcomes(table, files, pattern, clicks, score) for name, pattern in patterns.items()}
+    of_first = outcomes[names[0]]
     fo = import_fiftyone()
     _remove_others(dataset, names)
     for name in names:
         _declare(fo, dataset, name)
-    _style(fo, dataset, names, outcomes[names[0]].categories)
+    _style(fo, dataset, names, of_first.categories)
     known = by_path(dataset, ["id", "fingerprint", "factors_fingerprint", *(f"{name}_fingerprint" for name in names)])
-    _add_factors(dataset, table, outcomes[names[0]].records, known, batch)
+    _add_factors(dataset, table, of_first.records, known, batch)
     work: dict[str, list[ImageOutcome]] = {name: [] for name in names}
     for name in names:
         for r in outcomes[name].records:

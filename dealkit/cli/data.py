@@ -93,8 +93,7 @@ def data_scenes(out: Path, count: int = 500, size: int = 256, seed: int | None =
         count: number of scenes.
         size: width and height in pixels.
         seed: family of scenes; the default is the one kept for evaluation, never trained on.
-        domains: instead a folder for each of six domains, with `train.json` (100 scenes), `val.json` (40) and `images`; once, the
-            same everywhere.
+        domains: instead a folder for each of six domains, with `train.json` (100 scenes), `val.json` (40) and `images`.
     """
     if domains:
         from dealkit.data.scenes.domains import write_domains

@@ -92,10 +92,10 @@ def benchmark(
         seeds: click lists per setting and kind.
         clicks: folder to write the click lists to.
         scenes: a detector without prompts is scored on so many procedural scenes, too.
-        templates: instead of the checkpoint, template matching that is shown `box`, `click` or `box, scaled and turned`; or
-            `owlv2`, `grounding_dino`, `sam3` with weights in the local cache of Hugging Face. Goes on where it was stopped.
-        thresholds: `choose` finds the score threshold and duplicate IoU that are best on training images, the defaults of
-            `predict`; `compare` sets the adaptive threshold beside fixed ones and beside the best cut of every prompt.
+        templates: instead of the checkpoint, template matching shown `box`, `click` or `box, scaled and turned`; or `owlv2`,
+            `grounding_dino`, `sam3` with weights in the local cache of Hugging Face.
+        thresholds: `choose` finds the score threshold and duplicate IoU best on training images; `compare` sets the adaptive
+            threshold beside fixed ones and the best cut of every prompt.
         images: how many images of each file the thresholds are tried on.
     """
     files = find_files(list(coco)) if coco or not scenes else []

@@ -72,7 +72,7 @@ def train(
         config: JSON of a whole run (as `config.json` of another), instead of the options above.
         resume: continue the run in `out` with its own config.
         init: checkpoint to start the weights from.
-        teacher: checkpoint of a `nano` that a `small` starts from and whose maps it imitates, instead of learning from labels.
+        teacher: checkpoint of a `nano` that a `small` starts from and imitates, instead of learning from labels.
     """
     if resume:
         config = out / "config.json"
@@ -201,8 +201,7 @@ def report(photos: bool = False, checkpoint: Path = DEFAULT_CHECKPOINT) -> None:
     """Write the tables of the README and of `data/results` from the results there are.
 
     Args:
-        photos: first score the checkpoint on photographs and procedural scenes, and draw the README's picture with the default
-            one.
+        photos: first score the checkpoint on photographs and scenes, and draw the README's picture with the default one.
         checkpoint: model weights.
     """
     from dealkit.report.tables import update_tables
@@ -233,8 +232,7 @@ def publish(
         run: folder of the run.
         out: checkpoint to write.
         after: folders of the earlier parts of this training, in order.
-        weights: checkpoints to publish instead of the run's own weights: one as it is; of several an average of the first and
-            the mean of the others, which came later in the same training.
+        weights: checkpoints to publish instead of the run's own: one as it is, or an average of the first and later ones.
         shares: shares of the later weights to try; held-out procedural scenes decide.
         scenes: number of these scenes.
     """
@@ -248,9 +246,8 @@ def publish(
         made = choose_average(weights[0], weights[1:], chosen, shares=shares, scenes=scenes)
         write_json(results / f"average_{out.stem}.json", made)
         for row in made["shares"]:
-            print(
-                f"{row['share']:.2f} of the later: AP50 {100 * row['ap50']:.1f}, clicked ignored {100 * row['ap50_ignored']:.1f}"
-            )
+            ap50, ignored = 100 * row["ap50"], 100 * row["ap50_ignored"]
+            print(f"{row['share']:.2f} of the later: AP50 {ap50:.1f}, clicked ignored {ignored:.1f}")
         print(f"{made['best']:.2f} of the later is published")
     publish_run(run, out, after=after, weights=chosen, training=results / f"training_{out.stem}.json")
     print(out)

@@ -5,7 +5,7 @@ Boxes are horizontal; of DOTA those around its quadrilaterals. Large images are 
 
 import json
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from dealkit.data.sources.catalogue import SOURCES
 from dealkit.data.subsets import in_order, part_of
 from dealkit.evaluate.benchmark import row_of
 from dealkit.evaluate.coco import evaluate
-from dealkit.files import Json, Results, read_json, sha_of, write_json
+from dealkit.files import Json, Results, read_json, read_json_lines, sha_of, write_json
 from dealkit.model.checkpoint import load_model
 from dealkit.predict.detections import to_rows
 from dealkit.predict.tiles import predict_coco_tiled
@@ -111,7 +111,7 @@ def public_scores(
     found_file = Path(work) / f"{name}-{split}-{sha}-{tile}-{overlap}-{'-'.join(hashes)}.jsonl"
     seconds = _predict(checkpoint, data, lists, found_file, tile=tile, overlap=overlap)
     for key in made.todo([{"seed": seed} for seed in range(seeds)], "scored"):
-        found = [row for line in _read_lines(found_file) for row in line["found"][key["seed"]]]
+        found = [row for line in read_json_lines(found_file) for row in line["found"][key["seed"]]]
         for group, kept in groups.items():
             part, clicks = (part_of(whole, categories=kept) for whole in (truth, lists[key["seed"]]))
             rows = [row for row in found if row["category_id"] in kept]
@@ -125,36 +125,18 @@ def public_scores(
 def _predict(checkpoint: Path, data: CocoFolder, lists: list[Json], file: Path, *, tile: int, overlap: int) -> float:
     """Append what is missing to the file of detections; seconds that all of it took, earlier parts included."""
     done, spent, started = set(), 0.0, time.monotonic()
-    for line in _read_lines(file):
+    for line in read_json_lines(file):
         done.add(line["image_id"])
         spent = line["seconds"]
     file.parent.mkdir(parents=True, exist_ok=True)
-    if file.is_file():
-        _drop_cut_line(file)
-    with file.open("a", encoding="utf-8") as stream:
+    with file.open("ab+") as stream:
+        stream.seek(0)
+        stream.truncate(sum(len(line) for line in stream if line.endswith(b"\n")))  # a kill may have cut the last line
         for image_id, found in predict_coco_tiled(load_model(checkpoint), data, lists, tile=tile, overlap=overlap, done=done):
             of_lists: list[list[Json]] = [[] for _ in lists]
             for k, prompt, detections in found:
                 of_lists[k] += to_rows(detections, image_id, prompt["category_id"])
             seconds = round(spent + time.monotonic() - started, 1)
-            stream.write(json.dumps({"image_id": image_id, "seconds": seconds, "found": of_lists}) + "\n")
+            stream.write(json.dumps({"image_id": image_id, "seconds": seconds, "found": of_lists}).encode() + b"\n")
             stream.flush()
     return round(spent + time.monotonic() - started, 1)
-
-
-def _drop_cut_line(file: Path) -> None:
-    """Cut a file after its last whole line."""
-    with file.open("rb+") as stream:
-        whole = sum(len(line) for line in stream if line.endswith(b"\n"))
-        stream.truncate(whole)
-
-
-def _read_lines(file: Path) -> Iterator[Json]:
-    if not file.is_file():
-        return
-    with file.open(encoding="utf-8") as stream:
-        for text in stream:
-            try:
-                yield json.loads(text)
-            except json.JSONDecodeError:
-                return  # the last line, cut by a kill

@@ -96,9 +96,8 @@ def race(
     files = files or [(write_coco(out / "scenes", scenes, size=data.size, seed=EVAL_SEED), out / "scenes")]
     for key in made.todo([{"model": name} for name in models], "race"):
         folder, name = out / key["model"], key["model"]
-        trained(
-            runs.get(name, RunConfig(data=data, train=train)), folder, validate=snapshots(folder / "snapshots", minutes, points)
-        )
+        keep = snapshots(folder / "snapshots", minutes, points)
+        trained(runs.get(name, RunConfig(data=data, train=train)), folder, validate=keep)
         log, curve = read_log(folder), []
         kept = [(line, folder / "snapshots" / f"{line['snapshot']}.safetensors") for line in log if "snapshot" in line]
         for line, file in tqdm([*kept, (log[-1], folder / "model.safetensors")], desc=f"scoring {name}", unit="point"):

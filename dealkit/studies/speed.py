@@ -19,7 +19,7 @@ from dealkit.files import provenance
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL, build_model
 from dealkit.predict.predictor import detect, encode_images, for_inference
-from dealkit.prompts import PointPrompts
+from dealkit.prompts import stack_prompts
 from dealkit.train.deal import loss_of_batch
 from dealkit.train.stream import draw_prompts
 
@@ -75,9 +75,7 @@ def bench_inference(model: DEAL, size: int = 512, repeats: int = 60) -> dict[str
     rtdetr = rtdetr_r18().to(memory_format=torch.channels_last)
     image = make_scene(0, size_hw=(size, size)).image
     pixels = torch.rand(1, 3, size, size).contiguous(memory_format=torch.channels_last)
-    prompts = PointPrompts(
-        points=torch.tensor([[[size / 2, size / 2]]]), labels=torch.tensor([[1]]), image_index=torch.tensor([0])
-    )
+    prompts = stack_prompts([(torch.tensor([[size / 2, size / 2]]), torch.tensor([1]))], [0])
     features = encode_images(model, [image])
 
     @torch.inference_mode()
@@ -129,19 +127,13 @@ def bench_data(count: int = 60) -> dict[str, float]:
     return {"scenes_per_s": count / (time.perf_counter() - start)}
 
 
-def bench_evaluate() -> dict[str, float]:
-    """Seconds to evaluate 60 images x 250 objects x 1,000 detections, all numbers."""
-    case = dense_case()
-    start = time.perf_counter()
-    evaluate(*case)
-    return {"evaluate_dense_s": time.perf_counter() - start}
-
-
 def run_bench(checkpoint: Path, size: int = 512) -> dict[str, Any]:
-    """All figures of this module for one checkpoint, with what they were measured on."""
-    figures: dict[str, Any] = {"checkpoint": Path(checkpoint).name, "size": size}
-    figures |= bench_inference(load_model(checkpoint), size)
-    figures |= bench_training(RunConfig())
-    figures |= bench_data()
-    figures |= bench_evaluate()
-    return {**figures, "made_by": provenance()}
+    """All figures of this module for one checkpoint, with what they were measured on.
+
+    `evaluate_dense_s`: seconds to evaluate 60 images x 250 objects x 1,000 detections, all numbers.
+    """
+    figures = bench_inference(load_model(checkpoint), size) | bench_training(RunConfig()) | bench_data()
+    case, start = dense_case(), time.perf_counter()
+    evaluate(*case)
+    figures["evaluate_dense_s"] = time.perf_counter() - start
+    return {"checkpoint": Path(checkpoint).name, "size": size, **figures, "made_by": provenance()}

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from dealkit.config import DetectorRun, RunConfig, TrainConfig, to_dict
 from dealkit.data.coco import Sample
 from dealkit.device import default_device
-from dealkit.files import provenance, write_atomically, write_json
+from dealkit.files import provenance, read_json_lines, write_atomically, write_json
 from dealkit.model.checkpoint import Model, save_model
 from dealkit.train.stream import TrainingStream
 
@@ -130,9 +130,8 @@ def training_loop(
         if terms := loss_terms(model, samples, clicks, average, done):
             for name, value in terms.items():
                 if not torch.isfinite(value):
-                    raise FloatingPointError(
-                        f"{name} is {value.item()} at step {step}, images {[(s.source, s.image_id) for s in samples]}"
-                    )
+                    images = [(s.source, s.image_id) for s in samples]
+                    raise FloatingPointError(f"{name} is {value.item()} at step {step}, images {images}")
             optimizer.zero_grad(set_to_none=True)
             loss = torch.stack(list(terms.values())).sum()
             loss.backward()
@@ -186,13 +185,7 @@ def save_state(
 
 def read_log(out: Path) -> list[dict[str, float]]:
     """Lines of a run's `log.jsonl`; a last line cut by a kill is left out."""
-    lines = []
-    for text in (Path(out) / "log.jsonl").read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+    return list(read_json_lines(Path(out) / "log.jsonl"))
 
 
 def append_log(out: Path, history: list[dict[str, float]], line: dict[str, float], board: Any) -> None:

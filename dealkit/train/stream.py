@@ -41,9 +41,7 @@ def open_sources(entries: tuple[str, ...], weights: tuple[float, ...] = ()) -> t
         pattern, _, folder = entry.partition(":")
         files = sorted(glob.glob(pattern))
         if not files:
-            raise ValueError(
-                f"data.coco: no file matches {pattern!r}; expected annotations.json or annotations.json:image_folder"
-            )
+            raise ValueError(f"data.coco: no file matches {pattern!r}; expected a file, or a file:image_folder")
         for file in files:
             if file.endswith(".parquet"):
                 from dealkit.data.tinyset.index import TinySet
@@ -60,9 +58,7 @@ def open_sources(entries: tuple[str, ...], weights: tuple[float, ...] = ()) -> t
 class TrainingStream(torch.utils.data.Dataset[Sample]):
     """Augmented crops, numbered from 0: sample i depends only on the seed and i, so a run can continue anywhere.
 
-    With COCO sources, a share `config.synthetic` of the samples are procedural scenes; by default
-    every source is drawn equally often. Choice: equally, since sources differ a hundredfold in size but are equal in what
-    they have to teach.
+    Choice: sources are drawn equally often by default. They differ a hundredfold in size but are equal in what they teach.
     """
 
     def __init__(self, config: DataConfig, seed: int, length: int):

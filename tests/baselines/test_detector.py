@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from coco_cases import labels_of
-from conftest import bfloat16
+from conftest import bfloat16, losses
 from torchvision.models.detection import FCOS
 
 from dealkit.baselines.detector import (
@@ -32,7 +32,7 @@ from dealkit.model.checkpoint import load_model, save_model
 from dealkit.model.encoder import STRIDES
 from dealkit.train.loop import learning_rate, parameter_groups
 
-pytestmark = pytest.mark.usefixtures("float32_cpu", "no_tensorboard")
+pytestmark = pytest.mark.usefixtures("float32_cpu")
 
 every = pytest.mark.parametrize("name", DETECTORS)
 
@@ -267,10 +267,6 @@ def test_procedural_scenes_have_no_list_of_categories():
 def run():
     train = TrainConfig(steps=2, batch_size=2, warmup=2, log_every=1, seed=1)
     return DetectorRun(detector=tiny(), data=DataConfig(size=64, workers=0), train=train)
-
-
-def losses(history):
-    return [line["loss"] for line in history if "loss" in line]
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn", "rtdetr"])

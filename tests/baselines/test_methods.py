@@ -182,7 +182,7 @@ def test_the_scores_and_sizes_of_a_method_are_those_set():
 
 
 @pytest.fixture
-def run(no_tensorboard):
+def run():
     return DetectorRun(
         detector=DetectorConfig(hidden_dim=32),
         data=DataConfig(size=64, workers=0),

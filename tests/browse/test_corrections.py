@@ -82,12 +82,9 @@ def test_what_is_corrected_in_fiftyone_arrives_and_all_else_stays(shown, parts, 
     commands.export(parts, out, name=shown.name)
     before, after = rows_of(parts), rows_of(out)
     assert list(after) == [1, 2, 3, 4, 6, 7] and after[4] == before[4]
-    rows = {i: json.loads(row) for i, row in after.items()}
-    old = {i: json.loads(row) for i, row in before.items()}
-    moved = {key: value for key, value in old[1].items() if key != "segmentation"}
-    assert rows[1] == moved | {"bbox": [20.0, 21.0, 7.0, 9.5], "area": 66.5}
-    moved = {key: value for key, value in old[2].items() if key != "segmentation"}
-    assert rows[2] == moved | {"bbox": [50.0, 41.0, 6.0, 6.0], "area": 36.0}
+    rows, old = ({i: json.loads(row) for i, row in texts.items()} for texts in (after, before))
+    for i, box in ((1, {"bbox": [20.0, 21.0, 7.0, 9.5], "area": 66.5}), (2, {"bbox": [50.0, 41.0, 6.0, 6.0], "area": 36.0})):
+        assert rows[i] == {key: value for key, value in old[i].items() if key != "segmentation"} | box
     assert rows[3] == old[3] | {"category_id": BOLT}
     # 0.1 x 90, 0.5 x 70, 0.1 x 90, 0.2 x 70
     assert rows[6] == {"id": 6, "image_id": 3, "category_id": NUT, "bbox": [9, 35, 9, 14], "area": 126, "iscrowd": 0}
@@ -95,9 +92,8 @@ def test_what_is_corrected_in_fiftyone_arrives_and_all_else_stays(shown, parts, 
     for key in ("images", "categories", "info", "licenses"):
         assert json.dumps(json.loads(out.read_text())[key]) == json.dumps(json.loads(parts.read_text())[key])
     assert not check(out, parts.parent / "images")
-    assert export_corrections(shown.name, parts, out) == Corrections(
-        removed=(5,), moved=(1, 2), relabelled=(3,), added=(6, 7), to_redraw=(4,)
-    )
+    made = Corrections(removed=(5,), moved=(1, 2), relabelled=(3,), added=(6, 7), to_redraw=(4,))
+    assert export_corrections(shown.name, parts, out) == made
 
 
 def test_a_deleted_box_goes_and_one_edited_and_tagged_fix_is_redrawn(shown, parts, tmp_path):
@@ -148,8 +144,9 @@ COCO = {
 SEEN = {"image_id": 1, "annotation_id": 4, "bbox": (0, 10, 10, 10), "label": "twin"}
 
 
-def test_a_box_over_the_border_and_a_name_used_twice_are_no_corrections():
+def test_a_box_over_the_border_a_name_used_twice_and_an_empty_file_are_no_corrections():
     assert correct(COCO, [Label(**SEEN)]) == (COCO, Corrections())
+    assert correct(COCO | {"annotations": []}, []) == (COCO | {"annotations": []}, Corrections())
 
 
 def test_two_models_that_show_one_missing_object_add_it_once():
@@ -158,11 +155,6 @@ def test_two_models_that_show_one_missing_object_add_it_once():
     made, changes = correct(COCO, [Label(**SEEN)], [Label(bbox=box, **missing) for box in boxes])
     assert [row["bbox"] for row in made["annotations"][1:]] == [[40, 40, 10, 10], [41, 52, 10, 10]]
     assert changes.added == (5, 6)
-
-
-def test_an_empty_file_stays_empty():
-    coco = COCO | {"annotations": []}
-    assert correct(coco, []) == (coco, Corrections())
 
 
 @pytest.mark.parametrize(

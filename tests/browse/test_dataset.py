@@ -108,6 +108,8 @@ def test_saved_views_keep_what_they_say(fo, make_coco, name):
     # 2 bolts of the first image and 6 of the last are under 8 px; each of the 6 has 5 others within 32 px; one bar is thin
     assert (kept["very tiny"], kept["crowded"], kept["suspicious boxes"], kept["low contrast"]) == (8, 6, 1, 0)
     assert len(views["very tiny"]) == 2
+    with pytest.raises(ValueError, match="view: expected one of very tiny, crowded.*; got 'huge'"):
+        browse.open_app(made.dataset, view="huge")
 
 
 def test_contrast_ranks_objects_as_they_were_drawn(fo, tmp_path, name):
@@ -123,9 +125,6 @@ def test_a_broken_file_is_named(fo, make_coco, name):
     file = make_coco("parts", OBJECTS)
     edit(file, lambda data: data["images"][0].update(width=91))
     with pytest.raises(ValueError, match=r"0\.png: image 1: width, height: stated 91 x 70, the file has 90 x 70"):
-        browse.build_dataset([file], name=name)
-    edit(file, lambda data: data["annotations"][0].update(bbox=[1, 1, -4, 4]))
-    with pytest.raises(ValueError, match=r"annotations\.json: annotation 1: bbox: expected a pos"):
         browse.build_dataset([file], name=name)
 
 
@@ -152,12 +151,6 @@ def test_fiftyone_is_imported_by_functions_only():
     for file in (PROJECT_ROOT / "dealkit" / "browse").glob("*.py"):
         top = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
         assert not [node.lineno for node in top if "fiftyone" in ast.unparse(node).split()], file.name
-
-
-def test_an_unknown_view_is_named_beside_the_known_ones(fo, tiny_coco, name):
-    made = browse.build_dataset([tiny_coco], name=name)
-    with pytest.raises(ValueError, match="view: expected one of very tiny, crowded.*; got 'huge'"):
-        browse.open_app(made.dataset, view="huge")
 
 
 @pytest.mark.slow

@@ -9,17 +9,8 @@ from dealkit.config import Budget, DataConfig, DetectorConfig, TrainConfig, as_j
 from dealkit.data.regimes import REGIMES
 from dealkit.files import PROJECT_ROOT, read_json
 from dealkit.report.tables import beside_paper, efficiency_table, race_table, template_table
-from dealkit.studies.claims import (
-    COLUMNS,
-    MODEL_NAMES,
-    NOT_REPRODUCED,
-    NOT_RUN,
-    PAPER_ROWS,
-    REGIME_NAMES,
-    REPRODUCED,
-    check_claims,
-    row_means,
-)
+from dealkit.studies import claims as module
+from dealkit.studies.claims import COLUMNS, MODEL_NAMES, PAPER_ROWS, REGIME_NAMES, check_claims, row_means
 from dealkit.studies.label_efficiency import ROWS
 
 PAPER = read_json(PROJECT_ROOT / "data" / "paper.json")
@@ -27,16 +18,8 @@ OF_NAME = {row.name: row for row in ROWS}
 
 
 def row(name, seed=0, minutes=2.0, **metrics):
-    values = dict.fromkeys(COLUMNS) | {"ap50_ignored": 0.2} | metrics
-    return {
-        "row": name,
-        "seed": seed,
-        **asdict(OF_NAME[name]),
-        **values,
-        "labelled_images": 12,
-        "passes": 40.0,
-        "minutes": minutes,
-    }
+    values = dict.fromkeys(COLUMNS) | {"ap50_ignored": 0.2, "labelled_images": 12, "passes": 40.0, "minutes": minutes} | metrics
+    return {"row": name, "seed": seed, **asdict(OF_NAME[name]), **values}
 
 
 def like_the_paper():
@@ -93,7 +76,7 @@ def test_a_row_that_is_not_there_is_a_dash_beside_the_paper():
 
 def test_claims_without_rows_say_which_are_missing():
     claims = check_claims([], PAPER)
-    assert len(claims) == 6 and set(claims["verdict"]) == {NOT_RUN}
+    assert len(claims) == 6 and set(claims["verdict"]) == {module.NOT_RUN}
     assert claims["ours"][0] == "no row full deal, full rtdetr" and claims["paper"][0] == "53.8 against 43.1"
 
 
@@ -105,7 +88,7 @@ def test_the_papers_own_numbers_reproduce_its_claims():
         if r["regime"].startswith("semi"):
             r |= {"ap50_t": 0.2, "ap50_m": 0.5 if r["method"] == "plain" else 0.6}
     claims = check_claims(list(rows.values()), PAPER)
-    assert claims["verdict"].tolist() == [REPRODUCED] * 6
+    assert claims["verdict"].tolist() == [module.REPRODUCED] * 6
     assert claims["ours"][2] == claims["paper"][2] == "80 %, 68 %, 16 %"  # 52.8 / 66.3, 33.5 / 49.5, 2.7 / 17.1
     assert claims["ours"][3] == "+0.0 points on tiny, +10.0 points on medium objects"
     assert claims["paper"][4] == "12 %, 23 %, 33 %"  # 5.1, 10.0, 14.2 of 43.2
@@ -121,7 +104,7 @@ def test_claims_can_fail():
             r |= {"ap50_t": 0.2 if r["method"] == "plain" else 0.3, "ap50_m": 0.5}
     rows["sparse1 fcos"]["ap50"] = 0.3
     rows["point fcos point_teacher"]["ap75"] = 0.1
-    assert check_claims(list(rows.values()), PAPER)["verdict"].tolist() == [NOT_REPRODUCED] * 6
+    assert check_claims(list(rows.values()), PAPER)["verdict"].tolist() == [module.NOT_REPRODUCED] * 6
 
 
 def test_a_race_is_a_row_per_point_and_only_deal_has_clicked_objects():

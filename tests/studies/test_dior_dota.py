@@ -51,11 +51,8 @@ def dota(tmp_path):
     """A val image of 300 x 200 with a slanted ship, a difficult one and a pool, and a train image."""
     root = tmp_path / "dota-v2.0"
     head = "imagesource:GoogleEarth\ngsd:0.25\n"
-    lines = [
-        "30 10 50 30 30 50 10 30 ship 0",
-        "200 20 220 20 220 40 200 40 ship 1",
-        "100 100 120 100 120 116 100 116 swimming-pool 0",
-    ]
+    lines = ["30 10 50 30 30 50 10 30 ship 0", "200 20 220 20 220 40 200 40 ship 1"]
+    lines += ["100 100 120 100 120 116 100 116 swimming-pool 0"]
     for split, name, text in (("val", "P0001", lines), ("train", "P0002", lines[:1])):
         picture(root / split / "images" / f"{name}.png", (300, 200), [(20, 20, 40, 40), (200, 20, 220, 40), (100, 100, 120, 116)])
         labels = root / split / "labelTxt-v2.0" / f"{name}.txt"
@@ -93,12 +90,8 @@ def test_dior_end_to_end_seen_and_unseen_apart(dior, checkpoint, tmp_path):
     assert read_json(out)["rows"] == made.rows and str(tmp_path) not in out.read_text()
     assert (made.request["split"], made.request["seen"], len({r["clicks"] for r in made.rows})) == ("test", ["vehicle"], 2)
     rows = {r["group"]: r for r in made.rows if r["seed"] == 0}
-    assert {group: (r["categories"], r["images"], r["objects"]) for group, r in rows.items()} == {
-        "all": (3, 2, 4),
-        "seen": (1, 2, 2),
-        "unseen": (2, 2, 2),
-        "class-agnostic": (3, 2, 4),
-    }
+    of_groups = {"all": (3, 2, 4), "seen": (1, 2, 2), "unseen": (2, 2, 2), "class-agnostic": (3, 2, 4)}
+    assert {group: (r["categories"], r["images"], r["objects"]) for group, r in rows.items()} == of_groups
     assert all(0 <= r["ap50"] <= 1 for r in made.rows)
     # a mean over categories: one seen, two unseen
     assert rows["all"]["ap50"] == pytest.approx((rows["seen"]["ap50"] + 2 * rows["unseen"]["ap50"]) / 3)

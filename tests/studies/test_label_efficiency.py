@@ -19,16 +19,11 @@ TINY = Budget(steps=1, batch_size=2, size=64, hidden_dim=32)
 
 
 @pytest.fixture
-def files(make_coco, no_tensorboard):
-    """Two sources with train.json and val.json of three images."""
-    made = []
-    for name in ("one", "two"):
-        objects = [[(5, [10 + 20 * i, 12, 8, 8], 0) for i in range(3)] + [(9, [70, 40, 10, 10], 0)]] * 3
-        file = make_coco(name, objects)
-        file.rename(file.with_name("train.json"))
-        file.with_name("val.json").write_text(file.with_name("train.json").read_text())
-        made.append(file.with_name("train.json"))
-    return made
+def files(make_sources):
+    """Two sources of three images."""
+    objects = [[(5, [10 + 20 * i, 12, 8, 8], 0) for i in range(3)] + [(9, [70, 40, 10, 10], 0)]] * 3
+    root = make_sources(one=objects, two=objects)
+    return [root / name / "train.json" for name in ("one", "two")]
 
 
 @pytest.fixture
@@ -82,9 +77,8 @@ def test_rows_that_cannot_be_are_left_out(files):
 
 
 def test_without_any_label_a_row_is_what_it_starts_from(files, tmp_path, scenes):
-    made = label_efficiency(
-        files, tmp_path / "out", rows=[Row("zero", "fcos"), Row("zero", "deal")], budget=TINY, init={"fcos": scenes}
-    )
+    rows = [Row("zero", "fcos"), Row("zero", "deal")]
+    made = label_efficiency(files, tmp_path / "out", rows=rows, budget=TINY, init={"fcos": scenes})
     assert names(made) == ["zero fcos"] and made.rows[0]["ap50"] is not None and not (tmp_path / "out" / "runs").exists()
     assert all(made.rows[0][name] == 0 for name in ("labels", "drawn_from", "steps", "crops", "passes", "minutes"))
 
@@ -94,20 +88,15 @@ def test_a_sweep_goes_on_where_it_was_stopped_and_grows(files, tmp_path):
     first = label_efficiency(files, out, rows=rows[1:], budget=TINY, results=tmp_path / "r.json")
     assert names(first) == ["noise40 fcos label_correction"] and list(first.request["sources"]) == ["one", "two"]
     both = label_efficiency(files, out, rows=rows, seeds=2, budget=TINY, results=tmp_path / "r.json")
-    assert [(row["row"].split()[0], row["seed"]) for row in both.rows] == [
-        ("noise40", 0),
-        ("full", 0),
-        ("full", 1),
-        ("noise40", 1),
-    ]
+    made = [(row["row"].split()[0], row["seed"]) for row in both.rows]
+    assert made == [("noise40", 0), ("full", 0), ("full", 1), ("noise40", 1)]
     assert len(list(out.glob("runs/*/training.json"))) == 4 and not list(out.glob("runs/*/state.pt"))
     assert read_json(tmp_path / "r.json")["rows"] == both.rows and both.rows[0] == first.rows[0]
     row = both.rows[1]
     assert (row["steps"], row["crops"], row["passes"], row["labels"]) == (1, 2, 0.33, 24) and row["minutes"] >= 0
     assert {"ap50 in one", "ap50 in two"} < set(row) and 0 <= row["ap50"] <= 1
-    other = label_efficiency(
-        files, out, rows=[Row("zero", "template box")], budget=replace(TINY, steps=2), results=tmp_path / "r.json"
-    )
+    options = {"rows": [Row("zero", "template box")], "budget": replace(TINY, steps=2)}
+    other = label_efficiency(files, out, results=tmp_path / "r.json", **options)
     assert names(other) == ["zero template box"], "rows of another budget do not stand in one table"
 
 
@@ -115,19 +104,16 @@ def test_rows_start_from_the_checkpoint_of_their_model(files, tmp_path, scenes):
     rows, out = [Row("full", "fcos"), Row("full", "retinanet")], tmp_path / "out"
     made = label_efficiency(files, out, rows=rows, budget=TINY, init={"fcos": scenes})
     assert made.request["init"] == {"fcos": sha_of(scenes)}
-    starts = {
-        read_json(file)["config"]["detector"]["detector"]: read_json(file)["init"] for file in out.glob("runs/*/training.json")
-    }
-    assert starts == {"fcos": sha_of(scenes), "retinanet": None}
+    trained = [read_json(file) for file in out.glob("runs/*/training.json")]
+    assert {t["config"]["detector"]["detector"]: t["init"] for t in trained} == {"fcos": sha_of(scenes), "retinanet": None}
 
 
 def test_a_new_checkpoint_takes_the_place_of_the_published_row(files, tmp_path, make_tiny):
     for seed in (0, 1):
-        save_model(make_tiny(seed), tmp_path / f"{seed}.safetensors")
-        made = label_efficiency(
-            files, tmp_path, rows=[Row("full", "deal published")], budget=TINY, checkpoint=tmp_path / f"{seed}.safetensors"
-        )
-        assert [row["checkpoint"] for row in made.rows] == [sha_of(tmp_path / f"{seed}.safetensors")]
+        published = tmp_path / f"{seed}.safetensors"
+        save_model(make_tiny(seed), published)
+        made = label_efficiency(files, tmp_path, rows=[Row("full", "deal published")], budget=TINY, checkpoint=published)
+        assert [row["checkpoint"] for row in made.rows] == [sha_of(published)]
 
 
 def test_templates_are_scored_on_the_first_val_images(files, tmp_path):

@@ -1,16 +1,18 @@
 """`dealkit.studies.left_out`: what every cell trains on and tests, that nothing held out is trained on, and resuming."""
 
 import pytest
+from conftest import losses
 
 import dealkit.studies.runs
-import dealkit.train.loop
-from dealkit.config import HELD_OUT, ModelConfig
+from dealkit.config import HELD_OUT
 from dealkit.data.objects import load_domains
 from dealkit.files import PROJECT_ROOT, read_json
 from dealkit.model.checkpoint import save_model
 from dealkit.report.tables import protocol_means, protocol_table, source_gaps
-from dealkit.studies.left_out import cells_of, left_out_run, left_out_scores
+from dealkit.studies.left_out import cells_of, left_out_scores
 from dealkit.studies.runs import trained
+from dealkit.train.deal import fit
+from dealkit.train.loop import read_log
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
@@ -61,28 +63,18 @@ def test_the_fixed_held_out_sources_are_of_different_domains():
     assert len(HELD_OUT) == 7 and len({domains[name] for name in HELD_OUT}) == 6
 
 
-def test_options_reach_the_run():
-    run = left_out_run(model=ModelConfig(), minutes=60, steps=500, size=128, cycles=2, lr=1e-3)
-    made = run.train.max_minutes, run.train.steps, run.data.size, run.prompt.cycles, run.train.lr
-    assert made == (60, 500, 128, 2, 1e-3)
-
-
 @pytest.fixture
 def root(make_sources):
     """Two sources of two categories."""
-
-    def objects(shift):
-        return [[(5, [10 + shift, 12, 6, 8], 0), (5, [50, 40, 6, 6], 0), (9, [70, 10, 10, 10], 0)]] * 2
-
-    return make_sources(land=objects(0), water=objects(9))
+    others = [(5, [50, 40, 6, 6], 0), (9, [70, 10, 10, 10], 0)]
+    return make_sources(land=[[(5, [10, 12, 6, 8], 0), *others]] * 2, water=[[(5, [19, 12, 6, 8], 0), *others]] * 2)
 
 
 def test_a_finished_training_is_read_and_one_cut_off_goes_on(tiny_run, tiny_model, tmp_path):
-    whole = dealkit.train.deal.fit(tiny_run, tmp_path / "whole")
-    dealkit.train.deal.fit(tiny_run, tmp_path / "cut", stop_at=1)
+    whole = fit(tiny_run, tmp_path / "whole")
+    fit(tiny_run, tmp_path / "cut", stop_at=1)
     made = trained(tiny_run, tmp_path / "cut")
-    log = dealkit.train.loop.read_log(tmp_path / "cut")
-    assert [line["loss"] for line in log] == [line["loss"] for line in whole] and made["steps"] == 2
+    assert losses(read_log(tmp_path / "cut")) == losses(whole) and made["steps"] == 2
     assert not (tmp_path / "cut" / "state.pt").exists() and trained(tiny_run, tmp_path / "cut") == made
     save_model(tiny_model, tmp_path / "start.safetensors")
     with pytest.raises(ValueError, match="training.json: made with another config or start"):

@@ -20,16 +20,9 @@ def test_weights_are_put_aside_as_often_as_asked_for(tmp_path, tiny_model, monke
     assert sorted(f.name for f in (tmp_path / "s").iterdir()) == ["0.safetensors", "1.safetensors"]
 
 
-def test_a_race_gives_every_model_the_same_minutes_and_is_run_once(tmp_path, no_tensorboard):
-    settings = {
-        "minutes": 0.02,
-        "models": ("fcos",),
-        "data": DataConfig(size=64, workers=0),
-        "detector": DetectorConfig(hidden_dim=32),
-        "schedule": TrainConfig(batch_size=1, warmup=1),
-        "scenes": 2,
-        "points": 2,
-    }
+def test_a_race_gives_every_model_the_same_minutes_and_is_run_once(tmp_path):
+    settings = {"minutes": 0.02, "models": ("fcos",), "scenes": 2, "points": 2, "data": DataConfig(size=64, workers=0)}
+    settings |= {"detector": DetectorConfig(hidden_dim=32), "schedule": TrainConfig(batch_size=1, warmup=1)}
     made = race(tmp_path / "race", **settings, results=tmp_path / "race.json")
     last = made.rows[-1]
     assert last["minutes"] >= 0.02 and last["model"] == "fcos" and {"step", "ap50", "ap75", "images_per_s"} <= set(last)

@@ -46,9 +46,6 @@ def following(output, of_set, prompts=None, *, seed=0, **settings):
     return prompts.points[0].tolist(), prompts.labels[0].tolist(), targets[0].clicked.tolist()
 
 
-# Objects
-
-
 def test_quality_is_score_times_overlap_and_zero_where_nothing_answers():
     """The first box is moved by half its width: intersection 4 x 8, union 12 x 8, IoU 1/3."""
     boxes = OBJECTS[:2] + torch.tensor([[4.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
@@ -106,9 +103,6 @@ def test_other_strategies_draw_any_object_and_repeat_with_the_seed(strategy):
     assert off == 0 if strategy == "centre" else 1 < off <= 2  # the middle half of 8 px reaches 2 px off the centre
 
 
-# False positives
-
-
 def test_the_worst_false_positive_is_the_strongest_that_answers_for_nothing():
     """Strongest first: on an object, a poor box whose centre lies on an object, one on an ignored region, one on nothing."""
     boxes = torch.tensor([[10.0, 10, 8, 8], [13, 13, 8, 8], [55, 55, 6, 6], [30, 50, 8, 8], [50, 30, 8, 8]])
@@ -137,17 +131,3 @@ def test_sets_of_different_lengths_are_padded_together():
     got, targets = next_prompts(both, prompts, [target(OBJECTS[:1])] * 2, config, (64, 64), torch.Generator())
     assert got.labels.tolist() == [[1, -1], [1, 0]] and got.image_index.tolist() == [0, 0]
     assert [t.clicked.tolist() for t in targets] == [[0, -1], [0, -1]]
-
-
-@pytest.mark.parametrize(
-    ("bad", "said"),
-    [
-        ({"cycles": 0}, "PromptConfig.cycles"),
-        ({"strategy": "best"}, "PromptConfig.strategy: .*'best'"),
-        ({"keep": "both"}, "PromptConfig.keep"),
-        ({"negatives": 2.0}, "PromptConfig.negatives"),
-    ],
-)
-def test_settings_out_of_range_are_refused_by_name(bad, said):
-    with pytest.raises(ValueError, match=said):
-        PromptConfig(**bad)

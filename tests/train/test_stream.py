@@ -217,18 +217,6 @@ def test_an_image_without_objects_has_no_set():
     assert len(none) == 0 and no_targets == []
 
 
-@pytest.mark.real
-def test_real_sources_give_crops_that_can_be_prompted(real_data):
-    files = sorted((real_data / "realsmall").glob("*/train.json"))[:2]
-    if not files:
-        pytest.skip("needs real data: no realsmall/*/train.json in the folder")
-    stream = TrainingStream(replace(SMALL, coco=tuple(map(str, files)), synthetic=0.0, size=128), seed=0, length=4)
-    samples = [stream[i] for i in range(4)]
-    assert all(s.image.shape == (3, 128, 128) and s.source != "synthetic" for s in samples)
-    prompts, targets = draw_prompts(samples, SMALL, seeded())
-    assert len(prompts) == len(targets) > 0 and all(len(t.boxes) for t in targets)
-
-
 def test_noisy_boxes_stay_near_their_objects():
     boxes = torch.tensor([[20.0, 30.0, 8.0, 4.0], [50.0, 50.0, 10.0, 10.0]])
     targets = [target_of(boxes), target_of(boxes[:1])]
