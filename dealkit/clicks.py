@@ -105,13 +105,7 @@ def offset_shares(offset: float, turn: float) -> tuple[float, float]:
     """The shares of a box's width and height at which a point lies that is off its centre.
 
     All points of one offset lie on a box of the same centre and shape, `offset` times as large.
-
-    Args:
-        offset: 0 the centre to 1 the border.
-        turn: direction, 0 to 1 of a turn from the right over the bottom, in the frame where the box is a square.
-
-    Raises:
-        ValueError: an offset outside 0 to 1.
+    `offset` is 0 at the centre, 1 at the border. `turn`, 0 to 1, goes from the right over the bottom, as if the box were square.
 
     Source: paper, ablation of the point's position. Choice: the law of the offset, of which the paper has a picture only.
 
@@ -147,11 +141,7 @@ def offset_clicks(coco: dict[str, Any], offset: float, seed: int) -> dict[str, A
 
 
 def save_clicks(clicks: dict[str, Any], path: str | Path) -> None:
-    """Write a click list as JSON, one prompt per line so that a change reads well in a diff.
-
-    Raises:
-        ValueError: a click list that `load_clicks` would refuse; nothing is written then.
-    """
+    """Write a click list as JSON, one prompt per line; of one that `load_clicks` would refuse nothing is written."""
     check_clicks(clicks, name=str(path))
     head = ", ".join(f'"{key}": {json.dumps(clicks[key])}' for key in ("setting", "seed", "kind"))
     lines = ",\n".join(json.dumps(prompt) for prompt in clicks["prompts"])
@@ -159,11 +149,7 @@ def save_clicks(clicks: dict[str, Any], path: str | Path) -> None:
 
 
 def load_clicks(path: str | Path, coco: dict[str, Any] | str | Path | None = None) -> dict[str, Any]:
-    """Read a click list and check it; with `coco`, also that it belongs to that ground truth.
-
-    Raises:
-        ValueError: names file, prompt and field.
-    """
+    """Read a click list and check it, with `coco` also that it belongs to that ground truth, as `check_clicks` does."""
     return check_clicks(read_json(Path(path)), coco, name=str(path))
 
 
@@ -171,7 +157,6 @@ def check_clicks(clicks: Any, coco: dict[str, Any] | str | Path | None = None, *
     """Return `clicks` unchanged if it is a click list as `make_clicks` gives it.
 
     Args:
-        clicks: the click list.
         coco: ground truth: image, category and annotation ids must exist in it, each clicked annotation must be of that
             image and category and not ignored, and each point must lie in its image where that states its size.
         name: what an error calls the list, for instance its file.

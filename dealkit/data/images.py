@@ -18,7 +18,7 @@ if Image.MAX_IMAGE_PIXELS is not None:
 
 
 def read_image(path: str | Path) -> Tensor:
-    """Read an image file as RGB, upright.
+    """Read an image file as RGB, upright: (3, H, W) uint8, contiguous.
 
     EXIF rotation is applied; grey, palette, CMYK and 1-bit images become RGB; of several frames or pages the first is read.
 
@@ -28,9 +28,6 @@ def read_image(path: str | Path) -> Tensor:
 
     Choice: transparent images are laid over black, which is how mosaics show ground that was not seen; the colour hidden
     under a transparent pixel never shows.
-
-    Returns:
-        (3, H, W) uint8, contiguous.
 
     Raises:
         FileNotFoundError: no such file.

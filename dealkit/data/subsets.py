@@ -14,11 +14,7 @@ from dealkit.files import Json, read_json, write_text
 
 
 def find_sources(root: str | Path) -> list[str]:
-    """Names of the folders under `root` that have `train.json`, `val.json` and `images`, sorted.
-
-    Raises:
-        ValueError: there is none; names the folder.
-    """
+    """Names of the folders under `root` that have `train.json`, `val.json` and `images`, sorted; none is an error."""
     names = sorted(path.parent.name for path in Path(root).glob("*/train.json") if _is_source(path.parent))
     if not names:
         raise ValueError(f"{root}: no source; expected folders with train.json, val.json and images")
@@ -60,11 +56,7 @@ def part_of(data: Json, *, images: Collection[int] | None = None, categories: Co
 def some_images(file: Path, count: int, out: Path, *, seed: int = 0) -> Path:
     """`count` images of a source's file that have an object, all if there are fewer; written to `out/<source>/<file name>`.
 
-    Args:
-        file: `<source>/train.json` or `val.json`. seed: which images.
-
-    Raises:
-        ValueError: a count below 1, or no image with an object; names the file.
+    `seed` says which. A count below 1, or no image with an object, is an error that names the file.
     """
     if count < 1:
         raise ValueError(f"{file}: images: expected at least 1, got {count}")

@@ -60,10 +60,7 @@ class Placement:
 
 
 def move_points(points_xy: Tensor, placement: Placement) -> Tensor:
-    """Points of the image in the frame of the crop; they may fall outside 0..size.
-
-    Args:
-        points_xy: (..., 2) x, y, image pixels; the result has its shape.
+    """Points (..., 2) of the image, xy pixels, in the frame of the crop; they may fall outside 0..size.
 
     >>> move_points(torch.tensor([[10.0, 20.0]]), Placement(left=8, top=16, side=64, size=128, hflip=True))
     tensor([[124.,   8.]])
@@ -78,10 +75,7 @@ def move_points(points_xy: Tensor, placement: Placement) -> Tensor:
 
 
 def move_boxes(boxes_xyxy: Tensor, placement: Placement) -> Tensor:
-    """Boxes of the image in the frame of the crop, not clipped to it.
-
-    Args:
-        boxes_xyxy: (N, 4), image pixels; the result has its shape.
+    """Boxes (N, 4) of the image, in pixels, in the frame of the crop, not clipped to it.
 
     >>> move_boxes(torch.tensor([[0.0, 0.0, 4.0, 2.0]]), Placement(left=0, top=0, side=10, size=10, turns=1))
     tensor([[ 0.,  6.,  2., 10.]])
@@ -91,14 +85,11 @@ def move_boxes(boxes_xyxy: Tensor, placement: Placement) -> Tensor:
 
 
 def place(sample: Sample, placement: Placement) -> Sample:
-    """Cut a crop out of the sample, resize it and turn it.
+    """Cut a crop out of the sample, resize it and turn it: `image` (3, size, size) uint8, boxes inside it.
 
     Only the pixels of the crop are resized, smoothed where it shrinks. Boxes are clipped to the crop; without area there,
     they are dropped. Crowd also becomes what keeps less than `MIN_VISIBLE` of its area, or shrinks below one pixel in width or
     height; a box that was under a pixel before and does not shrink stays an object.
-
-    Returns:
-        `image` (3, size, size) uint8; boxes inside it.
 
     >>> sample = Sample(image=torch.zeros(3, 8, 8, dtype=torch.uint8), boxes=torch.tensor([[1.0, 2.0, 3.0, 3.0]]), image_id=1,
     ...     labels=torch.tensor([0]), crowd=torch.tensor([False]), annotation_ids=torch.tensor([1]), source="made")
@@ -278,16 +269,9 @@ def relight(image: Tensor, boxes: Tensor, *, generator: torch.Generator) -> Tens
 def augment(
     sample: Sample, *, size: int, scale: tuple[float, float] = (0.5, 2.0), colour: bool = True, generator: torch.Generator
 ) -> Sample:
-    """A random crop of the sample, see `draw_placement`, `place`, `relight`, `recolour`; the same state gives the same crop.
+    """A random crop of the sample by `draw_placement` and `place`, with `colour` also by `relight` and `recolour`.
 
-    Args:
-        size: width and height of the crop.
-        scale: smallest and largest number of crop pixels per image pixel.
-        colour: also change colours, blur, noise and compression.
-        generator: random source, on the CPU; torch's global one is not touched.
-
-    Returns:
-        `image` (3, size, size) uint8; boxes inside it; see `place` for what becomes crowd.
+    The same state of `generator` gives the same crop; torch's global one is not touched.
 
     >>> sample = Sample(image=torch.zeros(3, 90, 90, dtype=torch.uint8), boxes=torch.tensor([[1.0, 2.0, 9.0, 9.0]]), image_id=1,
     ...     labels=torch.tensor([0]), crowd=torch.tensor([False]), annotation_ids=torch.tensor([1]), source="made")
@@ -340,9 +324,6 @@ def pad_to(images: Sequence[Tensor], multiple: int = 32) -> tuple[Tensor, list[t
 
     Returns:
         (B, 3, H, W) float32, and size_hw of each image in it.
-
-    Raises:
-        ValueError: `images` is empty, or `multiple` is under 1.
 
     >>> batch, sizes = pad_to([torch.ones(3, 33, 20), torch.ones(3, 8, 40)])
     >>> batch.shape, sizes

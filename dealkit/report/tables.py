@@ -58,13 +58,7 @@ def markdown(frame: pd.DataFrame) -> str:
 
 
 def plain_table(*rows: Sequence[str]) -> str:
-    """Rows of cells as Markdown without padding; the first is the head.
-
-    >>> print(plain_table(("run", "AP50"), ("full", "50.0")))
-    | run | AP50 |
-    |---|---|
-    | full | 50.0 |
-    """
+    """Rows of cells as Markdown without padding; the first is the head."""
     head, *lines = ("|" + "".join(f" {cell} |" if cell else " |" for cell in row) for row in rows)
     return "\n".join([head, "|" + "---|" * len(rows[0]), *lines])
 

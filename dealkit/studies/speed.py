@@ -118,21 +118,12 @@ def bench_training(config: RunConfig, steps: int = 6) -> dict[str, float]:
     return {"train_images_per_s": batch / statistics.median(times[1:]), "train_size": size, "train_batch": batch}
 
 
-def bench_data(count: int = 60) -> dict[str, float]:
-    """Procedural scenes of 256 px per second, one process."""
-    make_scene(0)
-    start = time.perf_counter()
-    for index in range(count):
-        make_scene(index)
-    return {"scenes_per_s": count / (time.perf_counter() - start)}
-
-
 def run_bench(checkpoint: Path, size: int = 512) -> dict[str, Any]:
     """All figures of this module for one checkpoint, with what they were measured on.
 
     `evaluate_dense_s`: seconds to evaluate 60 images x 250 objects x 1,000 detections, all numbers.
     """
-    figures = bench_inference(load_model(checkpoint), size) | bench_training(RunConfig()) | bench_data()
+    figures = bench_inference(load_model(checkpoint), size) | bench_training(RunConfig())
     case, start = dense_case(), time.perf_counter()
     evaluate(*case)
     figures["evaluate_dense_s"] = time.perf_counter() - start

@@ -13,11 +13,7 @@ from dealkit.model.deal import DEAL
 
 
 def average_weights(earlier: DEAL, later: DEAL, share: float) -> DEAL:
-    """A new model with weights (1 - share) x earlier + share x later; `share` 0 to 1.
-
-    Raises:
-        ValueError: `share` is outside 0 to 1, or the two models are of different configs.
-    """
+    """A new model with weights (1 - share) x earlier + share x later, `share` 0 to 1, of models of one config."""
     if not 0 <= share <= 1:
         raise ValueError(f"share: expected 0 to 1, got {share}")
     if earlier.config != later.config:
@@ -29,11 +25,7 @@ def average_weights(earlier: DEAL, later: DEAL, share: float) -> DEAL:
 
 
 def mean_weights(models: Sequence[DEAL]) -> DEAL:
-    """The mean of the weights of one or more models of one config, each counted once.
-
-    Raises:
-        ValueError: no models, or of different configs.
-    """
+    """The mean of the weights of one or more models of one config, each counted once."""
     if not models:
         raise ValueError("averaging needs at least one later checkpoint, got none")
     mixed = models[0]

@@ -224,7 +224,7 @@ def test_literals_of_every_kind_are_read_from_one_cell():
     cell = new_code_cell('a = -1\nb = "x = 1"\nc = []\nd = {"k": 0.5}\ne = None', metadata={"tags": ["parameters"]})
     assert notebook_parameters(new_notebook(cells=[cell])) == {"a": -1, "b": "x = 1", "c": [], "d": {"k": 0.5}, "e": None}
     with pytest.raises(ValueError, match="expected one cell tagged `parameters`, got 2"):
-        notebook_parameters(new_notebook(cells=[cell, cell]))
+        notebook_parameters(new_notebook(cells=[cell, new_code_cell("a = 1", metadata={"tags": ["parameters"]})]))
 
 
 @pytest.mark.slow

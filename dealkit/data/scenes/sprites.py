@@ -88,17 +88,10 @@ def _reduce(n: int, ss: int, blur: float) -> Array:
 
 
 def alpha_box(alpha: Array, level: float) -> tuple[float, float, float, float]:
-    """Smallest upright box around the places where `alpha` passes `level` times its peak.
+    """Smallest upright box, x1, y1, x2, y2 in pixels, around the places where `alpha` passes `level` (0..1) times its peak.
 
     Rows and columns are reduced to their maximum, and the crossing is found between pixel centres by linear interpolation:
-    right within about 0.1 px for straight edges, 0.5 px for sharp tips.
-
-    Args:
-        alpha: (h, w) opacity with a positive peak and a border of zeros.
-        level: share of the peak, 0..1.
-
-    Returns:
-        x1, y1, x2, y2 in pixels of the patch.
+    right within about 0.1 px for straight edges, 0.5 px for sharp tips. `alpha` is (h, w), with a border of zeros.
 
     >>> patch = np.zeros((5, 6), np.float32)
     >>> patch[1:3, 2:5] = 1.0

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from dealkit.data.sources.readers.coco_json import read_aitod, read_coco, read_sodad, read_tinyperson
-from dealkit.data.sources.readers.tables import read_gwhd, read_sodaa, read_tt100k
+from dealkit.data.sources.readers.tables import read_gwhd, read_tt100k
 from dealkit.data.sources.readers.text_lines import DOTA_CATEGORIES, read_dota, read_visdrone, read_widerface
 from dealkit.data.sources.readers.voc_xml import read_bccd, read_dior, read_sirst, read_voc
 from dealkit.data.sources.readers.yolo_txt import read_yolo
@@ -84,7 +84,6 @@ READERS: dict[str, Callable[..., Iterator[ImageRecord]]] = {
     "aitod": read_aitod,
     "aitod-v2": partial(read_aitod, version="2"),
     "soda-d": read_sodad,
-    "soda-a": read_sodaa,
     **{f"dota-v{version}": partial(read_dota, version=version) for version in DOTA_CATEGORIES},
     "dior": read_dior,
     "visdrone": read_visdrone,

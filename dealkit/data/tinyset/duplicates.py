@@ -24,15 +24,10 @@ FLAT = 1.0
 
 
 def perceptual_hash(image: np.ndarray) -> np.ndarray | None:
-    """Hash of an image that hardly changes with its size, compression and brightness.
+    """imagehash's phash, (4,) uint64, of an RGB image (H, W, 3) uint8; None for one that is nearly one colour.
 
-    It sees nothing of tiny objects and does not recognise mirrored, turned or cropped copies.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-
-    Returns:
-        (4,) uint64, imagehash's phash, or None for an image that is nearly one colour.
+    It hardly changes with size, compression and brightness. It sees nothing of tiny objects and does not recognise mirrored,
+    turned or cropped copies.
 
     >>> board = np.indices((64, 64)).sum(axis=0) // 8 % 2 * 255
     >>> board = board[..., None].repeat(3, axis=2).astype(np.uint8)
@@ -60,16 +55,10 @@ def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def near_pairs(hashes: np.ndarray, distance: int) -> np.ndarray:
-    """All pairs of hashes that differ in at most `distance` bits.
+    """All pairs of hashes (N, 4) uint64 that differ in at most `distance` bits: rows i < j, (P, 2) int64, sorted.
 
     Exact: of `distance + 1` parts of the hash, two such hashes share at least one, so only hashes that share a part are compared.
     268,000 random hashes and 20 bits take half a minute; images that resemble each other by the thousand take longer.
-
-    Args:
-        hashes: (N, 4) uint64.
-
-    Returns:
-        (P, 2) int64 rows i < j, sorted.
 
     >>> near_pairs(np.uint64([[0, 0, 0, 0], [0, 0, 0, 7], [5, 0, 0, 0], [0, 0, 0, 0]]), 2).tolist()
     [[0, 2], [0, 3], [2, 3]]

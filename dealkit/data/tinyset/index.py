@@ -245,40 +245,27 @@ class TinySet(torch.utils.data.Dataset[Sample]):
         same = {name: getattr(record, name) for name in ("boxes", "labels", "image_id", "annotation_ids", "source")}
         return Sample(image=image, crowd=record.ignore, **same)
 
-    def balanced(self, *, power: float = 0.5, weights: Mapping[str, float] | None = None) -> tuple[list["TinySet"], np.ndarray]:
-        """This part by domain and source, and the probability of drawing each: what a training stream draws from.
+    def balanced(self, power: float = 0.5) -> tuple[list["TinySet"], np.ndarray]:
+        """Its parts by domain and source, none empty, and the probability of drawing each, for a training stream.
 
-        Every domain is drawn equally often, and in a domain each source by its number of images to the `power`. Choice: 0.5,
-        between one that never leaves the largest source (1) and one that shows the images of a small source a thousand times as
-        often (0).
-
-        Args:
-            power: 0 to 1.
-            weights: domain -> how often it is drawn relative to others; by default 1 each, and 0 for those left out.
-
-        Returns:
-            parts, none of them empty, and their shares, which sum to 1.
+        Every domain is drawn equally often, and in a domain each source by its number of images to the `power`, 0 to 1. Choice:
+        0.5, between one that never leaves the largest source (1) and one that shows the images of a small source a thousand
+        times as often (0).
 
         Raises:
-            ValueError: nothing to draw from, a weight below 0 or of an unknown domain, or a power outside 0 to 1.
+            ValueError: nothing to draw from, or a power outside 0 to 1.
         """
         if not 0 <= power <= 1:
             raise ValueError(f"balanced: power: expected 0 to 1, got {power}")
-        domains = self.domains
-        weights = dict.fromkeys(domains, 1.0) if weights is None else weights
-        for domain, weight in weights.items():
-            if domain not in domains or not weight >= 0:
-                raise ValueError(f"balanced: weights: expected {', '.join(domains)}, each from 0, got {domain!r}: {weight}")
+        if not len(self):
+            raise ValueError(f"{self.path}: balanced: no image to draw")
         parts, shares = [], []
-        for domain in domains:
+        for domain in self.domains:
             whole = self.select(domain=domain)
             parts += (of_domain := [whole.select(source=source) for source in whole.sources])
             sizes = np.array([len(part) for part in of_domain], dtype=np.float64) ** power
-            shares += (weights.get(domain, 0.0) * sizes / sizes.sum()).tolist()
-        if not sum(shares) > 0:
-            raise ValueError(f"{self.path}: balanced: no image to draw: no domain has both images and a weight above 0")
-        drawn = np.array(shares) > 0
-        return [part for part, some in zip(parts, drawn, strict=True) if some], np.array(shares)[drawn] / sum(shares)
+            shares += (sizes / sizes.sum() / len(self.domains)).tolist()
+        return parts, np.array(shares)
 
 
 def _read_codes(file: "pa.parquet.ParquetFile", name: str) -> tuple[np.ndarray, list[str]]:

@@ -176,12 +176,12 @@ def test_get_clones_a_repository_once(tmp_path, make_source):
 
 
 def test_a_source_by_hand_says_what_to_do_and_then_checks_the_folder(tmp_path):
-    text, code = get("soda-a", tmp_path)
-    assert code == 2 and all(part in text for part in (SOURCES["soda-a"].page, "CC BY-NC", "Images/*.jpg", str(tmp_path)))
-    (tmp_path / "soda-a").mkdir()
-    (tmp_path / "soda-a" / "README").touch()
-    text, code = get("soda-a", tmp_path)
-    assert code == 1 and "0 images" in text and "expected Annotations/{train,val,test}/*.json" in text
+    text, code = get("soda-d", tmp_path)
+    assert code == 2 and all(part in text for part in (SOURCES["soda-d"].page, "not stated", "Images/*.jpg", str(tmp_path)))
+    (tmp_path / "soda-d").mkdir()
+    (tmp_path / "soda-d" / "README").touch()
+    text, code = get("soda-d", tmp_path)
+    assert code == 1 and "0 images" in text and "expected Annotations/{train,val,test}.json" in text
     with pytest.raises(ValueError, match="visdron: no such source; did you mean visdrone?"):
         get("visdron", tmp_path)
 

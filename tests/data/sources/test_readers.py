@@ -22,7 +22,6 @@ from dealkit.data.sources.catalogue import (
     read_dota,
     read_gwhd,
     read_sirst,
-    read_sodaa,
     read_sodad,
     read_tinyperson,
     read_tt100k,
@@ -235,28 +234,6 @@ def test_sodad_refuses_the_tiles_of_the_split_tool(made):
     text = coco([(0, "a__0.jpg", {"ori_id": 3, "start_coord": [0, 0]})], [], {1: "people"})
     with pytest.raises(ValueError, match="start_coord: a record of a cut tile, expected the file of the whole images"):
         list(read_sodad(made({"Annotations/train.json": text, "Images/a__0.jpg": SIDE})))
-
-
-def test_sodaa_keeps_polygons_of_many_corners_and_leaves_out_empty_files(made):
-    rows = [
-        {"poly": [4, 0, 8, 4, 4, 8, 0, 4], "category_id": 0},
-        {"poly": [10, 10, 20, 10, 30, 20, 20, 30, 10, 20], "category_id": 8},
-        {"poly": [50, 50, 60, 50, 60, 60, 50, 60], "category_id": 9},
-    ]
-    files = {"Annotations/train/a.json": json.dumps({"annotations": rows}), "Annotations/train/b.json": b""}
-    records, problems = read(read_sodaa, made(files | {"Images/a.jpg": SIDE, "Images/b.jpg": SIDE}))
-    [record] = records
-    assert record.categories == ("airplane", "windmill", "ignore") and record.ignore.tolist() == [False, False, True]
-    assert boxes(record)[:2] == [[0, 0, 8, 8], [10, 10, 30, 30]] and len(record.polygons[1]) == 5
-    assert any("b.json: file: content: an empty file" in problem for problem in problems)
-
-
-def test_sodaa_refuses_tiles_and_odd_polygons(made):
-    rows = [{"poly": [0] * 8, "cat_id": 1}, {"poly": [1, 2, 3], "category_id": 0}, {"poly": [0] * 8, "category_id": 12}]
-    files = {"Annotations/train/a.json": json.dumps({"annotations": rows}), "Images/a.jpg": SIDE}
-    found = [p.split("a.json: ")[1] for p in read(read_sodaa, made(files))[1] if "a.json" in p]
-    said = ("[0]: cat_id: a file of the split tool", "[1]: poly", "[2]: category_id: expected 0 to 9, got 12")
-    assert all(f.startswith(f"annotations{text}") for f, text in zip(found, said, strict=True))
 
 
 # DOTA

@@ -139,10 +139,5 @@ def test_shares_by_domain_and_source(uneven):
     assert shares() == {"large": 0.4, "small": 0.1, "bdd": 0.5}
     assert shares(power=1) == {"large": 0.5 * 64 / 68, "small": 0.5 * 4 / 68, "bdd": 0.5}
     assert shares(power=0) == {"large": 0.25, "small": 0.25, "bdd": 0.5}
-    assert shares(weights={"air": 3, "road": 1}) == {"large": 0.6, "small": 0.15, "bdd": 0.25}
-    assert shares(weights={"road": 2}) == {"bdd": 1.0}
-    for wrong in ({"sea": 1.0}, {"air": -1.0}, {"air": float("nan")}):
-        with pytest.raises(ValueError, match="balanced: weights: expected air, road, each from 0"):
-            uneven.balanced(weights=wrong)
     with pytest.raises(ValueError, match="power: expected 0 to 1"):
         uneven.balanced(power=2)

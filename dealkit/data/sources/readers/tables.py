@@ -1,63 +1,11 @@
-"""Sources with tables of their own: SODA-A, TT100K (JSON), Global Wheat Head (CSV)."""
+"""Sources with tables of their own: TT100K (JSON), Global Wheat Head (CSV)."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from dealkit.data.coco import SPLIT_NAMES
-from dealkit.data.sources.readers.reading import Found, OnProblem, Reading, are_numbers, box_of
+from dealkit.data.sources.readers.reading import Found, OnProblem, Reading, are_numbers
 from dealkit.data.sources.records import ImageRecord
-
-SODAA_CATEGORIES = tuple(
-    "airplane helicopter small-vehicle large-vehicle ship container storage-tank swimming-pool windmill ignore".split()  # noqa: SIM905
-)
-"""Names by `category_id`, which counts from 0."""
-
-
-def read_sodaa(root: str | Path, *, on_problem: OnProblem | None = None) -> Iterator[ImageRecord]:
-    """SODA-A: `Annotations/{train,val,test}/*.json`, one per image, and `Images/*.jpg`.
-
-    Polygons of more than four corners are kept (the authors' loader skips them): the box is around all corners. Empty files say
-    nothing about their image, which is left out. Files of the authors' split tool (`cat_id`) are a problem: read the originals.
-
-    >>> from dealkit.data.sources.readers.reading import example
-    >>> text = '{"annotations": [{"poly": [4, 0, 8, 4, 4, 8, 0, 4], "category_id": 0}]}'
-    >>> with example({"Annotations/test/00001.json": text, "Images/00001.jpg": (9, 9)}) as root:
-    ...     [record] = read_sodaa(root)
-    >>> record.categories, record.boxes.tolist(), record.split
-    (('airplane',), [[0.0, 0.0, 8.0, 8.0]], 'test')
-    """
-    reading = Reading("soda-a", root, on_problem)
-    root = Path(root)
-    folders = {split: root / "Annotations" / split for split in SPLIT_NAMES}
-    for split, folder in reading.present(folders, "Annotations/{}/*.json").items():
-        images = reading.images(root / "Images", root / "Images" / split)
-        for file in sorted(folder.glob("*.json")):
-            if file.stat().st_size == 0:
-                reading.known(file, "file", "content", "an empty file, its image is left out")
-                continue
-            if (data := reading.json(file, "annotations", list, "the list annotations")) is None:
-                continue
-            objects = [o for i, row in enumerate(data["annotations"]) if (o := _sodaa_object(reading, file, i, row)) is not None]
-            path = images.get(file.stem, root / "Images" / f"{file.stem}.jpg")
-            yield from reading.record(path, objects, file=file, split=split)
-
-
-def _sodaa_object(reading: Reading, file: Path, i: int, row: Any) -> Found | None:
-    where = f"annotations[{i}]"
-    poly, category = (row.get("poly"), row.get("category_id")) if isinstance(row, dict) else (None, None)
-    if isinstance(row, dict) and category is None and "cat_id" in row:
-        reading.wrong(file, where, "cat_id", "a file of the split tool, expected the original annotation with category_id")
-    elif type(category) is not int or not 0 <= category < len(SODAA_CATEGORIES):
-        reading.wrong(file, where, "category_id", f"expected 0 to {len(SODAA_CATEGORIES) - 1}, got {category!r}")
-    elif not (are_numbers(poly) and len(poly) >= 6 and len(poly) % 2 == 0):
-        reading.wrong(file, where, "poly", f"expected x1, y1, x2, y2, ... of at least three corners, got {poly!r:.80}")
-    else:
-        corners, name = np.array(poly, float).reshape(-1, 2), SODAA_CATEGORIES[category]
-        return Found(where, name, box_of(corners), ignore=name == "ignore", polygon=corners)
-    return None
 
 
 def read_tt100k(root: str | Path, *, on_problem: OnProblem | None = None) -> Iterator[ImageRecord]:
