@@ -199,7 +199,7 @@ def point_teacher(target: Objects, image: Tensor, found: Detections | None, *, s
     return replace(target, boxes=boxes_round(points, sizes, tuple(image.shape[1:])))
 
 
-def ask(teacher: Detector, images: list[Tensor], *, mirrored: bool = False) -> list[Detections]:
+def ask_teacher(teacher: Detector, images: list[Tensor], *, mirrored: bool = False) -> list[Detections]:
     """What the teacher finds, on the device of the images; `mirrored`: in their mirror images, given back in their own frame."""
     found = teacher.detect([image.flip(2) for image in images] if mirrored else images)
     made = []
@@ -220,14 +220,14 @@ def method_hook(config: MethodConfig) -> Hook | None:
     ) -> list[Objects]:
         asked = done >= config.teacher_start
         if config.method == "point_teacher":
-            found = ask(teacher, images) if asked else [None] * len(images)
+            found = ask_teacher(teacher, images) if asked else [None] * len(images)
             rows = zip(targets, images, found, strict=True)
             return [point_teacher(t, i, f, size=config.point_size, low=config.teacher_least) for t, i, f in rows]
         if not asked:
             return targets
         if config.method == "label_correction":
-            return [label_correction(t, f) for t, f in zip(targets, ask(teacher, images), strict=True)]
-        found = ask(teacher, images, mirrored=True)
+            return [label_correction(t, f) for t, f in zip(targets, ask_teacher(teacher, images), strict=True)]
+        found = ask_teacher(teacher, images, mirrored=True)
         if config.method == "mining":
             return mining(targets, found, high=high, low=low)
         return mean_teacher(targets, images, found, high=high, low=low)

@@ -94,7 +94,7 @@ def build_dataset(
     new = [i for i, path in enumerate(paths) if path not in known]
     changed = [i for i, path in enumerate(paths) if path in known and known[path]["fingerprint"] != prints[i]]
     with tqdm(total=len(new) + len(changed), desc="browse", unit="image", delay=3, leave=False) as bar:
-        for rows in [*batches(new, batch), *batches(changed, batch)]:
+        for rows in [*slices(new, batch), *slices(changed, batch)]:
             ids = [known[paths[i]]["id"] for i in rows if paths[i] in known]
             if ids:
                 _update(dataset, ids, table, rows)
@@ -317,6 +317,6 @@ def _fingerprint(table: ObjectTable, i: int) -> str:
     return fingerprint_of(stat.st_size, stat.st_mtime_ns, about, content)
 
 
-def batches(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+def slices(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     """`rows` in parts of at most `size`."""
     return (rows[start : start + size] for start in range(0, len(rows), size))

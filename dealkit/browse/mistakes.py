@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dealkit.browse.dataset import HIDDEN, OBJECTS, batches, by_path, fingerprint_of, import_fiftyone, lay_out_app
+from dealkit.browse.dataset import HIDDEN, OBJECTS, by_path, fingerprint_of, import_fiftyone, lay_out_app, slices
 from dealkit.browse.outcomes import SHOWN_FACTORS, ImageOutcome, click_labels, find_outcomes, image_labels, measure_factors
 from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.objects import ObjectTable
@@ -152,7 +152,7 @@ def add_predictions(
         dataset.save()
     with tqdm(total=sum(map(len, work.values())), desc="predictions", unit="image", delay=3, leave=False) as bar:
         for name, records in work.items():
-            for part in batches(records, batch):
+            for part in slices(records, batch):
                 _write(dataset, name, part)
                 bar.update(len(part))
     if changed:
@@ -260,7 +260,7 @@ def _add_factors(dataset: Any, table: ObjectTable, records: list[ImageOutcome], 
     marks = {r.path: fingerprint_of(known[r.path]["fingerprint"], r.prompts) for r in records}
     changed = [r for r in records if known[r.path]["factors_fingerprint"] != marks[r.path]]
     with tqdm(total=len(changed), desc="factors", unit="image", delay=3, leave=False) as bar:
-        for part in batches(changed, batch):
+        for part in slices(changed, batch):
             ids = [known[r.path]["id"] for r in part]
             _set_objects(dataset, ids, [measure_factors(table, rows[r.path], r.prompts or []) for r in part])
             marked = dataset.select(ids, ordered=True)

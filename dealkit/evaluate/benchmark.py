@@ -19,6 +19,7 @@ from dealkit.data.coco import CocoFolder, Sample
 from dealkit.data.photos import photo
 from dealkit.data.scenes.scene import EVAL_SEED, write_coco
 from dealkit.evaluate.coco import evaluate
+from dealkit.evaluate.matching import per_cent
 from dealkit.files import Json, Results, provenance, read_json, sha_of, tidy, write_json
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL
@@ -34,15 +35,6 @@ def row_of(results: Json) -> dict[str, float | None]:
     row = {name: results["all"][name] for name in METRICS}
     row |= {f"{name}_ignored": (results["clicked_ignored"] or {}).get(name) for name in METRICS}
     return row | {"hit": results["hit"], "hit_shown": results["hit_shown"], "count_mae": results["count"]["mae"]}
-
-
-def per_cent(value: float | None, digits: int = 1) -> str:
-    """A share in per cent, a dash for None and NaN.
-
-    >>> per_cent(0.125), per_cent(None)
-    ('12.5', '–')
-    """
-    return "–" if value is None or pd.isna(value) else f"{100 * value:.{digits}f}"
 
 
 def with_spread(value: float | None, spread: float | None) -> str:

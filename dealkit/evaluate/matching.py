@@ -182,9 +182,13 @@ def _read_detections(rows: list[Json], images: dict[int, int], categories: dict[
     return Rows(pair=pair, boxes=boxes, value=score, source=np.arange(len(rows))).take(np.lexsort((-score, pair)))
 
 
-def per_cent(value: float | None) -> str:
-    """A share in per cent for a printed line, a hyphen for None."""
-    return "-" if value is None else f"{100 * value:.1f}"
+def per_cent(value: float | None, digits: int = 1) -> str:
+    """A share in per cent, a dash for None and NaN.
+
+    >>> per_cent(0.125), per_cent(None)
+    ('12.5', '–')
+    """
+    return "–" if value is None or value != value else f"{100 * value:.{digits}f}"
 
 
 def overlaps(detections: Array, objects: Array, ignored: Array) -> Array:

@@ -9,7 +9,8 @@ import pandas as pd
 from scipy.stats import t as student
 
 from dealkit.config import MODELS
-from dealkit.evaluate.benchmark import SCALE_BINS, over_seeds, per_cent, with_spread
+from dealkit.evaluate.benchmark import SCALE_BINS, over_seeds, with_spread
+from dealkit.evaluate.matching import per_cent
 from dealkit.files import PROJECT_ROOT, Json, read_json, tidy
 from dealkit.studies.claims import COLUMNS, MODEL_NAMES, PAPER_ROWS, REGIME_NAMES, method_name, row_means
 from dealkit.studies.clicks import CURVES

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from dealkit.evaluate.benchmark import per_cent
+from dealkit.evaluate.matching import per_cent
 from dealkit.files import Json, tidy
 
 COLUMNS = {"ap25": "AP25", "ap50": "AP50", "ap75": "AP75", "ap50_vt": "vt", "ap50_t": "t", "ap50_s": "s", "ap50_m": "m"}

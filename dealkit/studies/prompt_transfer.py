@@ -53,7 +53,7 @@ def draw_images(
     return drawn
 
 
-def ask(
+def ask_prompts(
     predictor: Predictor, data: CocoFolder, truth: Json, clicks: Json, prompts: Mapping[int, Mapping[str, PromptEmbedding]]
 ) -> dict[str, Json]:
     """Results of `evaluate` by prompt: `own`, the clicks, and the embeddings by name, asked where the click list asks.
@@ -101,7 +101,7 @@ def within_source(predictor: Predictor, file: Path, *, clicked: int = 5, targets
         for part, name in ((truth, "annotations"), (clicks, "prompts"))
     ]
     rows = []
-    for name, scores in ask(predictor, data, *parts, prompts).items():
+    for name, scores in ask_prompts(predictor, data, *parts, prompts).items():
         row = {"prompt": name, "seed": seed, "pairs": len(looked)} | {key: scores["all"][key] for key in ("ap50", "ap75")}
         rows.append(row | {f"{key}_ignored": scores["clicked_ignored"][key] for key in ("ap50", "ap75")})
     return rows
@@ -179,7 +179,7 @@ def prompt_matrix(
         truth = part_of(truth, images=in_order(filled, 0)[:images])
         clicks = make_clicks(truth, setting="1/category", seed=0)
         data = CocoFolder(root / b / "val.json", root / b / "images")
-        scores = ask(predictor, data, truth, clicks, {category: {a: prompt for a, (prompt, _) in made.items()}})
+        scores = ask_prompts(predictor, data, truth, clicks, {category: {a: prompt for a, (prompt, _) in made.items()}})
         ap50 = {a: of["all"]["ap50"] for a, of in scores.items()}
         table.add(key, {"from": OWN, "category": name, "ap50": ap50.pop(OWN)})
         table.add(key, *({"from": a, "ap50": value, "distance": distance[a, b]} for a, value in ap50.items()))

@@ -8,7 +8,7 @@ from coco_cases import labels_of
 
 from dealkit.baselines.methods import (
     add_labels,
-    ask,
+    ask_teacher,
     blob_sizes,
     boxes_round,
     label_correction,
@@ -141,10 +141,10 @@ def test_the_teacher_is_shown_the_mirror_image_and_answers_in_the_frame_of_the_i
     pixels = image()
     pixels[:, :, :4] = 255
     teacher = Teacher(found([50, 10, 60, 20, 0.9]))
-    out = ask(teacher, [pixels], mirrored=True)[0]
+    out = ask_teacher(teacher, [pixels], mirrored=True)[0]
     assert out.boxes.tolist() == [[4, 10, 14, 20]]  # 64 - 60, 64 - 50
     assert torch.equal(teacher.seen[0], pixels.flip(2))
-    assert ask(teacher, [pixels])[0].boxes.tolist() == [[50, 10, 60, 20]]
+    assert ask_teacher(teacher, [pixels])[0].boxes.tolist() == [[50, 10, 60, 20]]
 
 
 @pytest.mark.parametrize(

@@ -278,7 +278,7 @@ def test_the_summary_line_carries_the_protocol():
     # 51 of 101 recall levels at precision 1 = 50.5 %; nothing of the unclicked object
     for part in ("AP50 50.5 (0.0)", "hit 100.0", "max_dets 300", "per category", "1/category centre seed 0", clicks_hash(clicks)):
         assert part in line
-    assert "AP50 - (-)" in summary_line(evaluate(truth(), [])) and "no clicks" in summary_line(evaluate(truth(), []))
+    assert "AP50 – (–)" in summary_line(evaluate(truth(), [])) and "no clicks" in summary_line(evaluate(truth(), []))
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_empty_inputs():
     assert made["ap50"] is None
     assert set(made["gain"].values()) == {None}
     assert made["confusion"]["matrix"] == []
-    assert "AP50 -" in errors_text(made)
+    assert "AP50 –" in errors_text(made)
     assert types({"images": [{"id": 1}], "categories": [{"id": 1}], "annotations": []}, []) == ([], [])
 
 

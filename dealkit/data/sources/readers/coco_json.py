@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dealkit.data.coco import SPLIT_NAMES
-from dealkit.data.sources.readers.reading import Found, OnProblem, Reading, are_numbers, part_of
+from dealkit.data.sources.readers.reading import Found, OnProblem, Reading, are_numbers, named_part
 from dealkit.data.sources.records import ImageRecord
 from dealkit.files import Json
 
@@ -142,7 +142,7 @@ def _coco(
     """Records of one COCO file; ids are only looked up, so that any numbering will do.
 
     `ignored` are categories and `ignore_keys` keys of annotations that make ignored objects; `whole_only` is a key that only
-    image records of cut tiles have; `group` is the pattern of `part_of`; `missing` makes all missing images one problem, which
+    image records of cut tiles have; `group` is the pattern of `named_part`; `missing` makes all missing images one problem, which
     it explains.
     """
     data = reading.json(file)
@@ -201,7 +201,7 @@ def _coco(
             continue
         size = (row["width"], row["height"]) if "width" in row and "height" in row else None
         objects = [o for i in of_image.pop(image_id, ()) if (o := found(i)) is not None]
-        options = {"where": f"image {image_id}", "size": size, "group": part_of(group, row["file_name"]), "split": split}
+        options = {"where": f"image {image_id}", "size": size, "group": named_part(group, row["file_name"]), "split": split}
         yield from reading.record(path, objects, file=file, **options)
     if lost:
         many = f"{len(lost)} of {len(images)} images are missing, the first is {lost[0]}; {missing}"

@@ -215,10 +215,10 @@ class Reading:
         return [found for found, keep in zip(objects, good, strict=True) if keep], cut[good]
 
 
-def part_of(pattern: str, name: str) -> str:
+def named_part(pattern: str, name: str) -> str:
     """The first group of a pattern that a file's whole name without suffix matches, else nothing.
 
-    >>> part_of(r"(.+)_I\\d+", "train/bb_V0032_I0001640.jpg")
+    >>> named_part(r"(.+)_I\\d+", "train/bb_V0032_I0001640.jpg")
     'bb_V0032'
     """
     found = re.fullmatch(pattern, Path(name).stem)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from dealkit.data.coco import SPLIT_NAMES
-from dealkit.data.sources.readers.reading import Found, OnProblem, Reading, part_of
+from dealkit.data.sources.readers.reading import Found, OnProblem, Reading, named_part
 from dealkit.data.sources.records import ImageRecord
 
 DIOR_CATEGORIES = tuple(
@@ -152,7 +152,7 @@ def _files(
             path = images.get(file.stem, reading.root / places[0] / f"{file.stem}.jpg")
             size, split = _size(tree) if sized else None, splits.get(file.stem, "")
             found = (objects or _objects)(reading, file, tree)
-            yield from reading.record(path, found, file=file, size=size, group=part_of(group, file.name), split=split)
+            yield from reading.record(path, found, file=file, size=size, group=named_part(group, file.name), split=split)
 
 
 def _objects(
