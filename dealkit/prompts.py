@@ -31,6 +31,8 @@ class PointPrompts:
     """(N, P) int64: 1 object, 0 'not this', -1 padding."""
     image_index: Tensor
     """(N,) int64: which image of the batch each set belongs to."""
+    sizes: Tensor | None = None
+    """(N, P, 2) width and height of the boxes drawn round the points, pixels; 0 where a point was only clicked. None: all were."""
     embedded: bool = False
     """The sets have no click here: what they mean comes as an embedding."""
 
@@ -42,6 +44,10 @@ class PointPrompts:
             raise ValueError(f"labels: expected {tuple(points.shape[:2])} int64, got {tuple(labels.shape)} {labels.dtype}")
         if index.shape != points.shape[:1] or index.dtype != torch.int64:
             raise ValueError(f"image_index: expected ({len(points)},) int64, got {tuple(index.shape)} {index.dtype}")
+        if self.sizes is None:
+            object.__setattr__(self, "sizes", torch.zeros_like(points))
+        if self.sizes.shape != points.shape or self.sizes.dtype != torch.float32:
+            raise ValueError(f"sizes: expected {tuple(points.shape)} float32, got {tuple(self.sizes.shape)} {self.sizes.dtype}")
         real = labels >= 0
         faults = {
             "a label that is not 1, 0 or -1": ((labels < -1) | (labels > 1)).any(1),
@@ -60,16 +66,18 @@ class PointPrompts:
 
     def to(self, device: torch.device | str) -> "PointPrompts":
         """The same prompts on `device`."""
-        points, labels, index = (x.to(device) for x in (self.points, self.labels, self.image_index))
-        return PointPrompts(points=points, labels=labels, image_index=index, embedded=self.embedded)
+        points, labels, index, sizes = (x.to(device) for x in (self.points, self.labels, self.image_index, self.sizes))
+        return PointPrompts(points=points, labels=labels, image_index=index, sizes=sizes, embedded=self.embedded)
 
 
-def stack_prompts(prompts: list[tuple[Tensor, Tensor]], image_index: list[int]) -> PointPrompts:
+def stack_prompts(
+    prompts: list[tuple[Tensor, Tensor]], image_index: list[int], sizes: list[Tensor] | None = None, *, embedded: bool = False
+) -> PointPrompts:
     """Pad prompt sets of different lengths into one batch.
 
     Args:
         prompts: one `(points (p, 2), labels (p,))` per set, as in `PointPrompts`; may be empty.
-        image_index: the image of each set.
+        image_index: the image of each set. sizes: (p, 2) of each set, embedded: as in `PointPrompts`.
 
     Raises:
         ValueError: lists of different length, or a set that `PointPrompts` refuses; the message names the set.
@@ -89,11 +97,14 @@ def stack_prompts(prompts: list[tuple[Tensor, Tensor]], image_index: list[int]) 
     device = prompts[0][0].device if prompts else None
     stacked = torch.zeros(len(prompts), longest, 2, device=device)
     stacked_labels = torch.full((len(prompts), longest), -1, dtype=torch.int64, device=device)
+    drawn = torch.zeros_like(stacked)
     for n, (points, labels) in enumerate(prompts):
         stacked[n, : len(points)] = points
         stacked_labels[n, : len(labels)] = labels
+        if sizes is not None:
+            drawn[n, : len(points)] = sizes[n]
     index = torch.tensor(image_index, dtype=torch.int64, device=device)
-    return PointPrompts(points=stacked, labels=stacked_labels, image_index=index)
+    return PointPrompts(points=stacked, labels=stacked_labels, image_index=index, sizes=drawn, embedded=embedded)
 
 
 def without_clicks(image_index: list[int]) -> PointPrompts:

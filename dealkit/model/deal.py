@@ -12,8 +12,17 @@ from torch import Tensor, nn
 
 from dealkit.config import ModelConfig
 from dealkit.model.decoder import Decoder
-from dealkit.model.encoder import STRIDES, Backbone, HybridFeatureEnhancement, cell_centres
-from dealkit.model.queries import Activation, DensityActivation, PointEmbedding, allocate_queries, local_peaks, of_image
+from dealkit.model.encoder import STRIDES, HybridFeatureEnhancement, build_backbone, cell_centres
+from dealkit.model.queries import (
+    EXTENT,
+    Activation,
+    DensityActivation,
+    PointEmbedding,
+    allocate_queries,
+    contrast_keys,
+    local_peaks,
+    of_image,
+)
 from dealkit.prompts import PointPrompts
 
 
@@ -27,6 +36,8 @@ class Features:
     """(B, S, D): their cells, finest map first, row by row, as the decoder samples them."""
     edges: Tensor
     """(B, S', E): cells of strides 4, 8 and 16, as the decoder reads the inside of a box; E may be 0."""
+    keys: list[Tensor]
+    """(B, ., H/s, W/s) for s = 4, 8 and 16: the backbone's own maps as `contrast_keys`; empty without `similarity`."""
     keep: list[Tensor]
     """(B, H/s, W/s) bool for s = 4, 16 and 32: False where a cell's centre lies on padding."""
 
@@ -73,11 +84,12 @@ class DEAL(nn.Module):
         super().__init__()
         self.config = config
         dim, fine = config.hidden_dim, config.fine_dim
-        self.backbone = Backbone(config.backbone, config.pretrained)
+        self.backbone = build_backbone(config)
         self.enhance = HybridFeatureEnhancement(self.backbone.channels, config)
         self.to_values = nn.ModuleList(nn.Linear(c, dim) for c in (fine, dim, dim, dim))
         self.to_edges = nn.ModuleList(nn.Linear(c, config.edge_dim) for c in (fine, dim, dim) if config.edge_dim)
         self.embed_points = PointEmbedding(config)
+        self.embedding_dim = dim + sum(self.backbone.channels[:3]) * config.similarity + EXTENT
         self.activate = DensityActivation(config)
         self.activate_large = DensityActivation(config, STRIDES[2]) if config.cross_scale else None
         self.decoder = Decoder(config)
@@ -97,6 +109,7 @@ class DEAL(nn.Module):
             keep.append(inside.all(-1))
         padded = any(tuple(size) != (height, width) for size in sizes_hw or [])
         maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        keys = [contrast_keys(m.detach(), keep[0] if padded else None) for m in maps[:3] if self.config.similarity]
         maps = self.enhance(maps, keep[-1] if padded else None)
         cells = [m.permute(0, 2, 3, 1).flatten(1, 2) for m in maps]
         values = torch.cat([to_value(c) for to_value, c in zip(self.to_values, cells, strict=True)], dim=1)
@@ -104,11 +117,11 @@ class DEAL(nn.Module):
         edges = torch.cat(edges, dim=1) if edges else images.new_zeros(b, 0, 0)
         if self.training:  # the gradients of many samples of one cell add up in float32
             values, edges = values.float(), edges.float()
-        return Features(maps=maps, values=values, edges=edges, keep=keep)
+        return Features(maps=maps, values=values, edges=edges, keys=keys, keep=keep)
 
     def embed(self, features: Features, prompts: PointPrompts) -> Tensor:
-        """Prompt embeddings (N, 2, D) float32: of what is meant and of what is not (zero without negative clicks)."""
-        return self.embed_points(features.maps, features.keep[-1].flatten(1), prompts)
+        """Prompt embeddings (N, 2, `embedding_dim`) float32: of what is meant and of what is not (zero without negative clicks)."""
+        return self.embed_points(features.maps, features.keys, features.keep[-1].flatten(1), prompts)
 
     def detect(
         self,
@@ -125,19 +138,22 @@ class DEAL(nn.Module):
             at_least: (N,) known counts, in training, so that no object lacks a query while the density is still wrong.
             noisy: (N, R, 4) cxcywh pixels, in training: boxes for the decoder to correct, beside its own queries and unseen by
                 them; rows of zeros are padding.
-            embedding: (N, 2, D) of `embed` on other images, instead of that of `prompts`' own clicks.
+            embedding: (N, 2, E) of `embed` on other images, instead of that of `prompts`' own clicks.
         """
         index = prompts.image_index
         if len(index) and int(index.max()) >= len(features.maps[0]):
             raise ValueError(f"prompts.image_index: {int(index.max())} is not one of the {len(features.maps[0])} encoded images")
         if embedding is None:
             embedding = self.embed(features, prompts)
+        embedding, vectors, extent = self.embed_points.split(embedding)
         has_negative = embedding[:, 1].any(1)
-        lit = self.activate(of_image(features.maps[0], index), embedding, has_negative, of_image(features.keep[0], index))
+        prompt = embedding, has_negative
+        keys = [of_image(key, index) for key in features.keys]
+        lit = self.activate(of_image(features.maps[0], index), *prompt, of_image(features.keep[0], index), keys, vectors)
         large = None
         if self.activate_large is not None:
             coarse, keep = of_image(features.maps[2], index), of_image(features.keep[1], index)
-            large = self.activate_large(coarse, embedding, has_negative, keep)
+            large = self.activate_large(coarse, *prompt, keep, keys, vectors)
         levels = [lit] if large is None else [lit, large]
         count = torch.stack([level.density.flatten(1).sum(1) for level in levels]).sum(0)
 
@@ -168,11 +184,16 @@ class DEAL(nn.Module):
         factor = first.new_tensor(sizes).repeat_interleave(own.shape[1])
         factor = F.pad(factor, (0, first.shape[1] - len(factor)), value=1.0)
         first = torch.cat([first[..., :2], first[..., 2:] * factor[:, None]], dim=-1)
+        # a drawn box is where its own queries start, and outside training what they answer
+        drawn = torch.cat([prompts.points, prompts.sizes], dim=-1).repeat(1, len(sizes), 1)
+        is_drawn = (drawn[..., 2:] > 0).all(-1) & (prompts.labels == 1).repeat(1, len(sizes))
+        drawn, is_drawn = (F.pad(t, (*[0, 0] * (t.ndim - 2), 0, first.shape[1] - t.shape[1])) for t in (drawn, is_drawn))
+        first = torch.where(is_drawn[..., None], drawn, first)
         reference = torch.cat([noisy.clamp(min=0.5), first], dim=1)
         lit_up = lit.peak_logits.detach().sigmoid() * (self.config.fixed_queries == 0)
 
         def decode(rows: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
-            part = (content[rows, :k], reference[rows, :k], clicked[rows, :k], group[rows, :k], embedding[rows, 0])
+            part = (content[rows, :k], reference[rows, :k], clicked[rows, :k], group[rows, :k], embedding[rows, 0], extent[rows])
             # in float32: many small operations, where casts cost more than bfloat16 saves, and boxes as exact as they can be
             with torch.autocast(content.device.type, enabled=False):
                 return self.decoder(*part, features.values, features.edges, lit_up[rows], index[rows])
@@ -180,6 +201,8 @@ class DEAL(nn.Module):
         every = decode_in_groups(decode, group > 0)
         layers = [(boxes[:, skip:], logits[:, skip:]) for boxes, logits in every]
         boxes, logits = layers[-1]
+        if not self.training:
+            boxes = torch.where(is_drawn[..., None], drawn, boxes)
         return Output(
             pred_logits=logits,
             pred_boxes=boxes,

@@ -156,7 +156,7 @@ class DecoderLayer(nn.Module):
         self.reader = BoxReader(config.edge_dim, dim) if config.edge_dim else None
         self.ffn = nn.Sequential(nn.Linear(dim, 4 * dim), nn.ReLU(), nn.Linear(4 * dim, dim))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
-        self.size_code = nn.Sequential(nn.Linear(2, dim), nn.ReLU(), nn.Linear(dim, dim))
+        self.size_code = nn.Sequential(nn.Linear(5, dim), nn.ReLU(), nn.Linear(dim, dim))
         self.box = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 4))
         self.score = nn.Linear(dim, 1)
         nn.init.zeros_(self.box[-1].weight)
@@ -172,11 +172,14 @@ class DecoderLayer(nn.Module):
         edges: Tensor,
         activation: Tensor,
         index: Tensor,
+        extent: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x (N, K, D), reference (N, K, 4), mask (N, K or 1, K) of the queries that one sees -> x, refined boxes (N, K, 4)
-        cxcywh pixels, score logits (N, K)."""
-        pos = reference[..., :2]
-        coded = x + self.size_code(reference[..., 2:].log() - 2.77)
+        """x (N, K, D), reference (N, K, 4), mask (N, K or 1, K) of the queries that one sees, extent (N, 3) of the drawn boxes
+        -> x, refined boxes (N, K, 4) cxcywh pixels, score logits (N, K)."""
+        pos, size, known = reference[..., :2], reference[..., 2:].log() - 2.77, extent[:, None, 2:]
+        coded = x + self.size_code(
+            torch.cat([size, known * (size - extent[:, None, :2]), known.expand_as(size[..., :1])], dim=-1)
+        )
         x = self.norms[0](x + self.self_attention(coded, pos, coded, pos, mask))
         seen = self.cross_attention(x, reference, values, activation, index)
         if self.reader is not None:
@@ -214,6 +217,7 @@ class Decoder(nn.Module):
         clicked: Tensor,
         group: Tensor,
         embedding: Tensor,
+        extent: Tensor,
         values: Tensor,
         edges: Tensor,
         activation: Tensor,
@@ -224,7 +228,7 @@ class Decoder(nn.Module):
         Args:
             content: (N, K, C) activation features where each query starts. reference: (N, K, 4) its first box.
             clicked: (N, K) bool, the query of a click itself. group: (N, K) int64, queries see those of their own group; 0 is
-                padding. embedding: (N, D) of what is meant.
+                padding. embedding: (N, D) of what is meant. extent: (N, 3) of the drawn boxes, zeros if there are none.
             values: (B, S, D), cells of the four maps. edges: (B, S', E), cells of the finest three; any precision.
             activation: (N, h, w) float32, 0..1. index: (N,) the image of each set.
         """
@@ -233,7 +237,7 @@ class Decoder(nn.Module):
         mask = group[:, :, None] == group[:, None]
         outputs = []
         for layer in self.layers:
-            x, boxes, logits = layer(x, reference, mask, values, edges, activation, index)
+            x, boxes, logits = layer(x, reference, mask, values, edges, activation, index, extent)
             outputs.append((boxes, logits.masked_fill(group == 0, -20.0)))
             reference = boxes.detach()
         return outputs

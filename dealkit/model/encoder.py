@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from dealkit.config import ModelConfig
+from dealkit.model.lite import LITE, Lite, wheel_weights
 
 STRIDES = (4, 8, 16, 32)
 
@@ -31,6 +32,24 @@ def nano_stages() -> tuple[list[nn.Module], list[int]]:
         shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out))
         stages.append(nn.Sequential(BasicBlock(c_in, c_out, 2, shortcut), BasicBlock(c_out, c_out)))
     return stages, widths
+
+
+class LiteBackbone(nn.Module):
+    """EfficientNet-Lite for the input of the others: normalised by `IMAGENET_MEAN` and `IMAGENET_STD`, it wants (x - 127) / 128."""
+
+    def __init__(self, name: str, *, pretrained: bool, frozen: bool):
+        super().__init__()
+        self.net = Lite(name, frozen=frozen)
+        self.channels = self.net.channels
+        mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
+        self.register_buffer("scale", 255 * std / 128, persistent=False)
+        self.register_buffer("shift", (255 * mean - 127) / 128, persistent=False)
+        if pretrained:
+            weights = wheel_weights(name)
+            self.net.load_state_dict({k: v for k, v in weights.items() if not k.startswith(("head.", "classifier."))})
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return self.net(torch.addcmul(self.shift, images, self.scale))
 
 
 class Backbone(nn.Module):
@@ -128,6 +147,13 @@ def cell_centres(h: int, w: int, stride: int, device: torch.device) -> Tensor:
     y = (torch.arange(h, device=device, dtype=torch.float32) + 0.5) * stride
     x = (torch.arange(w, device=device, dtype=torch.float32) + 0.5) * stride
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+
+
+def build_backbone(config: ModelConfig) -> nn.Module:
+    """The backbone of a config: images -> four maps of `channels`."""
+    if config.backbone in LITE:
+        return LiteBackbone(config.backbone, pretrained=config.pretrained, frozen=config.frozen)
+    return Backbone(config.backbone, config.pretrained)
 
 
 class HybridFeatureEnhancement(nn.Module):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from dealkit.boxes import in_regions, paired_iou, to_xyxy
 from dealkit.config import LossConfig
@@ -36,6 +37,8 @@ class Target:
     """(R, 4) cxcywh pixels of regions that are neither found nor missed."""
     clicked: Tensor
     """(P,) int64: the object that each click was made on, -1 for padding and negative clicks."""
+    rivals: Tensor | None = None
+    """(R, 4) cxcywh pixels: objects of other kinds in the same image; None: unknown."""
 
 
 def varifocal(logits: Tensor, quality: Tensor, weight: Tensor, *, alpha: float = 0.75, gamma: float = 1.0) -> Tensor:
@@ -158,6 +161,15 @@ def activation_losses(output: Output, targets: list[Target], share: Tensor) -> d
     return sums
 
 
+def on_rivals(boxes: Tensor, targets: list[Target]) -> Tensor:
+    """(N, K) bool: boxes (N, K, 4) cxcywh pixels with an IoU over 0.5 with an object of another kind than the prompted one."""
+    found = torch.zeros(boxes.shape[:2], dtype=torch.bool)
+    for n, target in enumerate(targets):
+        if target.rivals is not None and len(target.rivals):
+            found[n] = (box_iou(to_xyxy(boxes[n]), to_xyxy(target.rivals)) > 0.5).any(1)
+    return found
+
+
 def criterion(output: Output, targets: list[Target], weights: LossConfig, origin: Tensor | None = None) -> dict[str, Tensor]:
     """Weighted loss terms of N prompt sets; their sum is the loss.
 
@@ -198,7 +210,8 @@ def criterion(output: Output, targets: list[Target], weights: LossConfig, origin
         # a confident query on an ignored region is not wrong
         ignored = torch.stack([in_regions(here[n, :, :2], to_xyxy(target.crowd)) for n, target in enumerate(targets)])
         weight = (output.valid & ~ignored.to(device)).index_put((sets, rows), torch.tensor(True, device=device))
-        sums["score"] = sums["score"] + (share[:, None] * varifocal(logits, quality, weight)).sum()
+        times = weight * torch.where((quality == 0) & on_rivals(here, targets).to(device), weights.rival, 1.0)
+        sums["score"] = sums["score"] + (share[:, None] * varifocal(logits, quality, times)).sum()
         times = share[sets] * torch.where(is_clicked[found], CLICKED, 1.0)
         sums["bbox"] = sums["bbox"] + (times * l1).sum()
         sums["giou"] = sums["giou"] + (times * giou).sum()

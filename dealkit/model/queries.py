@@ -48,11 +48,58 @@ def of_image(x: Tensor, index: Tensor) -> Tensor:
     return x.expand(len(index), *x.shape[1:]) if len(x) == 1 else x.index_select(0, index)
 
 
+def contrast_keys(feature: Tensor, keep: Tensor | None) -> Tensor:
+    """A backbone's map (B, C, h, w) with the mean of its image subtracted and unit length in every cell.
+
+    Choice: without the mean, what all places share hides what they differ in. Source: the experiment of the design page, and
+    CountingDINO, arXiv 2504.16570.
+    """
+    x = feature.float()
+    if keep is None:
+        mean = x.mean((2, 3), keepdim=True)
+    else:
+        inside = F.interpolate(keep[:, None].float(), size=x.shape[2:], mode="nearest")
+        mean = (x * inside).sum((2, 3), keepdim=True) / inside.sum((2, 3), keepdim=True).clamp(min=1)
+    return F.normalize(x - mean, dim=1).to(feature.dtype)
+
+
+def similarity_maps(keys: list[Tensor], vectors: Tensor, stride: int) -> Tensor:
+    """Cosine of a prompt's vectors with every place, a channel per stride of `keys`, on the map of one `stride`.
+
+    Args:
+        keys: (N, C, h, w) of `contrast_keys`, strides 4, 8 and 16. vectors: (N, sum of C).
+
+    Returns:
+        (N, 3, h, w) of `stride`, -1 to 1; 0 where the vectors are zero.
+    """
+    size = keys[0].shape[2] * STRIDES[0] // stride, keys[0].shape[3] * STRIDES[0] // stride
+    maps = []
+    for key, vector in zip(keys, vectors.split([k.shape[1] for k in keys], dim=1), strict=True):
+        unit = F.normalize(vector.float(), dim=1).to(key.dtype)
+        cosine = torch.einsum("nchw,nc->nhw", key, unit)[:, None]
+        if cosine.shape[2:] != size:
+            larger = size[0] > cosine.shape[2]
+            cosine = (
+                F.interpolate(cosine, size, mode="bilinear", align_corners=False)
+                if larger
+                else F.adaptive_avg_pool2d(cosine, size)
+            )
+        maps.append(cosine)
+    return torch.cat(maps, dim=1)
+
+
+EXTENT = 3
+"""Numbers by which an embedding tells the drawn size: its log width and log height over that of a 16 px box, and 1; zeros if none
+was drawn."""
+
+
 class PointEmbedding(nn.Module):
     """PE: each prompt set becomes one vector for what it wants and one for what it does not want.
 
     A click is described by a 3 x 3 window of features on every level (spaced by the level's stride), gets an embedding of
     its label, and attends to the coarse tokens of its `NEIGHBOURHOOD`. Positive clicks are averaged, negative ones too.
+
+    The embedding is followed by the backbone's own vectors at the click (`contrast_keys`), and by the size of the drawn boxes.
 
     Source: paper, PE. Choice: window, pooling by the mean, so that a set of clicks has no order and one vector can be saved.
     """
@@ -69,17 +116,20 @@ class PointEmbedding(nn.Module):
             nn.Linear(2 * dim, dim),
         )
         self.label = nn.Embedding(2, dim)
+        self.extent = nn.Sequential(nn.Linear(EXTENT, 64), nn.GELU(), nn.Linear(64, dim))
+        nn.init.zeros_(self.extent[-1].weight)
+        nn.init.zeros_(self.extent[-1].bias)
         if not self.whole:
             return
         self.attention = RotaryAttention(dim, config.num_heads, wavelengths=(64.0, 512.0))
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.ffn = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
-    def forward(self, maps: list[Tensor], keep: Tensor, prompts: PointPrompts) -> Tensor:
-        """Embeddings (N, 2, D) float32: [:, 0] of what is meant, [:, 1] of what is not, zero without negative clicks.
+    def forward(self, maps: list[Tensor], keys: list[Tensor], keep: Tensor, prompts: PointPrompts) -> Tensor:
+        """Embeddings (N, 2, E) float32: [:, 0] of what is meant, [:, 1] of what is not, zero without negative clicks.
 
         Args:
-            maps: four maps of the B images. keep: (B, S) coarse tokens that are not padding.
+            maps: four maps of the B images. keys: of `contrast_keys`. keep: (B, S) coarse tokens that are not padding.
         """
         index, n, p = prompts.image_index, len(prompts), prompts.points.shape[1]
         described = []
@@ -95,9 +145,26 @@ class PointEmbedding(nn.Module):
             near = (prompts.points[:, :, None] - pos[:, None]).abs().amax(-1) <= NEIGHBOURHOOD  # (N, P, S)
             e = e + self.attention(self.norm1(e), prompts.points, tokens, pos, near & of_image(keep, index)[:, None])
             e = e + self.ffn(self.norm2(e))
-        e = e.float()
+        drawn = (prompts.sizes > 0).all(-1, keepdim=True) & (prompts.labels == 1)[..., None]  # (N, P, 1)
+        extent = torch.cat([prompts.sizes.clamp(min=0.5).log() - 2.77, torch.ones_like(prompts.sizes[..., :1])], dim=-1) * drawn
+        extent = extent.sum(1, keepdim=True) / drawn.sum(1, keepdim=True).clamp(min=1)  # (N, 1, 3)
+        # what a place is must not be learned by heart: no gradient reaches the backbone through its own vectors
+        own = [
+            F.normalize(sample_map(of_image(key, index), prompts.points, stride), dim=-1)
+            for key, stride in zip(keys, STRIDES, strict=False)
+        ]
         wanted = torch.stack([prompts.labels == 1, prompts.labels == 0], dim=1).float()  # (N, 2, P)
-        return wanted @ e / wanted.sum(-1, keepdim=True).clamp(min=1)
+        pooled = wanted @ torch.cat([e.float(), *own], dim=-1) / wanted.sum(-1, keepdim=True).clamp(min=1)
+        return torch.cat([pooled, torch.cat([extent, torch.zeros_like(extent)], dim=1)], dim=-1)
+
+    def split(self, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings (N, 2, E) -> what the learned parts read (N, 2, D), the backbone's vectors (N, 2, .), the extent (N, 3)."""
+        dim = self.label.embedding_dim
+        extent = embedding[:, 0, -EXTENT:]
+        extent = extent / extent[:, 2:].clamp(min=1e-6)  # of several embeddings in the mean, those that were drawn
+        learned = embedding[..., :dim]
+        told = learned[:, :1] + self.extent(extent)[:, None]
+        return torch.cat([told, learned[:, 1:]], dim=1), embedding[..., dim:-EXTENT], extent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,20 +194,24 @@ class DensityActivation(nn.Module):
 
     def __init__(self, config: ModelConfig, stride: int = STRIDES[0]):
         super().__init__()
+        self.similarity = 6 * config.similarity
         dim, fine, kernels = config.hidden_dim, config.fine_dim, config.num_kernels
         self.stride, channels = stride, fine if stride == STRIDES[0] else dim
         self.kernels = nn.Linear(dim, kernels * channels)
         self.negative_gain = nn.Parameter(torch.ones(kernels))
         self.film = nn.Linear(dim, 2 * channels)
-        self.mix = conv_norm(channels + kernels, fine)
+        self.mix = conv_norm(channels + kernels + self.similarity, fine)
         self.heads = nn.Conv2d(fine, 6, 1)
         nn.init.normal_(self.heads.weight, std=0.01)
         usual = math.log(4 * stride)
         with torch.no_grad():  # rare peaks, 0.002 objects per cell, boxes of four cells centred on their own
             self.heads.bias.copy_(torch.tensor([-4.0, -6.0, 0.0, 0.0, usual, usual]))
 
-    def forward(self, map_: Tensor, embedding: Tensor, has_negative: Tensor, keep: Tensor) -> Activation:
-        """map_ (N, C, h, w), embedding (N, 2, D), has_negative (N,) bool, keep (N, h, w) False on padding."""
+    def forward(
+        self, map_: Tensor, embedding: Tensor, has_negative: Tensor, keep: Tensor, keys: list[Tensor], vectors: Tensor
+    ) -> Activation:
+        """map_ (N, C, h, w), embedding (N, 2, D), has_negative (N,) bool, keep (N, h, w) False on padding; keys and vectors
+        (N, 2, .) for `similarity_maps`."""
         n, c, h, w = map_.shape
         kernels = self.kernels(embedding).unflatten(-1, (-1, c))  # (N, 2, G, C)
         cells = map_.permute(0, 2, 3, 1).flatten(1, 2)  # (N, hw, C)
@@ -150,7 +221,11 @@ class DensityActivation(nn.Module):
             response = response - has_negative[:, None, None] * self.negative_gain.to(cells.dtype) * against
         scale, shift = self.film(embedding[:, 0])[:, None].to(cells.dtype).chunk(2, dim=-1)
         modulated = F.relu(torch.addcmul(shift, cells, 1 + scale))
-        both = torch.cat([modulated, response / c**0.5], dim=-1)  # cells in rows: the channels-last memory of a map
+        parts = [modulated, response / c**0.5]  # cells in rows: the channels-last memory of a map
+        if self.similarity:
+            alike = torch.cat([similarity_maps(keys, vectors[:, i], self.stride) for i in (0, 1)], dim=1)
+            parts.append(2 * alike.flatten(2).transpose(1, 2).to(cells.dtype))
+        both = torch.cat(parts, dim=-1)
         hidden = self.mix(both.unflatten(1, (h, w)).permute(0, 3, 1, 2))
 
         out = self.heads(hidden).float()

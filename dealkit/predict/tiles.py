@@ -203,6 +203,7 @@ def _in_window(prompts: PointPrompts, rows: list[int], window: Window, only: Ten
         points=torch.where(inside[..., None], points - low, 0.0),
         labels=torch.where(inside, labels, -1),
         image_index=prompts.image_index[rows],
+        sizes=torch.where(inside[..., None], prompts.sizes[rows], 0.0),
         embedded=True,
     )
 

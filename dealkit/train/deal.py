@@ -15,18 +15,16 @@ from dealkit.data.transforms import to_input
 from dealkit.device import autocast
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL, build_model
-from dealkit.model.loss import Target, criterion
-from dealkit.prompts import PointPrompts
+from dealkit.model.loss import criterion
 from dealkit.train.loop import training_loop
 from dealkit.train.pgcpp import next_prompts
-from dealkit.train.stream import draw_prompts, noisy_boxes
+from dealkit.train.stream import TrainingPrompts, draw_prompts, noisy_boxes
 
 
 def loss_of_batch(
     model: DEAL,
     samples: list[Sample],
-    prompts: PointPrompts,
-    targets: list[Target],
+    drawn: TrainingPrompts,
     config: RunConfig,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
@@ -34,7 +32,7 @@ def loss_of_batch(
 
     `generator` draws the noise of the boxes to correct (first cycle only) and the clicks of later cycles.
     """
-    device = next(model.parameters()).device
+    device, prompts, targets = next(model.parameters()).device, drawn.asked, drawn.targets
     images = torch.stack([s.image for s in samples]).to(device)
     images = torch.stack([to_input(image) for image in images])
     counts = torch.tensor([float(len(t.boxes)) for t in targets], device=device)
@@ -43,16 +41,20 @@ def loss_of_batch(
         noisy, origin = (t.to(device) for t in noisy_boxes(targets, generator))
     with autocast(device, config.train.bf16):
         features = model.encode(images)
+        embedding = model.embed(features, drawn.clicked.to(device))[drawn.origin.to(device)]
     terms: dict[str, Tensor] = {}
     for cycle in range(config.prompt.cycles):
         with autocast(device, config.train.bf16):
-            output = model.detect(features, prompts.to(device), at_least=counts, noisy=noisy)
+            output = model.detect(features, prompts.to(device), at_least=counts, noisy=noisy, embedding=embedding)
         for name, value in criterion(output, targets, config.loss, origin).items():
             share = 1 if name == "loss_denoise" else 1 / config.prompt.cycles
             terms[name] = terms.get(name, 0.0) + share * value
         if cycle + 1 < config.prompt.cycles:
             prompts, targets = next_prompts(output, prompts, targets, config.prompt, images.shape[2:], generator)
             noisy = origin = None
+            clicked = (prompts.labels == 1).any(1)[:, None, None].to(device)
+            with autocast(device, config.train.bf16):  # a prompt from another image stays until this one is clicked
+                embedding = torch.where(clicked, model.embed(features, prompts.to(device)), embedding)
     return terms
 
 
@@ -76,7 +78,7 @@ def fit(
         return load_model(init, expected=config.model) if init else build_model(config.model)
 
     def loss_terms(model: DEAL, samples: list[Sample], generator: torch.Generator, _: DEAL, __: float) -> dict[str, Tensor]:
-        prompts, targets = draw_prompts(samples, config.data, generator)
-        return loss_of_batch(model, samples, prompts, targets, config, generator) if len(prompts) else {}
+        drawn = draw_prompts(samples, config.data, generator)
+        return loss_of_batch(model, samples, drawn, config, generator) if len(drawn) else {}
 
     return training_loop(config, out, make_model, loss_terms, resume=resume, validate=validate, stop_at=stop_at)

@@ -22,6 +22,7 @@ from dealkit.data.coco import Sample
 from dealkit.device import default_device
 from dealkit.files import provenance, read_json_lines, write_atomically, write_json
 from dealkit.model.checkpoint import Model, save_model
+from dealkit.model.lite import LITE
 from dealkit.train.stream import TrainingStream
 
 
@@ -41,11 +42,18 @@ def learning_rate(step: int, done: float, config: TrainConfig) -> float:
     return config.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW groups: matrices and kernels decay; biases, norms and gains do not."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+def parameter_groups(model: torch.nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """AdamW groups: matrices and kernels decay; biases, norms and gains do not. A backbone with ImageNet weights learns at
+    `backbone_lr` of the rate."""
+    known = getattr(model.config, "pretrained", False) or (model.config.backbone in LITE and model.config.frozen)
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            groups.setdefault((known and name.startswith("backbone."), p.ndim > 1), []).append(p)
+    return [
+        {"params": params, "weight_decay": config.weight_decay * decays, "share": config.backbone_lr if slow else 1.0}
+        for (slow, decays), params in groups.items()
+    ]
 
 
 @torch.no_grad()
@@ -93,7 +101,7 @@ def training_loop(
     torch.manual_seed(train.seed)
     model = make_model().to(device).train()
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(parameter_groups(model, train.weight_decay), lr=train.lr, fused=True)
+    optimizer = torch.optim.AdamW(parameter_groups(model, train), lr=train.lr, fused=True)
     clicks = torch.Generator().manual_seed(train.seed)
     step, minutes, history = 0, 0.0, []
     if resume:
@@ -126,7 +134,7 @@ def training_loop(
         if done >= 1 or step == stop_at:
             break
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, done, train)
+            group["lr"] = group["share"] * learning_rate(step, done, train)
         if terms := loss_terms(model, samples, clicks, average, done):
             for name, value in terms.items():
                 if not torch.isfinite(value):
@@ -144,7 +152,7 @@ def training_loop(
         bar.update(len(samples))
         last = progress(step, minutes, train) >= 1 or step == stop_at
         if recent and (step % train.log_every == 0 or last):
-            line = {"step": step, "minutes": round(minutes, 3), "lr": optimizer.param_groups[0]["lr"]}
+            line = {"step": step, "minutes": round(minutes, 3), "lr": learning_rate(step, done, train)}
             line |= {k: sum(r[k] for r in recent) / len(recent) for k in recent[0]}
             line["img_per_s"] = seen / (time.monotonic() - started)
             append_log(out, history, line, board)

@@ -1,7 +1,8 @@
 """The training stream: sample number i of a seeded mix of procedural scenes and COCO folders, and its prompts."""
 
 import glob
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from dealkit.boxes import to_cxcywh
 from dealkit.config import DataConfig
 from dealkit.data.coco import CocoFolder, Sample
+from dealkit.data.mixing import mosaic, paste_distractors
 from dealkit.data.scenes.plan import TWINS
 from dealkit.data.scenes.scene import TRAIN_SEED, make_scene
 from dealkit.data.transforms import augment, recolour
@@ -23,14 +25,17 @@ from dealkit.prompts import PointPrompts, simulate_clicks, stack_prompts
 Samples = torch.utils.data.Dataset[Sample]
 
 
-def open_sources(entries: tuple[str, ...], weights: tuple[float, ...] = ()) -> tuple[list[Samples], np.ndarray]:
+def open_sources(
+    entries: tuple[str, ...], weights: tuple[float, ...] = (), temperature: float = 0.0
+) -> tuple[list[Samples], np.ndarray]:
     """COCO folders named by `annotations.json` or `annotations.json:image_folder`; the first part may be a glob pattern.
 
     Without a folder, `images` beside the file is taken. Entries are opened in order, matches of a pattern sorted. The
     `index.parquet` of a TinySet stands for the sources of its training split, balanced by domain.
 
     Returns:
-        the sources, and the probability of drawing each: by `weights` per entry, or equal.
+        the sources, and the probability of drawing each: `weights` of its entry, or 1, times its number of images to the
+        `temperature`.
 
     Raises:
         ValueError: a pattern that matches nothing, or a bad file; names it.
@@ -51,19 +56,20 @@ def open_sources(entries: tuple[str, ...], weights: tuple[float, ...] = ()) -> t
                 shares += (weight * own).tolist()
                 continue
             sources.append(CocoFolder(Path(file), Path(folder) if folder else Path(file).parent / "images"))
-            shares.append(weight)
+            shares.append(weight * max(len(sources[-1]), 1) ** temperature)
     return sources, np.array(shares) / max(sum(shares), 1e-9)
 
 
 class TrainingStream(torch.utils.data.Dataset[Sample]):
     """Augmented crops, numbered from 0: sample i depends only on the seed and i, so a run can continue anywhere.
 
-    Choice: sources are drawn equally often by default. They differ a hundredfold in size but are equal in what they teach.
+    Choice: sources differ a hundredfold in size but hardly in what they teach, so their sizes count little (`temperature`).
+    Of the samples 2 n and 2 n + 1, a share `partners` are two images of one source, for prompts from one to the other.
     """
 
     def __init__(self, config: DataConfig, seed: int, length: int):
         self.config, self.seed, self.length = config, seed, length
-        self.sources, self.shares = open_sources(config.coco, config.weights)
+        self.sources, self.shares = open_sources(config.coco, config.weights, config.temperature)
 
     def __len__(self) -> int:
         return self.length
@@ -72,6 +78,11 @@ class TrainingStream(torch.utils.data.Dataset[Sample]):
         config = self.config
         rng = np.random.default_rng([self.seed, index])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        both = np.random.default_rng([self.seed, index // 2, 1])
+        if self.sources and both.random() < config.partners:
+            source = self.sources[both.choice(len(self.sources), p=self.shares)]
+            images = both.choice(len(source), 2, replace=len(source) < 2)
+            return self.crop(source[int(images[index % 2])], rng, generator)
         if not self.sources or rng.random() < config.synthetic:
             larger = 4 ** rng.random() if rng.random() < config.large_scenes else None
             size_hw, seed = (config.size, config.size), TRAIN_SEED + self.seed
@@ -80,9 +91,23 @@ class TrainingStream(torch.utils.data.Dataset[Sample]):
             if rng.random() < config.enlarged_scenes:
                 return augment(scene, size=config.size, scale=(1.0, 2.0), generator=generator)
             return replace(scene, image=recolour(scene.image, generator=generator))
+        if rng.random() < config.mosaic:
+            drawn = [self.draw(rng) for _ in range(int(rng.integers(2, 5)))]
+            return mosaic([self.crop(drawn[i % len(drawn)], rng, generator, config.size // 2) for i in range(4)])
+        return self.crop(self.draw(rng), rng, generator)
+
+    def draw(self, rng: np.random.Generator) -> Sample:
+        """A whole image of a source."""
         source = self.sources[rng.choice(len(self.sources), p=self.shares)]
-        sample = source[int(rng.integers(len(source)))]
-        return augment(sample, size=config.size, scale=(config.min_scale, config.max_scale), generator=generator)
+        return source[int(rng.integers(len(source)))]
+
+    def crop(self, sample: Sample, rng: np.random.Generator, generator: torch.Generator, size: int = 0) -> Sample:
+        """A crop of an image, with or without distractors."""
+        config = self.config
+        made = augment(sample, size=size or config.size, scale=(config.min_scale, config.max_scale), generator=generator)
+        if rng.random() < config.distractors and (donor := self.draw(rng)).source != sample.source:
+            made = paste_distractors(made, donor, generator=generator)
+        return made
 
 
 def draw_twins(rng: np.random.Generator) -> dict[str, Any]:
@@ -99,43 +124,120 @@ def draw_twins(rng: np.random.Generator) -> dict[str, Any]:
     return {"twin": (name, low + (high - low) * rng.uniform(0.3, 1)), "grey": False if name == "hue" else None}
 
 
-def draw_prompts(samples: list[Sample], config: DataConfig, generator: torch.Generator) -> tuple[PointPrompts, list[Target]]:
+CONVENTION = (0.75, 1.4)
+"""Factors by which the boxes of a prompt with a drawn box are scaled. Choice: margins of annotators differ about so much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPrompts:
+    """Prompts of a batch: what was clicked, and what is asked of which image."""
+
+    clicked: PointPrompts
+    """M sets with clicks, to embed."""
+    asked: PointPrompts
+    """N sets, to detect: the clicks of the same image, none where the prompt comes from another one."""
+    origin: Tensor
+    """(N,) int64: the clicked set whose embedding each asked set has."""
+    targets: list[Target]
+    """What each asked set should find."""
+
+    def __len__(self) -> int:
+        return len(self.asked)
+
+
+def draw_prompts(samples: list[Sample], config: DataConfig, generator: torch.Generator) -> TrainingPrompts:
     """Training prompts for a batch: up to `sets_per_image` categories of each image, clicked at random, and what each should
     find.
 
     One click in two cases of three, else 2 to `max_clicks` on different objects. Half of the prompts click at the centre, half
-    up to a share of the half-extent beside it, itself drawn up to `config.wander`. An image without objects has no set.
-
-    Returns:
-        prompts of N sets, N targets (boxes cxcywh pixels).
+    up to a share of the half-extent beside it, itself drawn up to `config.wander`. A share `drawn` are boxes instead. Half of
+    the prompts of a kind that another image of the same source shows come from there. A share `absent` of the images are asked
+    for a kind that they do not show. An image without objects has no set of its own.
     """
+
+    def chance() -> float:
+        return float(torch.rand((), generator=generator))
 
     def randint(low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (1,), generator=generator))
 
+    kinds: list[tuple[int, int]] = []  # (image, label) of every clicked set
     clicks: list[tuple[Tensor, Tensor]] = []
-    images: list[int] = []
-    targets: list[Target] = []
+    sizes: list[Tensor] = []
+    factors: list[Tensor] = []
     for b, sample in enumerate(samples):
         present = sample.labels[~sample.crowd].unique()
-        for label in present[torch.randperm(len(present), generator=generator)][: config.sets_per_image]:
-            of_kind = sample.labels == label
-            boxes = sample.boxes[of_kind & ~sample.crowd]
+        for label in present[torch.randperm(len(present), generator=generator)][: config.sets_per_image].tolist():
+            boxes = sample.boxes[(sample.labels == label) & ~sample.crowd]
             wanted = 1 if config.max_clicks == 1 or randint(0, 2) else randint(2, config.max_clicks)
             chosen = torch.randperm(len(boxes), generator=generator)[:wanted]
-            spread = config.wander * randint(0, 1) * float(torch.rand((), generator=generator))
-            points = simulate_clicks(boxes[chosen], spread=spread, generator=generator)
-            clicks.append((points, torch.ones(len(points), dtype=torch.int64)))
-            images.append(b)
-            targets.append(Target(boxes=to_cxcywh(boxes), crowd=to_cxcywh(sample.boxes[of_kind & sample.crowd]), clicked=chosen))
-    return stack_sets(clicks, images, targets)
+            drawn = chance() < config.drawn
+            spread = 0.0 if drawn else config.wander * randint(0, 1) * chance()
+            clicks.append((simulate_clicks(boxes[chosen], spread=spread, generator=generator), chosen))
+            low, high = map(math.log, CONVENTION)
+            factors.append((low + (high - low) * torch.rand(2, generator=generator)).exp() if drawn else torch.ones(2))
+            noise = 1 + 0.1 * (torch.rand(len(chosen), 2, generator=generator) - 0.5)  # nobody draws to the pixel
+            sizes.append((to_cxcywh(boxes[chosen])[:, 2:] * factors[-1] * noise) * drawn)
+            kinds.append((b, label))
+
+    asked: list[tuple[int, int, int, bool]] = []  # image, label, clicked set, whether its clicks are in this image
+    for m, (b, label) in enumerate(kinds):
+        others = (
+            []
+            if samples[b].source in PRIVATE
+            else [n for n, (c, same) in enumerate(kinds) if c != b and same == label and samples[c].source == samples[b].source]
+        )
+        foreign = bool(others) and chance() < 0.5
+        asked.append((b, label, others[randint(0, len(others) - 1)] if foreign else m, not foreign))
+    for b, sample in enumerate(samples):
+        here = set(sample.labels.tolist())
+        absent = [
+            n for n, (c, label) in enumerate(kinds) if c != b and not (samples[c].source == sample.source and label in here)
+        ]
+        if absent and chance() < config.absent:
+            asked.append((b, -1, absent[randint(0, len(absent) - 1)], False))
+
+    ones = [(points, torch.ones(len(points), dtype=torch.int64)) for points, _ in clicks]
+    nothing = (torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64))
+    targets = [
+        target_in(samples[b], label, factors[m], clicks[m][1] if own else torch.zeros(0, dtype=torch.int64))
+        for b, label, m, own in asked
+    ]
+    own, images, own_sizes = (
+        zip(*((ones[m], b, sizes[m]) if k else (nothing, b, sizes[m][:0]) for b, _, m, k in asked), strict=True)
+        if asked
+        else ((), (), ())
+    )
+    prompts, targets = stack_sets(list(own), list(images), targets, list(own_sizes))
+    return TrainingPrompts(
+        clicked=stack_prompts(ones, [b for b, _ in kinds], sizes),
+        asked=prompts,
+        origin=torch.tensor([m for *_, m, _ in asked], dtype=torch.int64),
+        targets=targets,
+    )
+
+
+PRIVATE = ("synthetic", "mosaic")
+"""Sources whose kinds are those of one image alone."""
+
+
+def target_in(sample: Sample, label: int, factor: Tensor, clicked: Tensor) -> Target:
+    """What a prompt of one kind should find in a sample, its boxes scaled by `factor` (2,) of width and height."""
+    of_kind, solid = sample.labels == label, ~sample.crowd
+    boxes = to_cxcywh(sample.boxes[of_kind & solid])
+    return Target(
+        boxes=torch.cat([boxes[:, :2], boxes[:, 2:] * factor], dim=1),
+        crowd=to_cxcywh(sample.boxes[of_kind & sample.crowd]),
+        clicked=clicked,
+        rivals=to_cxcywh(sample.boxes[~of_kind & solid]),
+    )
 
 
 def stack_sets(
-    clicks: list[tuple[Tensor, Tensor]], images: list[int], targets: list[Target]
+    clicks: list[tuple[Tensor, Tensor]], images: list[int], targets: list[Target], sizes: list[Tensor] | None = None
 ) -> tuple[PointPrompts, list[Target]]:
-    """`stack_prompts`, and the targets with `clicked` padded to the most clicks of a set by -1."""
-    prompts = stack_prompts(clicks, images)
+    """`stack_prompts` of sets that may have no click, and the targets with `clicked` padded to the most clicks of a set by -1."""
+    prompts = stack_prompts(clicks, images, sizes, embedded=True)
     width = prompts.points.shape[1]
     return prompts, [replace(t, clicked=F.pad(t.clicked, (0, width - len(t.clicked)), value=-1)) for t in targets]
 
