@@ -14,8 +14,8 @@ from dealkit.files import read_json, write_text
 SETTINGS: dict[str, int | None] = {"1/category": 1, "3/category": 3, "5/category": 5, "1/instance": None}
 """Clicks per category of an image: the headline is `1/category`; None clicks every instance."""
 
-KINDS: tuple[str, ...] = ("centre", "jitter")
-"""`centre` of the box (headline), or `jitter`: uniform inside the middle half of the box."""
+KINDS: tuple[str, ...] = ("centre", "jitter", "box")
+"""`centre` of the box (headline), `jitter`: uniform inside the middle half of the box, or the `box` itself, drawn exactly."""
 
 
 def _draw(seed: int, image_id: int, category_id: int, annotation_id: int) -> tuple[int, float, float]:
@@ -32,6 +32,12 @@ def _point(ann: dict[str, Any], size_wh: tuple[float, float], across: float, dow
     if not (x2 > x1 and y2 > y1):
         raise ValueError(f"annotation {ann['id']}: bbox: expected [x, y, w, h] with an area inside the image, got {ann['bbox']}")
     return [round(x1 + (x2 - x1) * across, 2), round(y1 + (y2 - y1) * down, 2)]
+
+
+def _drawn(ann: dict[str, Any], size_wh: tuple[float, float]) -> list[float]:
+    """Width and height of the part of a box that lies in the image."""
+    (x1, y1), (x2, y2) = (_point(ann, size_wh, share, share) for share in (0.0, 1.0))
+    return [round(x2 - x1, 2), round(y2 - y1, 2)]
 
 
 def _sizes_wh(coco: dict[str, Any]) -> dict[int, tuple[float, float]]:
@@ -54,7 +60,7 @@ def make_clicks(coco: dict[str, Any] | str | Path, *, setting: str, seed: int, k
 
     Returns:
         `{"setting", "seed", "kind", "prompts": [{"image_id", "category_id", "points": [[x, y], ...], "labels": [1, ...],
-        "annotation_ids": [...]}, ...]}`, sorted by image and category; points are pixels of the original image, rounded
+        "annotation_ids": [...]}, ...]}`, with "sizes": [[w, h], ...] if the kind is `box`; sorted by image and category; points are pixels of the original image, rounded
         to 0.01; of a box that reaches over the border the part inside counts.
 
     Raises:
@@ -86,7 +92,8 @@ def make_clicks(coco: dict[str, Any] | str | Path, *, setting: str, seed: int, k
             points.append(_point(ann, sizes[image_id], 0.25 + u / 2, 0.25 + v / 2))
         ids = [ann["id"] for ann in chosen]
         prompt = {"image_id": image_id, "category_id": category_id, "points": points}
-        prompts.append(prompt | {"labels": [1] * len(points), "annotation_ids": ids})
+        prompt |= {"labels": [1] * len(points), "annotation_ids": ids}
+        prompts.append(prompt | ({"sizes": [_drawn(ann, sizes[image_id]) for ann in chosen]} if kind == "box" else {}))
     return {"setting": setting, "seed": seed, "kind": kind, "prompts": prompts}
 
 
@@ -195,7 +202,7 @@ def _whole(value: Any) -> bool:
 def _prompt_fault(prompt: Any) -> str | None:
     """`field: what is wrong` of the first fault in one prompt, or None."""
     keys = ("image_id", "category_id", "points", "labels", "annotation_ids")
-    if not isinstance(prompt, dict) or set(prompt) != set(keys):
+    if not isinstance(prompt, dict) or set(prompt) - {"sizes"} != set(keys):
         got = sorted(prompt) if isinstance(prompt, dict) else type(prompt).__name__
         return f"keys: expected {', '.join(keys)}, got {got}"
     for key in ("image_id", "category_id"):
@@ -204,7 +211,10 @@ def _prompt_fault(prompt: Any) -> str | None:
     points, labels, ids = prompt["points"], prompt["labels"], prompt["annotation_ids"]
     if not isinstance(points, list) or not points:
         return f"points: expected a list of [x, y], got {points!r}"
-    for xy in points:
+    sizes = prompt.get("sizes", [])
+    if not isinstance(sizes, list) or len(sizes) not in (0, len(points)):
+        return f"sizes: expected {len(points)} of [width, height], got {sizes!r}"
+    for xy in [*points, *sizes]:
         numbers = isinstance(xy, list) and len(xy) == 2 and all(_whole(v) or isinstance(v, float) for v in xy)
         if not numbers or not all(math.isfinite(v) for v in xy):
             return f"points: expected finite [x, y], got {xy!r}"

@@ -18,6 +18,9 @@ DEFAULT_THRESHOLD = 0.25
 MIN_SCORE = 0.001
 """Detections under it cannot change a precision worth reading: they are never written, nor looked at for an adaptive cut."""
 
+CERTAIN = 0.1
+"""Score of a click's own box under which nothing is shown: there is nothing certain where it points."""
+
 DEFAULT_NMS = 0.7
 """IoU above which the weaker of two detections of one prompt is dropped. Choice: on training images, as the threshold."""
 
@@ -144,6 +147,10 @@ class DataConfig:
     """Share of training images that come in pairs of one source: half of their prompts are asked of the other image, too."""
     absent: float = 0.1
     """Prompts of a kind that is not in the image, per image: nothing is to be found."""
+    background: float = 0.1
+    """Clicks on bare ground, per image: nothing is to be found."""
+    negatives: float = 0.15
+    """Share of prompts with a click on an object of another kind that says "not this"."""
     drawn: float = 0.35
     """Share of prompts given as drawn boxes. All boxes of these are scaled by one factor per axis, so that the drawn one must be
     followed."""
@@ -152,7 +159,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         shares = ("synthetic", "wander", "enlarged_scenes", "large_scenes", "twins", "variety", "mosaic", "distractors")
-        for name in (*shares, "partners", "absent", "drawn", "temperature"):
+        for name in (*shares, "partners", "absent", "background", "negatives", "drawn", "temperature"):
             require(self, name, 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
         fits = not self.weights or (len(self.weights) == len(self.coco) and min(self.weights) > 0)
         require(self, "weights", fits, f"{len(self.coco)} positive numbers, one per entry of coco")

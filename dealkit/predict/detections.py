@@ -34,6 +34,9 @@ class Detections:
     """Objects that the density map estimates."""
     clicked: Tensor | None = None
     """(N,) bool: what was found at the clicks on objects; None if nothing was clicked."""
+    certain: float | None = None
+    """Score at the clicks themselves, the mean over those on objects; under `CERTAIN` there is nothing certain there. None if
+    nothing was clicked."""
     classes: Tensor | None = None
     """(N,) int64: category index of every box, from a detector without prompts; None: all are of one kind."""
 

@@ -17,9 +17,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import box_iou, clip_boxes_to_image, nms
 from tqdm.auto import tqdm
 
-from dealkit.boxes import to_xyxy
+from dealkit.boxes import check_xyxy, to_cxcywh, to_xyxy
 from dealkit.clicks import check_clicks
-from dealkit.config import DEFAULT_CHECKPOINT, DEFAULT_NMS, DEFAULT_THRESHOLD, MIN_SCORE
+from dealkit.config import CERTAIN, DEFAULT_CHECKPOINT, DEFAULT_NMS, DEFAULT_THRESHOLD, MIN_SCORE
 from dealkit.data.coco import CocoFolder
 from dealkit.data.images import read_image
 from dealkit.data.transforms import pad_to, to_input
@@ -27,12 +27,16 @@ from dealkit.device import autocast, bf16_is_faster, default_device
 from dealkit.files import Json
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL, Features, Output
+from dealkit.model.queries import EXTENT
 from dealkit.predict.detections import Detections, to_rows
 from dealkit.predict.embedding import PromptEmbedding, check_model, model_hash
 from dealkit.predict.threshold import ADAPTIVE, check_threshold
 from dealkit.prompts import PointPrompts, stack_prompts, without_clicks
 
 AnyImage = str | Path | Tensor | np.ndarray | Image.Image
+
+Prompt = tuple[Any, Any] | tuple[Any, Any, Any]
+"""`(points, labels or None)` or `(points, labels or None, boxes)` of one category."""
 
 
 class Predictor:
@@ -50,11 +54,21 @@ class Predictor:
         model: DEAL | str | Path = DEFAULT_CHECKPOINT,
         *,
         threshold: float | Literal["adaptive"] = DEFAULT_THRESHOLD,
+        together: bool = True,
+        rounds: int = 1,
         device: torch.device | str | None = None,
     ):
-        """`model`: a DEAL or the path of a checkpoint. `threshold`: lowest score returned, or "adaptive": a cut for each image
-        and prompt (`adaptive_threshold`) that keeps what was clicked."""
+        """Load and prepare a model.
+
+        Args:
+            model: a DEAL or the path of a checkpoint.
+            threshold: lowest score returned, or "adaptive": a cut for each image and prompt (`adaptive_threshold`) that keeps
+                what was clicked.
+            together: the categories of one call are rivals, see `compete`.
+            rounds: passes of detection; each but the first has the surest detections of the one before as further prompts.
+        """
         self.threshold = check_threshold(threshold)
+        self.together, self.rounds = together, rounds
         self.device = torch.device(device) if device else default_device()
         loaded = model if isinstance(model, DEAL) else load_model(Path(model))
         self.model_hash = model_hash(loaded)
@@ -71,28 +85,38 @@ class Predictor:
         """Everything that is of the kind of the object at pixel (x, y)."""
         return self.predict([[x, y]])
 
-    def predict(self, points: Sequence[Sequence[float]] | Tensor, labels: Sequence[int] | Tensor | None = None) -> Detections:
-        """Everything of the kind shown by `points` (P, 2); `labels` (P,): 1 object (default), 0 not this."""
-        return self.predict_categories([(points, labels)])[0]
+    def predict(
+        self,
+        points: Sequence[Sequence[float]] | Tensor = (),
+        labels: Sequence[int] | Tensor | None = None,
+        *,
+        boxes: Sequence[Sequence[float]] | Tensor = (),
+    ) -> Detections:
+        """Everything of the kind shown by `points` (P, 2), `labels` (P,): 1 object (default), 0 not this, and by `boxes` (Q, 4)
+        xyxy, drawn round objects: they say where the edge of an object is, of their own and of all others."""
+        return self.predict_categories([(points, labels, boxes)])[0]
 
-    def predict_categories(self, prompts: Sequence[tuple[Any, Any]]) -> list[Detections]:
-        """Several categories in one call: one `(points, labels or None)` per category, one `Detections` each, in order.
+    def predict_categories(self, prompts: Sequence[Prompt]) -> list[Detections]:
+        """Several categories in one call: one `(points, labels or None)` or `(points, labels or None, boxes)` per category,
+        one `Detections` each, in order.
 
         Raises:
             ValueError: no image is set, a point lies outside it, or a category has no positive point.
         """
         features, size_hw = self._encoded(), tuple(self.image.shape[1:])
-        sets = read_points(prompts, size_hw)
-        stacked = stack_prompts(sets, [0] * len(sets)).to(self.device)
-        output = detect(self.model, features, stacked)
-        found = [to_detections(output, n, size_hw, self.threshold, clicks=stacked.points.shape[1]) for n in range(len(sets))]
-        return [replace(f, image=self.image, points=p, labels=lb) for f, (p, lb) in zip(found, sets, strict=True)]
+        sets = read_prompts(prompts, size_hw)
+        stacked = stack_sets_of(sets).to(self.device)
+        found = detect_all(self.model, features, stacked, size_hw, together=self.together, rounds=self.rounds)
+        found = [shown(f, self.threshold) for f in found]
+        return [replace(f, image=self.image, points=p, labels=lb) for f, (p, lb, _) in zip(found, sets, strict=True)]
 
     def embed(
         self,
         image: AnyImage | None,
-        points: Sequence[Sequence[float]] | Tensor,
+        points: Sequence[Sequence[float]] | Tensor = (),
         labels: Sequence[int] | Tensor | None = None,
+        *,
+        boxes: Sequence[Sequence[float]] | Tensor = (),
     ) -> PromptEmbedding:
         """What the clicks in `image` (None: the image that is set, which stays) mean, to ask others with `predict_embedding`.
 
@@ -101,8 +125,8 @@ class Predictor:
         """
         pixels = self.image if image is None else as_image(image)
         features = self._encoded() if image is None else encode_images(self.model, [pixels])
-        sets = read_points([(points, labels)], tuple(pixels.shape[1:]))
-        vectors = embed(self.model, features, stack_prompts(sets, [0]).to(self.device))[0].cpu()
+        sets = read_prompts([(points, labels, boxes)], tuple(pixels.shape[1:]))
+        vectors = embed(self.model, features, stack_sets_of(sets).to(self.device))[0].cpu()
         return PromptEmbedding(vectors=vectors, clicks=len(sets[0][0]), model=self.model_hash)
 
     def predict_embedding(self, embedding: PromptEmbedding) -> Detections:
@@ -113,8 +137,10 @@ class Predictor:
         """
         features = self._encoded()
         check_model(embedding, self.model_hash)
-        output = detect(self.model, features, without_clicks([0]).to(self.device), embedding.vectors[None].to(self.device))
-        return replace(to_detections(output, 0, tuple(self.image.shape[1:]), self.threshold), image=self.image)
+        asked = without_clicks([0]).to(self.device)
+        size_hw, vectors = tuple(self.image.shape[1:]), embedding.vectors[None].to(self.device)
+        found = detect_all(self.model, features, asked, size_hw, embedding=vectors, rounds=self.rounds)[0]
+        return replace(shown(found, self.threshold), image=self.image)
 
     def _encoded(self) -> Features:
         if self.features is None:
@@ -122,29 +148,51 @@ class Predictor:
         return self.features
 
 
-def read_points(prompts: Sequence[tuple[Any, Any]], size_hw: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
-    """Points (P, 2) float32 and labels (P,) int64 of every `(points, labels or None)`; without labels all are objects.
+def shown(found: Detections, threshold: float | str) -> Detections:
+    """The detections from a threshold on, or above the cut of the prompt itself; none where the click points at nothing certain."""
+    if found.certain is not None and found.certain < CERTAIN and threshold != MIN_SCORE:
+        return found.above(2.0)
+    return found.adaptive() if threshold == ADAPTIVE else found.above(threshold)
+
+
+def read_prompts(prompts: Sequence[Prompt], size_hw: tuple[int, int]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Points (P, 2) float32, labels (P,) int64 and sizes (P, 2) of every `(points, labels or None)` with or without boxes.
+
+    Without labels all points are objects. A box becomes a point at its centre that has its size.
 
     Raises:
-        ValueError: points of another shape or outside the image; names the prompt set.
+        ValueError: points or boxes of another shape or outside the image; names the prompt set.
 
-    >>> read_points([([[1, 2]], None)], (10, 10))
-    [(tensor([[1., 2.]]), tensor([1]))]
+    >>> read_prompts([([[1, 2]], None, [[2, 2, 6, 4]])], (10, 10))
+    [(tensor([[1., 2.],
+            [4., 3.]]), tensor([1, 1]), tensor([[0., 0.],
+            [4., 2.]]))]
     """
     height, width = size_hw
     sets = []
-    for n, (points, labels) in enumerate(prompts):
-        p = torch.as_tensor(np.asarray(points), dtype=torch.float32)
-        if p.numel() and (p.ndim != 2 or p.shape[1] != 2):
-            raise ValueError(f"prompt set {n}: expected points [[x, y], ...], got shape {tuple(p.shape)}")
-        p = p.reshape(-1, 2)
+    for n, (points, labels, *more) in enumerate(prompts):
+        p, b = (torch.as_tensor(np.asarray(rows), dtype=torch.float32) for rows in (points, more[0] if more else ()))
+        for name, rows, columns in (("points [[x, y], ...]", p, 2), ("boxes [[x1, y1, x2, y2], ...]", b, 4)):
+            if rows.numel() and (rows.ndim != 2 or rows.shape[1] != columns):
+                raise ValueError(f"prompt set {n}: expected {name}, got shape {tuple(rows.shape)}")
+        p, b = p.reshape(-1, 2), b.reshape(-1, 4)
+        if len(b):
+            check_xyxy(b, f"prompt set {n}: boxes")
+        given = [1] * len(p) if labels is None else labels
+        labels = torch.cat([torch.as_tensor(given, dtype=torch.int64), torch.ones(len(b), dtype=torch.int64)])
+        sizes = torch.cat([torch.zeros_like(p), b[:, 2:] - b[:, :2]])
+        p = torch.cat([p, (b[:, :2] + b[:, 2:]) / 2])
         outside = ((p < 0) | (p > torch.tensor([width, height]))).any(1) | ~torch.isfinite(p).all(1)
         if outside.any():
             where = f"expected x in 0..{width}, y in 0..{height}"
             raise ValueError(f"prompt set {n}: point {p[outside][0].tolist()} is outside the image; {where}")
-        given = [1] * len(p) if labels is None else labels
-        sets.append((p, torch.as_tensor(given, dtype=torch.int64)))
+        sets.append((p, labels, sizes))
     return sets
+
+
+def stack_sets_of(sets: Sequence[tuple[Tensor, Tensor, Tensor]]) -> PointPrompts:
+    """What `read_prompts` gives, all on one image, as a batch."""
+    return stack_prompts([(p, labels) for p, labels, _ in sets], [0] * len(sets), [sizes for *_, sizes in sets])
 
 
 def as_image(image: AnyImage) -> Tensor:
@@ -214,40 +262,134 @@ def detect(model: DEAL, features: Features, prompts: PointPrompts, embedding: Te
         return model.detect(features, prompts, embedding=embedding)
 
 
+@torch.inference_mode()
+def detect_all(
+    model: DEAL,
+    features: Features,
+    prompts: PointPrompts,
+    size_hw: tuple[int, int],
+    *,
+    embedding: Tensor | None = None,
+    together: bool = False,
+    rounds: int = 1,
+    **options: Any,
+) -> list[Detections]:
+    """Detections of all prompt sets of one image, from a score of `MIN_SCORE` on.
+
+    Args:
+        embedding: (N, 2, E) of other images, instead of that of the prompts' own clicks.
+        together: the sets are rivals, see `compete`. rounds: see `surest`. options: of `to_detections`.
+    """
+    if embedding is None and rounds > 1:
+        embedding = embed(model, features, prompts)
+    clicks, every = prompts.points.shape[1], []
+    for n_round in range(rounds):
+        output = detect(model, features, prompts, embedding)
+        every.append([to_detections(output, n, size_hw, clicks=clicks, **options) for n in range(len(prompts))])
+        if n_round + 1 < rounds:
+            embedding = surest(model, features, every[-1], embedding)
+    found = [replace(f, certain=first.certain) for f, first in zip(every[-1], every[0], strict=True)]
+    if rounds > 1:  # what was clicked keeps the score that the click itself gave it
+        found = [with_click(f, first) for f, first in zip(found, every[0], strict=True)]
+    return compete(found) if together else found
+
+
+SURE, PROMPTS = 0.5, 5
+"""Score from which a detection may become a prompt, and how many do at most."""
+
+
+def surest(model: DEAL, features: Features, found: Sequence[Detections], embedding: Tensor) -> Tensor:
+    """Embeddings (N, 2, E) in which the surest detections weigh as much as the click itself; the farthest from each other first.
+
+    Source: Chain-of-Prompts, arXiv 2605.29429, and the pseudo-exemplars of CountGD++. Choice: half of the weight stays with the
+    click, so that the kind cannot drift.
+    """
+    new = embedding.clone()
+    for n, of_set in enumerate(found):
+        centres = to_cxcywh(of_set.above(SURE).boxes)[:, :2]
+        if not len(centres):
+            continue
+        chosen = [0]
+        while len(chosen) < min(PROMPTS, len(centres)):
+            chosen.append(int(torch.cdist(centres, centres[chosen]).amin(1).argmax()))
+        sets = [(centres[chosen], torch.ones(len(chosen), dtype=torch.int64))]
+        vectors = embed(model, features, stack_prompts(sets, [0]).to(embedding.device))[0]
+        extent = embedding[n, :, -EXTENT:]
+        new[n, 0, :-EXTENT] = 0.5 * (embedding[n, 0, :-EXTENT] + vectors[0, :-EXTENT])
+        new[n, :, -EXTENT:] = extent
+    return new
+
+
+def with_click(found: Detections, first: Detections) -> Detections:
+    """The detections with the score at what was clicked no lower than it was in the first round."""
+    if found.clicked is None or not found.clicked.any() or not first.clicked.any():
+        return found
+    score = first.scores[first.clicked].max()
+    scores = torch.where(found.clicked, found.scores.clamp(min=score), found.scores)
+    order = scores.argsort(descending=True, stable=True)
+    return replace(found, scores=scores[order], boxes=found.boxes[order], clicked=found.clicked[order])
+
+
+def compete(found: Sequence[Detections]) -> list[Detections]:
+    """Detections of several kinds in one image as rivals: each score times its share of the score of its place.
+
+    share = s / (s + strongest score of another kind with an IoU over 0.5). A kind alone keeps its scores.
+
+    Source: CountGD++, which keeps a box only if its best positive prompt beats its best negative one. Choice: a share, which
+    never removes a box.
+
+    >>> a = Detections(boxes=torch.tensor([[0.0, 0.0, 4.0, 4.0]]), scores=torch.tensor([0.6]))
+    >>> b = Detections(boxes=torch.tensor([[0.0, 0.0, 4.0, 5.0]]), scores=torch.tensor([0.2]))
+    >>> [round(float(f.scores[0]), 3) for f in compete([a, b])]  # 0.6 x 0.6 / 0.8, 0.2 x 0.2 / 0.8
+    [0.45, 0.05]
+    """
+    competed = []
+    for n, of_set in enumerate(found):
+        best = torch.zeros_like(of_set.scores)
+        for m, other in enumerate(found):
+            if m != n and len(other) and len(of_set):
+                best = torch.maximum(best, ((box_iou(of_set.boxes, other.boxes) > 0.5) * other.scores).amax(1))
+        scores = of_set.scores * of_set.scores / (of_set.scores + best).clamp(min=1e-9)
+        order = scores.argsort(descending=True, stable=True)
+        clicked = None if of_set.clicked is None else of_set.clicked[order]
+        competed.append(replace(of_set, scores=scores[order], boxes=of_set.boxes[order], clicked=clicked))
+    return competed
+
+
 def to_detections(
     output: Output,
     n: int,
     size_hw: tuple[int, int],
-    threshold: float | str,
     *,
     clicks: int = 0,
     limit: int = 1500,
     overlap: float = DEFAULT_NMS,
 ) -> Detections:
     """Prompt set `n` of an output as detections: xyxy clipped to the image, without duplicates, strongest first, at most
-    `limit`, from a score of `threshold` on, or above the cut of the prompt itself if it is "adaptive".
+    `limit`, from a score of `MIN_SCORE` on.
 
     `clicks` is the number of points, P, of the prompts. What was clicked is the detection at the strongest of a click's own
     queries, or the stronger duplicate that stands for it.
     """
     scores = output.pred_logits[n].sigmoid()
-    enough = scores >= (MIN_SCORE if threshold == ADAPTIVE else threshold)
-    own = torch.zeros_like(enough)
+    own = torch.zeros_like(scores, dtype=torch.bool)
+    certain = None
     if clicks:
-        of_click = scores[: clicks * output.starts].unflatten(0, (output.starts, clicks)).argmax(0)
-        own[of_click * clicks + torch.arange(clicks, device=own.device)] = True
-        enough |= own & (threshold == ADAPTIVE)
+        best = scores[: clicks * output.starts].unflatten(0, (output.starts, clicks)).max(0)
+        own[best.indices * clicks + torch.arange(clicks, device=own.device)] = True
+        real = output.valid[n, :clicks]
+        certain = float(best.values[real].mean()) if real.any() else None
     boxes = clip_boxes_to_image(to_xyxy(output.pred_boxes[n]), size_hw)
-    usable = output.valid[n] & enough & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    usable = output.valid[n] & ((scores >= MIN_SCORE) | own) & (boxes[:, 2:] > boxes[:, :2]).all(1)
     boxes, scores, own = boxes[usable], scores[usable], own[usable]
     keep = nms(boxes, scores, overlap)[:limit]
-    found = Detections(
+    return Detections(
         boxes=boxes[keep].cpu(),
         scores=scores[keep].cpu(),
         count=float(output.count[n]),
         clicked=clicked_rows(boxes, own, keep) if clicks else None,
+        certain=certain,
     )
-    return found.adaptive() if threshold == ADAPTIVE else found
 
 
 def clicked_rows(boxes: Tensor, own: Tensor, keep: Tensor) -> Tensor:
@@ -271,24 +413,31 @@ def predict_prompts(
     data: CocoFolder,
     click_lists: Sequence[Json],
     *,
-    min_score: float = MIN_SCORE,
     max_dets: int = 1500,
     overlap: float = DEFAULT_NMS,
+    together: bool = False,
+    rounds: int = 1,
 ) -> Iterator[tuple[int, Json, Detections]]:
     """Which click list, prompt and detections, image by image; each image is encoded once for all lists.
 
-    `overlap`: IoU above which the weaker of two detections of one prompt is dropped; 1 keeps all.
+    Args:
+        overlap: IoU above which the weaker of two detections of one prompt is dropped; 1 keeps all.
+        together: the prompts of one list in one image are rivals, see `compete`. rounds: see `surest`.
     """
     model = for_inference(model)
+    options = {"limit": max_dets, "overlap": overlap, "rounds": rounds}
     for index, prompts in prompted_images(data, click_lists):
         image = data[index].image
-        features = encode_images(model, [image])
+        features, size_hw = encode_images(model, [image]), tuple(image.shape[1:])
+        found: dict[int, Detections] = {}
         for rows in batches([len(p["points"]) for _, p in prompts]):
             stacked = stack_clicks([prompts[i][1] for i in rows]).to(features.maps[0].device)
-            output = detect(model, features, stacked)
-            options = {"clicks": stacked.points.shape[1], "limit": max_dets, "overlap": overlap}
-            for n, i in enumerate(rows):
-                yield *prompts[i], to_detections(output, n, tuple(image.shape[1:]), min_score, **options)
+            found |= zip(rows, detect_all(model, features, stacked, size_hw, **options), strict=True)
+        for k in sorted({k for k, _ in prompts}) if together else ():
+            rows = [i for i, (of_list, _) in enumerate(prompts) if of_list == k]
+            found |= zip(rows, compete([found[i] for i in rows]), strict=True)
+        for i, (k, prompt) in enumerate(prompts):
+            yield k, prompt, found[i]
 
 
 def prompted_images(
@@ -307,7 +456,8 @@ def prompted_images(
 def stack_clicks(prompts: Sequence[Json]) -> PointPrompts:
     """Prompts of click lists, all on one image, as a batch."""
     sets = [(torch.tensor(p["points"], dtype=torch.float32), torch.tensor(p["labels"])) for p in prompts]
-    return stack_prompts(sets, [0] * len(sets))
+    sizes = [torch.tensor(p.get("sizes", [[0.0, 0.0]] * len(p["points"])), dtype=torch.float32) for p in prompts]
+    return stack_prompts(sets, [0] * len(sets), sizes)
 
 
 def batches(counts: Sequence[int], largest: int = 8) -> Iterator[list[int]]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from dealkit.boxes import to_cxcywh
+from dealkit.boxes import in_regions, to_cxcywh
 from dealkit.config import DataConfig
 from dealkit.data.coco import CocoFolder, Sample
 from dealkit.data.mixing import mosaic, paste_distractors
@@ -152,7 +152,7 @@ def draw_prompts(samples: list[Sample], config: DataConfig, generator: torch.Gen
     One click in two cases of three, else 2 to `max_clicks` on different objects. Half of the prompts click at the centre, half
     up to a share of the half-extent beside it, itself drawn up to `config.wander`. A share `drawn` are boxes instead. Half of
     the prompts of a kind that another image of the same source shows come from there. A share `absent` of the images are asked
-    for a kind that they do not show. An image without objects has no set of its own.
+    for a kind that they do not show, a share `background` are clicked where there is nothing. An image without objects has no set of its own.
     """
 
     def chance() -> float:
@@ -162,7 +162,7 @@ def draw_prompts(samples: list[Sample], config: DataConfig, generator: torch.Gen
         return int(torch.randint(low, high + 1, (1,), generator=generator))
 
     kinds: list[tuple[int, int]] = []  # (image, label) of every clicked set
-    clicks: list[tuple[Tensor, Tensor]] = []
+    clicks: list[tuple[Tensor, Tensor, Tensor]] = []  # its points, their labels, and the object that each was clicked on
     sizes: list[Tensor] = []
     factors: list[Tensor] = []
     for b, sample in enumerate(samples):
@@ -173,48 +173,72 @@ def draw_prompts(samples: list[Sample], config: DataConfig, generator: torch.Gen
             chosen = torch.randperm(len(boxes), generator=generator)[:wanted]
             drawn = chance() < config.drawn
             spread = 0.0 if drawn else config.wander * randint(0, 1) * chance()
-            clicks.append((simulate_clicks(boxes[chosen], spread=spread, generator=generator), chosen))
+            points, labels = simulate_clicks(boxes[chosen], spread=spread, generator=generator), torch.ones(len(chosen)).long()
             low, high = map(math.log, CONVENTION)
             factors.append((low + (high - low) * torch.rand(2, generator=generator)).exp() if drawn else torch.ones(2))
             noise = 1 + 0.1 * (torch.rand(len(chosen), 2, generator=generator) - 0.5)  # nobody draws to the pixel
-            sizes.append((to_cxcywh(boxes[chosen])[:, 2:] * factors[-1] * noise) * drawn)
+            extent = to_cxcywh(boxes[chosen])[:, 2:] * factors[-1] * noise * drawn
+            others = to_cxcywh(sample.boxes[(sample.labels != label) & ~sample.crowd])[:, :2]
+            if len(others) and chance() < config.negatives:
+                points = torch.cat([points, others[randint(0, len(others) - 1)][None]])
+                labels, chosen, extent = F.pad(labels, (0, 1)), F.pad(chosen, (0, 1), value=-1), F.pad(extent, (0, 0, 0, 1))
+            clicks.append((points, labels, chosen))
+            sizes.append(extent)
             kinds.append((b, label))
+        if chance() < config.background and (ground := bare_ground(sample, generator)) is not None:
+            clicks.append((ground, torch.ones(1).long(), torch.full((1,), -1)))
+            factors.append(torch.ones(2))
+            sizes.append(torch.zeros(1, 2))
+            kinds.append((b, NOTHING))
 
     asked: list[tuple[int, int, int, bool]] = []  # image, label, clicked set, whether its clicks are in this image
     for m, (b, label) in enumerate(kinds):
-        others = (
-            []
-            if samples[b].source in PRIVATE
-            else [n for n, (c, same) in enumerate(kinds) if c != b and same == label and samples[c].source == samples[b].source]
-        )
-        foreign = bool(others) and chance() < 0.5
+        own = samples[b].source
+        others = [n for n, (c, same) in enumerate(kinds) if c != b and same == label and samples[c].source == own]
+        foreign = label != NOTHING and own not in PRIVATE and bool(others) and chance() < 0.5
         asked.append((b, label, others[randint(0, len(others) - 1)] if foreign else m, not foreign))
     for b, sample in enumerate(samples):
-        here = set(sample.labels.tolist())
+        here = {(sample.source, label) for label in (*sample.labels.tolist(), NOTHING)}
         absent = [
-            n for n, (c, label) in enumerate(kinds) if c != b and not (samples[c].source == sample.source and label in here)
+            n for n, (c, label) in enumerate(kinds) if c != b and label != NOTHING and (samples[c].source, label) not in here
         ]
         if absent and chance() < config.absent:
-            asked.append((b, -1, absent[randint(0, len(absent) - 1)], False))
+            asked.append((b, NOTHING, absent[randint(0, len(absent) - 1)], False))
 
-    ones = [(points, torch.ones(len(points), dtype=torch.int64)) for points, _ in clicks]
-    nothing = (torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64))
+    first = [len(clicks[m][0]) if own else 0 for _, _, m, own in asked]  # clicks of each asked set
+    images = [b for b, *_ in asked]
     targets = [
-        target_in(samples[b], label, factors[m], clicks[m][1] if own else torch.zeros(0, dtype=torch.int64))
-        for b, label, m, own in asked
+        target_in(samples[b], label, factors[m], clicks[m][2][:k]) for (b, label, m, _), k in zip(asked, first, strict=True)
     ]
-    own, images, own_sizes = (
-        zip(*((ones[m], b, sizes[m]) if k else (nothing, b, sizes[m][:0]) for b, _, m, k in asked), strict=True)
-        if asked
-        else ((), (), ())
+    own_clicks = [(clicks[m][0][:k], clicks[m][1][:k]) for (_, _, m, _), k in zip(asked, first, strict=True)]
+    prompts, targets = stack_sets(
+        own_clicks, images, targets, [sizes[m][:k] for (_, _, m, _), k in zip(asked, first, strict=True)]
     )
-    prompts, targets = stack_sets(list(own), list(images), targets, list(own_sizes))
     return TrainingPrompts(
-        clicked=stack_prompts(ones, [b for b, _ in kinds], sizes),
+        clicked=stack_prompts([(points, labels) for points, labels, _ in clicks], [b for b, _ in kinds], sizes),
         asked=prompts,
-        origin=torch.tensor([m for *_, m, _ in asked], dtype=torch.int64),
+        origin=torch.tensor([m for _, _, m, _ in asked], dtype=torch.int64),
         targets=targets,
     )
+
+
+NOTHING = -1
+"""Label of a prompt that nothing answers."""
+
+BARE = 6.0
+"""Standard deviation in grey levels under which a real patch is bare. Choice: what nobody labelled may be an object all the same."""
+
+
+def bare_ground(sample: Sample, generator: torch.Generator) -> Tensor | None:
+    """A point (1, 2) without an object within 8 px, of 16 drawn; in photographs only where the 24 px around are plain."""
+    height, width = sample.image.shape[1:]
+    points = torch.rand(16, 2, generator=generator) * torch.tensor([width, height])
+    free = ~in_regions(points, sample.boxes + torch.tensor([-8.0, -8.0, 8.0, 8.0]))
+    for x, y in points[free].tolist():
+        patch = sample.image[:, max(int(y) - 12, 0) : int(y) + 12, max(int(x) - 12, 0) : int(x) + 12].float()
+        if sample.source == "synthetic" or float(patch.mean(0).std()) < BARE:
+            return torch.tensor([[x, y]])
+    return None
 
 
 PRIVATE = ("synthetic", "mosaic")
