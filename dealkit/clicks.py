@@ -60,8 +60,8 @@ def make_clicks(coco: dict[str, Any] | str | Path, *, setting: str, seed: int, k
 
     Returns:
         `{"setting", "seed", "kind", "prompts": [{"image_id", "category_id", "points": [[x, y], ...], "labels": [1, ...],
-        "annotation_ids": [...]}, ...]}`, with "sizes": [[w, h], ...] if the kind is `box`; sorted by image and category; points are pixels of the original image, rounded
-        to 0.01; of a box that reaches over the border the part inside counts.
+        "annotation_ids": [...]}, ...]}`, with "sizes": [[w, h], ...] for boxes, sorted by image and category; points are pixels
+        of the original image, rounded to 0.01; of a box that reaches over the border the part inside counts.
 
     Raises:
         ValueError: unknown setting or kind, or a box without area inside its image; names the annotation.

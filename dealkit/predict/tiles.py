@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_area, clip_boxes_to_image, nms
 
-from dealkit.config import DEFAULT_NMS, MIN_SCORE, BuildConfig
+from dealkit.config import DEFAULT_NMS, BuildConfig
 from dealkit.data.coco import CocoFolder
 from dealkit.data.tiles import tile_windows
 from dealkit.files import Json
@@ -25,20 +25,23 @@ from dealkit.predict.detections import Detections
 from dealkit.predict.embedding import PromptEmbedding, check_model
 from dealkit.predict.predictor import (
     Predictor,
+    Prompt,
     as_image,
     batches,
     clicked_rows,
+    compete,
     detect,
     embed,
     encode_images,
     for_inference,
     prompted_images,
-    read_points,
+    read_prompts,
+    shown,
     stack_clicks,
+    stack_sets_of,
     to_detections,
 )
-from dealkit.predict.threshold import ADAPTIVE
-from dealkit.prompts import PointPrompts, stack_prompts, without_clicks
+from dealkit.prompts import PointPrompts, without_clicks
 
 Window = tuple[int, int, int, int]
 
@@ -52,7 +55,7 @@ COVERED = 0.5
 def predict_large(
     predictor: Predictor,
     image: Any,
-    prompts: Sequence[tuple[Any, Any]] = (),
+    prompts: Sequence[Prompt] = (),
     *,
     embedding: PromptEmbedding | None = None,
     tile: int = BuildConfig.tile,
@@ -62,7 +65,7 @@ def predict_large(
 
     Args:
         image: any form that `Predictor.set_image` takes.
-        prompts: one `(points, labels or None)` per category.
+        prompts: as `Predictor.predict_categories`.
         embedding: instead of prompts: a kind that was clicked in another image.
         tile: side of a tile, pixels; an image that fits is one tile, and the result is that of `Predictor`.
         overlap: pixels that tiles share: an object up to this size is whole in one of them; a larger one may be found in parts.
@@ -77,16 +80,17 @@ def predict_large(
     True
     """
     pixels = as_image(image)
-    options = {"tile": tile, "overlap": overlap, "threshold": predictor.threshold}
+    options = {"tile": tile, "overlap": overlap}
     if embedding is None:
-        sets = read_points(prompts, tuple(pixels.shape[1:]))
-        found = predict_tiles(predictor.model, pixels, stack_prompts(sets, [0] * len(sets)), **options)
-        return [replace(f, image=pixels, points=p, labels=lb) for f, (p, lb) in zip(found, sets, strict=True)]
+        sets = read_prompts(prompts, tuple(pixels.shape[1:]))
+        found = predict_tiles(predictor.model, pixels, stack_sets_of(sets), **options)
+        found = [shown(f, predictor.threshold) for f in (compete(found) if predictor.together else found)]
+        return [replace(f, image=pixels, points=p, labels=lb) for f, (p, lb, _) in zip(found, sets, strict=True)]
     if prompts:
         raise ValueError("predict_large: expected prompts or an embedding, got both")
     check_model(embedding, predictor.model_hash)
     found = predict_tiles(predictor.model, pixels, without_clicks([0]), embedding=embedding.vectors[None], **options)
-    return [replace(found[0], image=pixels, clicked=None)]
+    return [replace(shown(found[0], predictor.threshold), image=pixels, clicked=None)]
 
 
 def predict_coco_tiled(
@@ -115,7 +119,6 @@ def predict_tiles(
     *,
     tile: int = BuildConfig.tile,
     overlap: int = BuildConfig.overlap,
-    threshold: float | str = MIN_SCORE,
     limit: int = 1500,
     embedding: Tensor | None = None,
 ) -> list[Detections]:
@@ -123,8 +126,7 @@ def predict_tiles(
 
     Args:
         model: of `for_inference`. image: (3, H, W) uint8. prompts: in pixels of the image.
-        threshold: lowest score, or "adaptive": the cut of each set over the whole image.
-        limit: most detections of a set. embedding: (N, 2, D) of other images, instead of that of the points.
+        limit: most detections of a set. embedding: (N, 2, E) of other images, instead of that of the points.
     """
     height, width = image.shape[1:]
     windows = tile_windows(width, height, tile, overlap)
@@ -132,7 +134,6 @@ def predict_tiles(
     kept: dict[Window, Features] = {}
     if embedding is None:
         embedding, kept = _embed_sets(model, image, windows, prompts)
-    low = MIN_SCORE if threshold == ADAPTIVE else threshold
     parts: list[list[tuple[Window, Detections, float]]] = [[] for _ in range(len(prompts))]
     for window, core in zip(windows, cores(windows), strict=True):
         features = kept.pop(window, None) or _encode(model, image, window)
@@ -141,9 +142,9 @@ def predict_tiles(
             here = _in_window(prompts, rows, window)
             output = detect(model, features, here, embedding[rows].to(here.points.device))
             for i, (n, count) in enumerate(zip(rows, _count_in(output, core, window).tolist(), strict=True)):
-                found = to_detections(output, i, size_hw, low, clicks=here.points.shape[1], limit=limit)
+                found = to_detections(output, i, size_hw, clicks=here.points.shape[1], limit=limit)
                 parts[n].append((window, found, count))
-    return [_merge(of_set, (height, width), threshold, limit) for of_set in parts]
+    return [_merge(of_set, (height, width), limit) for of_set in parts]
 
 
 def cores(windows: Sequence[Window]) -> list[tuple[float, float, float, float]]:
@@ -248,9 +249,7 @@ def _count_in(output: Output, core: tuple[float, float, float, float], window: W
     return total
 
 
-def _merge(
-    parts: Sequence[tuple[Window, Detections, float]], size_hw: tuple[int, int], threshold: float | str, limit: int
-) -> Detections:
+def _merge(parts: Sequence[tuple[Window, Detections, float]], size_hw: tuple[int, int], limit: int) -> Detections:
     """One set's detections and counts of all tiles as one image's."""
     boxes, cut, clicked = [], [], []
     for (x1, y1, x2, y2), found, _ in parts:
@@ -262,10 +261,11 @@ def _merge(
     every, scores = torch.cat(boxes), torch.cat([found.scores for _, found, _ in parts])
     tiles = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(b) for b in boxes]))
     keep = merge_boxes(every, scores, tiles, torch.cat(cut))[:limit]
-    merged = Detections(
+    certain = [found.certain for _, found, _ in parts if found.certain is not None]
+    return Detections(
         boxes=clip_boxes_to_image(every[keep], size_hw),
         scores=scores[keep],
         count=sum(count for *_, count in parts),
         clicked=clicked_rows(every, torch.cat(clicked), keep),
+        certain=max(certain) if certain else None,
     )
-    return merged.adaptive() if threshold == ADAPTIVE else merged

@@ -152,7 +152,8 @@ def draw_prompts(samples: list[Sample], config: DataConfig, generator: torch.Gen
     One click in two cases of three, else 2 to `max_clicks` on different objects. Half of the prompts click at the centre, half
     up to a share of the half-extent beside it, itself drawn up to `config.wander`. A share `drawn` are boxes instead. Half of
     the prompts of a kind that another image of the same source shows come from there. A share `absent` of the images are asked
-    for a kind that they do not show, a share `background` are clicked where there is nothing. An image without objects has no set of its own.
+    for a kind that they do not show, a share `background` are clicked where there is nothing. An image without objects has no
+    set of its own.
     """
 
     def chance() -> float:
@@ -226,7 +227,7 @@ NOTHING = -1
 """Label of a prompt that nothing answers."""
 
 BARE = 6.0
-"""Standard deviation in grey levels under which a real patch is bare. Choice: what nobody labelled may be an object all the same."""
+"""Standard deviation in grey levels of a bare patch of a photograph. Choice: an object may be unlabelled."""
 
 
 def bare_ground(sample: Sample, generator: torch.Generator) -> Tensor | None:
