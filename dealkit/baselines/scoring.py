@@ -7,15 +7,17 @@ one class offers each of its boxes for every category that is there. Template ma
 
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from torch import Tensor
 from torchvision.ops import nms
 from tqdm.auto import tqdm
 
 from dealkit.baselines.detector import Detector, load_detector
+from dealkit.baselines.features import FeatureMatcher
 from dealkit.baselines.open_models import OPEN_MODELS, Find, load_open_model
 from dealkit.baselines.templates import LEAST, MARGIN, OVERLAP, SCALES, SIDES, TURNS, estimate_box, match_box
 from dealkit.clicks import check_clicks, clicks_hash, make_clicks
@@ -31,6 +33,9 @@ from dealkit.predict.predictor import predict_coco
 
 VARIANTS: dict[str, Json] = {"box": {}, "click": {}, "box, scaled and turned": {"scales": (0.8, 1.0, 1.25), "turns": 4}}
 """Ways of `benchmark_templates`: what the method is shown, and how its templates vary."""
+
+FEATURES = ("features, box", "features, click")
+"""Further ways: ImageNet features without training, see `FeatureMatcher`."""
 
 MERGE = 0.6
 """IoU above which boxes of two categories are one object to the class-agnostic number, as FCOS merges boxes of one category."""
@@ -177,24 +182,24 @@ def benchmark_detector(checkpoint: Path, files: Sequence[Path], out: Path | None
     return results
 
 
-def reference_rows(find: Find, data: CocoFolder, clicks: Json, *, given: Literal["box", "click"] = "box") -> list[Json]:
+def reference_rows(
+    find: Find, data: CocoFolder, clicks: Json, *, guess: Callable[[Tensor, Sequence[float]], Tensor] | None = None
+) -> list[Json]:
     """COCO results of a reference for a click list: records as `predict_coco` gives them.
 
     Args:
-        given: `box`: the reference is shown the annotated box of each clicked object; `click`: only `estimate_box` of the click.
+        guess: what makes a box (4,) xyxy of an image and a click; None: the reference is shown the annotated boxes.
     """
-    if given not in ("box", "click"):
-        raise ValueError(f"given: expected box or click, got {given!r}")
     names, row = dict(data.categories), {image_id: i for i, image_id in enumerate(data.image_ids)}
     box_of = dict(zip(data.annotation_ids.tolist(), data.boxes, strict=True))
     rows = []
-    for prompt in tqdm(check_clicks(clicks)["prompts"], desc=f"{data.source}: {given}", unit="prompt", mininterval=2):
+    for prompt in tqdm(check_clicks(clicks)["prompts"], desc=data.source, unit="prompt", mininterval=2):
         image = data[row[prompt["image_id"]]].image
         points = [xy for xy, label in zip(prompt["points"], prompt["labels"], strict=True) if label]
-        if given == "box":
+        if guess is None:
             boxes = torch.stack([box_of[i] for i in prompt["annotation_ids"]])
         else:
-            boxes = torch.stack([estimate_box(image, xy) for xy in points])
+            boxes = torch.stack([guess(image, xy) for xy in points])
         rows += to_rows(find(image, boxes, names[prompt["category_id"]]), prompt["image_id"], prompt["category_id"])
     return rows
 
@@ -202,22 +207,27 @@ def reference_rows(find: Find, data: CocoFolder, clicks: Json, *, given: Literal
 def benchmark_templates(
     files: Sequence[Path], out: Path | None, *, variants: Sequence[str] = ("box", "click"), seeds: int = 1
 ) -> Results:
-    """Template matching and open models on COCO sources, one click per category at the centre: rows by source, variant, seed.
+    """References on COCO sources, one click per category at the centre: rows by source, variant, seed.
 
     Columns as of `benchmark`. What `out` already holds is not run again, also when variants or seeds are added.
 
     Args:
-        files, out: as in `benchmark`. variants: keys of `VARIANTS` or `OPEN_MODELS`. seeds: click lists of each.
+        files, out: as in `benchmark`. variants: of `VARIANTS`, `FEATURES` or `OPEN_MODELS`. seeds: click lists of each.
 
     Raises:
         ValueError: an unknown variant, or an open model whose weights are not in the local cache; before anything is run.
     """
-    unknown = [name for name in variants if name not in {*VARIANTS, *OPEN_MODELS}]
-    if unknown:
-        raise ValueError(f"variants: expected some of {'; '.join([*VARIANTS, *OPEN_MODELS])}, got {unknown[0]!r}")
+    known = [*VARIANTS, *FEATURES, *OPEN_MODELS]
+    if unknown := [name for name in variants if name not in known]:
+        raise ValueError(f"variants: expected some of {'; '.join(known)}, got {unknown[0]!r}")
     finders: dict[str, Find] = {v: load_open_model(v) for v in variants if v in OPEN_MODELS}
-    for v in set(variants) - set(finders):
+    for v in set(variants) & set(VARIANTS):
         finders[v] = lambda image, boxes, _, options=VARIANTS[v]: match_box(image, boxes, **options)
+    guesses: dict[str, Any] = {"click": estimate_box}
+    if set(variants) & set(FEATURES):
+        matcher = FeatureMatcher()
+        finders |= dict.fromkeys(FEATURES, lambda image, boxes, _: matcher.find(image, boxes))
+        guesses["features, click"] = matcher.blob
     request = {"method": "template matching", "setting": "1/category", "kind": "centre", "margin": MARGIN, "least": LEAST}
     request |= {"overlap": OVERLAP, "sides": list(SIDES), "scales": list(SCALES), "turns": TURNS}
     results, of_source = Results(out, request), {file.parent.name: file for file in files}
@@ -226,8 +236,7 @@ def benchmark_templates(
         file = of_source[key["source"]]
         truth, data = read_json(file), CocoFolder(file, file.parent / "images")
         clicks = make_clicks(truth, setting="1/category", seed=key["seed"])
-        given = "click" if key["variant"] == "click" else "box"
-        found = reference_rows(finders[key["variant"]], data, clicks, given=given)
+        found = reference_rows(finders[key["variant"]], data, clicks, guess=guesses.get(key["variant"]))
         about = {"clicks": clicks_hash(clicks), "images": len(data), "objects": len(data.boxes)}
         results.add(key, about | row_of(evaluate(truth, found, clicks)))
     return results

@@ -92,8 +92,9 @@ def benchmark(
         seeds: click lists per setting and kind.
         clicks: folder to write the click lists to.
         scenes: a detector without prompts is scored on so many procedural scenes, too.
-        templates: instead of the checkpoint, template matching shown `box`, `click` or `box, scaled and turned`; or `owlv2`,
-            `grounding_dino`, `sam3` with weights in the local cache of Hugging Face.
+        templates: instead of the checkpoint, template matching shown `box`, `click` or `box, scaled and turned`; ImageNet
+            features shown `features, box` or `features, click`; or `owlv2`, `grounding_dino`, `sam3` with
+            weights in the local cache of Hugging Face.
         thresholds: `choose` finds the score threshold and duplicate IoU best on training images; `compare` sets the adaptive
             threshold beside fixed ones and the best cut of every prompt.
         images: how many images of each file the thresholds are tried on.
@@ -101,12 +102,13 @@ def benchmark(
     files = find_files(list(coco)) if coco or not scenes else []
     from dealkit.baselines.detector import is_detector
     from dealkit.baselines.open_models import OPEN_MODELS
-    from dealkit.baselines.scoring import VARIANTS, benchmark_detector, benchmark_templates
+    from dealkit.baselines.scoring import FEATURES, VARIANTS, benchmark_detector, benchmark_templates
     from dealkit.evaluate.benchmark import benchmark as run_benchmark
     from dealkit.evaluate.thresholds import calibrate, compare_thresholds
 
-    if not set(templates) <= {*VARIANTS, *OPEN_MODELS}:
-        raise ValueError(f"--templates: expected some of {'; '.join([*VARIANTS, *OPEN_MODELS])}, got {'; '.join(templates)}")
+    known = [*VARIANTS, *FEATURES, *OPEN_MODELS]
+    if not set(templates) <= set(known):
+        raise ValueError(f"--templates: expected some of {'; '.join(known)}, got {'; '.join(templates)}")
     if templates:
         benchmark_templates(files, out, variants=templates, seeds=seeds)
     elif thresholds == "choose":

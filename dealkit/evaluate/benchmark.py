@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -23,11 +23,15 @@ from dealkit.evaluate.matching import per_cent
 from dealkit.files import Json, Results, provenance, read_json, sha_of, tidy, write_json
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL
-from dealkit.predict.detections import Detections
-from dealkit.predict.predictor import Predictor, predict_coco
+from dealkit.predict.detections import Detections, to_rows
+from dealkit.predict.predictor import Predictor, compete, predict_coco, predict_prompts
 
 METRICS = ("ap25", "ap50", "ap75", "ap", "ap50_vt", "ap50_t", "ap50_s", "ap50_m", "recall50")
 """What a row of results holds of `all` and, with `_ignored` behind it, of `clicked_ignored`."""
+
+
+PROMPTS = ("alone", "together")
+"""How the prompts of one image are scored: each by itself, or as rivals."""
 
 
 def row_of(results: Json) -> dict[str, float | None]:
@@ -56,9 +60,10 @@ def benchmark(
     seeds: int = 5,
     clicks_folder: Path | None = None,
 ) -> Results:
-    """Evaluate a checkpoint on COCO sources under every setting and kind of click: a row per source, setting, kind and seed.
+    """Evaluate a checkpoint on COCO sources under every setting and kind of click: two rows per source, setting, kind and seed.
 
-    A row holds `images`, `objects`, `clicks` (hash of the list), `predict_s` and the numbers of `row_of`, means over categories.
+    One has the prompts of an image `alone`, one `together`, as rivals (`compete`). A row holds `images`, `objects`, `clicks`
+    (hash of the list), `predict_s` and the numbers of `row_of`, means over categories.
 
     Args:
         files: annotation files; images lie in `images` beside each, the folder's name is the source's.
@@ -73,12 +78,20 @@ def benchmark(
         data, truth = CocoFolder(file, file.parent / "images"), read_json(file)
         lists = [make_clicks(truth, setting=s, seed=i, kind=k) for s, k, i in wanted]
         started = time.monotonic()
-        predictions = predict_coco(model, data, lists)
+        alone: list[list[Json]] = [[] for _ in lists]
+        rivals: list[list[Json]] = [[] for _ in lists]
+        for image_id, group in groupby(predict_prompts(model, data, lists), key=lambda found: found[1]["image_id"]):
+            of_image = list(group)
+            for k in {k for k, *_ in of_image}:
+                prompts, found = zip(*((p, f) for of_list, p, f in of_image if of_list == k), strict=True)
+                for rows, every in ((alone, found), (rivals, compete(found))):
+                    rows[k] += [r for p, f in zip(prompts, every, strict=True) for r in to_rows(f, image_id, p["category_id"])]
         about = {"images": len(data), "objects": len(data.boxes), "predict_s": round(time.monotonic() - started, 1)}
         rows = []
-        for (setting, kind, seed), clicks, found in zip(wanted, lists, predictions, strict=True):
+        for (setting, kind, seed), clicks, *both in zip(wanted, lists, alone, rivals, strict=True):
             which = {"setting": setting, "kind": kind, "seed": seed, "clicks": clicks_hash(clicks)}
-            rows.append(about | which | row_of(evaluate(truth, found, clicks)))
+            for prompts, found in zip(PROMPTS, both, strict=True):
+                rows.append(about | which | {"prompts": prompts} | row_of(evaluate(truth, found, clicks)))
             if clicks_folder is not None:
                 save_clicks(clicks, clicks_folder / f"{key['source']}-{setting.replace('/', '-per-')}-{kind}-{seed}.json")
         results.add(key, *rows)
