@@ -86,6 +86,32 @@ def load_model(path: Path, *, expected: ModelConfig | None = None) -> DEAL:
     return fill_model(build_model(config), tensors, path)
 
 
+@torch.no_grad()
+def take_over(model: Model, path: Path) -> Model:
+    """The model with the weights of a checkpoint of another config wherever name and shape agree; the rest stays as it is.
+
+    A layer that has more inputs than it had keeps its weights for the first, and starts from zero for the others.
+
+    Raises:
+        ValueError: not a checkpoint, or one that has nothing in common with the model; names the file.
+    """
+    old, state, taken = read_checkpoint(path)[0], model.state_dict(), 0
+    for name, new in state.items():
+        if name not in old or old[name].ndim != new.ndim:
+            continue
+        if (before := old[name]).shape == new.shape:
+            new.copy_(before)
+        elif new.ndim > 1 and len(before) == len(new) and before.shape[2:] == new.shape[2:] and before.shape[1] < new.shape[1]:
+            new[:, before.shape[1] :] = 0
+            new[:, : before.shape[1]] = before
+        else:
+            continue
+        taken += 1
+    if not taken:
+        raise ValueError(f"{path}: none of its weights fits this model")
+    return model
+
+
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and plain config of a file written by `save_model`; an error names the file."""
     tensors, metadata = read_safetensors(path, "checkpoint")

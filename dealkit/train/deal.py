@@ -13,7 +13,7 @@ from dealkit.config import RunConfig
 from dealkit.data.coco import Sample
 from dealkit.data.transforms import to_input
 from dealkit.device import autocast
-from dealkit.model.checkpoint import load_model
+from dealkit.model.checkpoint import load_model, take_over
 from dealkit.model.deal import DEAL, build_model
 from dealkit.model.loss import criterion
 from dealkit.train.loop import training_loop
@@ -64,6 +64,7 @@ def fit(
     *,
     resume: bool = False,
     init: Path | None = None,
+    partly: bool = False,
     validate: Callable[[DEAL], dict[str, float]] | None = None,
     stop_at: int | None = None,
 ) -> list[dict[str, float]]:
@@ -71,11 +72,14 @@ def fit(
 
     Args:
         config: the run.
-        init: a checkpoint to start the weights from.
+        init: a checkpoint to start the weights from. partly: it may have another config, see `take_over`.
     """
 
     def make_model() -> DEAL:
-        return load_model(init, expected=config.model) if init else build_model(config.model)
+        if init and not partly:
+            return load_model(init, expected=config.model)
+        model = build_model(config.model)
+        return take_over(model, init) if init else model
 
     def loss_terms(model: DEAL, samples: list[Sample], generator: torch.Generator, _: DEAL, __: float) -> dict[str, Tensor]:
         drawn = draw_prompts(samples, config.data, generator)
