@@ -114,7 +114,7 @@ class DataConfig:
     `images` beside each file is the folder. Each file is one source. Or the `index.parquet` of a TinySet."""
     weights: tuple[float, ...] = ()
     """How often each entry of `coco` is drawn, relative to the others; files of one pattern alike. Empty: each file alike."""
-    temperature: float = 0.5
+    temperature: float = 0.3
     """Exponent of a source's number of images in its probability: 0 draws all sources alike, 1 all images alike."""
     synthetic: float = 0.3
     """Share of training images that are procedural scenes; 1 when `coco` is empty."""
@@ -124,7 +124,7 @@ class DataConfig:
     """Smallest zoom of a training crop, relative to the stored image."""
     max_scale: float = 2.0
     """Largest zoom of a training crop."""
-    sets_per_image: int = 2
+    sets_per_image: int = 3
     """Most categories prompted per training image."""
     max_clicks: int = 3
     """Most clicks in a training prompt; one click is drawn in two cases of three."""

@@ -1,0 +1,96 @@
+"""What makes a click find kinds that were never trained on? One part of the recipe off in each short training, several seeds.
+
+All trainings draw the same number of crops. They are scored on the validation images of the sources that they were trained on, by
+which parts are chosen, and on sources that nothing was trained on, which are only shown.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from dealkit.clicks import make_clicks
+from dealkit.config import MODELS, DataConfig, RunConfig, TrainConfig, as_json
+from dealkit.data.coco import CocoFolder
+from dealkit.evaluate.benchmark import row_of
+from dealkit.evaluate.coco import evaluate
+from dealkit.files import Json, Results, read_json, sha_of
+from dealkit.model.checkpoint import load_model
+from dealkit.predict.predictor import predict_coco
+from dealkit.studies.ablation import Changes, changed
+from dealkit.studies.runs import folder_of, trained
+
+PARTS: dict[str, Changes] = {
+    "full": {},
+    "random start": {"model": {"pretrained": False, "frozen": False}},
+    "without similarity": {"model": {"similarity": False}},
+    "without drawn boxes": {"data": {"drawn": 0.0}},
+    "without mosaics": {"data": {"mosaic": 0.0}},
+    "without distractors": {"data": {"distractors": 0.0}},
+    "without other images": {"data": {"partners": 0.0}},
+    "without absent kinds": {"data": {"absent": 0.0, "background": 0.0}},
+    "without rivals": {"loss": {"rival": 1.0}},
+}
+"""Cells and what they change in the run; the first is what the others are compared with."""
+
+
+def recipe(files: Sequence[Path], *, steps: int, batch_size: int = 12, size: int = 160) -> RunConfig:
+    """The run that the cells change: `nano` from ImageNet weights on these annotation files and procedural scenes."""
+    data = DataConfig(coco=tuple(map(str, files)), size=size)
+    schedule = TrainConfig(steps=steps, batch_size=batch_size, warmup=min(200, steps // 5), ema_decay=0.995, checkpoint_every=100)
+    return RunConfig(model=MODELS["nano"], data=data, train=schedule)
+
+
+def part_results(
+    train: Sequence[Path],
+    groups: dict[str, Sequence[Path]],
+    folder: Path,
+    out: Path | None = None,
+    *,
+    steps: int,
+    batch_size: int = 12,
+    seeds: int = 3,
+    images: int = 6,
+    numbers: Sequence[int] = (),
+) -> Results:
+    """A row per cell, seed, group and source: the numbers of `row_of` for a click and for a box, one per category, at the centre.
+
+    Args:
+        train: annotation files to train on. groups: name -> files to score on, such as `seen` and `unseen`.
+        folder: of the trainings. out: JSON of all rows; what it holds is not run again.
+        images: of every file, at most. numbers: further cells, trained on so many of `train`, evenly chosen in their order.
+    """
+    base = recipe(train, steps=steps, batch_size=batch_size)
+    cells = {name: changed(base, changes, 0) for name, changes in PARTS.items()}
+    for n in numbers:
+        chosen = tuple(str(train[i * len(train) // n]) for i in range(n))
+        cells[f"{n} sources"] = replace(base, data=replace(base.data, coco=chosen))
+    request = {"base": as_json(replace(base, data=replace(base.data, coco=()))), "images": images}
+    request |= {"files": {name: [sha_of(file) for file in files] for name, files in {"train": train, **groups}.items()}}
+    results = Results(out, request)
+    for key in results.todo([{"cell": cell, "seed": seed} for seed in range(seeds) for cell in cells], "cells"):
+        run = replace(cells[key["cell"]], train=replace(base.train, seed=key["seed"]))
+        place = folder_of(run, None, folder)
+        minutes = trained(run, place)["minutes"]
+        model, rows = load_model(place / "model.safetensors"), []
+        for group, files in groups.items():
+            for file in files:
+                truth = first_images(read_json(file), images)
+                lists = [make_clicks(truth, setting="1/category", seed=0, kind=kind) for kind in ("centre", "box")]
+                found = predict_coco(model, CocoFolder(file, file.parent / "images"), lists, together=True)
+                for clicks, of_list in zip(lists, found, strict=True):
+                    about = {"group": group, "source": file.parent.name, "kind": clicks["kind"], "minutes": minutes}
+                    rows.append(about | row_of(evaluate(truth, of_list, clicks)))
+        results.add(key, *rows)
+    return results
+
+
+def first_images(truth: Json, most: int) -> Json:
+    """The ground truth of the first images of a file.
+
+    >>> truth = {"images": [{"id": 1}, {"id": 2}], "annotations": [{"image_id": 2}], "categories": []}
+    >>> first_images(truth, 1)
+    {'images': [{'id': 1}], 'annotations': [], 'categories': []}
+    """
+    images = truth["images"][:most]
+    ids = {image["id"] for image in images}
+    return {**truth, "images": images, "annotations": [a for a in truth["annotations"] if a["image_id"] in ids]}
