@@ -23,6 +23,7 @@ HEADS = {
     "ap25": "AP25",
     "ap50": "AP50",
     "ap75": "AP75",
+    "ap25_ignored": "AP25, clicked ignored",
     "ap50_ignored": "AP50, clicked ignored",
     "ap75_ignored": "AP75, clicked ignored",
     "hit": "hit",
@@ -67,9 +68,10 @@ def plain_table(*rows: Sequence[str]) -> str:
 # Models and sources
 
 
-def source_table(results: Json, setting: str = "1/category", kind: str = "centre") -> str:
+def source_table(results: Json, setting: str = "1/category", kind: str = "centre", prompts: str = "alone") -> str:
     """A row per source, means over seeds; the last row is the mean over sources with its spread over seeds."""
-    rows, columns = tidy(results).query("setting == @setting and kind == @kind"), [*SCORES, "hit_shown"]
+    chosen = "setting == @setting and kind == @kind and prompts == @prompts"
+    rows, columns = tidy(results).query(chosen), [*SCORES, "hit_shown"]
     sources = rows.groupby("source")[["images", "objects", *columns]].mean().reset_index()
     counts = sources[["source", "images", "objects"]].astype({"images": int, "objects": int}).astype(str)
     last = percent(over_seeds(rows, metrics=columns), columns, spread=True)
@@ -79,24 +81,51 @@ def source_table(results: Json, setting: str = "1/category", kind: str = "centre
 
 
 def settings_table(results: Json) -> str:
-    """A row per click setting and kind, means over sources and seeds."""
-    columns, means = ["ap25", *SCORES, "hit_shown"], over_seeds(results, ["setting", "kind"])
-    clicks = (means["setting"] + " " + means["kind"]).rename("clicks")
-    return markdown(clicks.to_frame().join(percent(means, columns)))
+    """A row per click setting, kind and use of the prompts, means over sources and seeds."""
+    columns, by = ["ap25", *SCORES, "hit_shown"], ["setting", "kind", "prompts"]
+    means = over_seeds(results, by)
+    return markdown(means[by].join(percent(means, columns)))
+
+
+WAYS = {
+    "a click, alone": "kind == 'centre' and prompts == 'alone'",
+    "a click, together": "kind == 'centre' and prompts == 'together'",
+    "a box, together": "kind == 'box' and prompts == 'together'",
+}
+"""What was told, one prompt per category; *together*: the prompts of an image are rivals."""
+
+
+def ways_table(results: Json) -> str:
+    """A row per source, a row per domain, and their mean: AP50 and AP75 with the clicked ignored, by `WAYS`, and AP25 and hit."""
+    rows = tidy(results).query("setting == '1/category'")
+    domain = rows["source"].map(read_json(PROJECT_ROOT / "data" / "domains.json"))
+    columns = {}
+    for way, chosen in WAYS.items():
+        part = rows.query(chosen)
+        metrics = ["ap50_ignored", "ap75_ignored"] + (["ap25_ignored", "hit"] if way == "a click, together" else [])
+        of_source = part.groupby("source")[metrics].mean()
+        of_domain = of_source.groupby(domain.groupby(rows["source"]).first()).mean()
+        every = pd.concat([of_source, of_domain.rename(index="*{}*".format), of_source.mean().rename("**mean**").to_frame().T])
+        for metric in metrics:
+            columns[f"{way}: {HEADS[metric].removesuffix(', clicked ignored')}"] = every[metric].map(per_cent)
+    return markdown(pd.DataFrame(columns).rename_axis("source, *domain*").reset_index())
 
 
 def headline_table(_: Json) -> str:
-    """What was told / where / scores: DEAL and template matching on the unseen and the seen sources, one click list or five."""
-    told = {
-        "DEAL `nano`, one click": ("{}_nano", None),
-        "template matching, one click": ("template_{}", "click"),
-        "template matching, the object's box": ("template_{}", "box"),
+    """What was told / where / scores: DEAL and the references on the unseen and the seen sources, one click list or five."""
+    told = {f"DEAL `nano`, {way}": ("{}_nano", f"setting == '1/category' and {chosen}") for way, chosen in WAYS.items()}
+    told |= {
+        "ImageNet features, a click": ("template_{}", "variant == 'features, click'"),
+        "ImageNet features, a box": ("template_{}", "variant == 'features, box'"),
+        "template matching, a click": ("template_{}", "variant == 'click'"),
+        "template matching, a box": ("template_{}", "variant == 'box'"),
     }
     rows = []
-    for name, (file, variant) in told.items():
+    for name, (file, chosen) in told.items():
         for sources, key in (("unseen", "unseen"), ("seen", "realsmall")):
-            frame = tidy(RESULTS / f"{file.format(key)}.json")
-            part = frame if variant is None else frame[frame["variant"] == variant]
+            part = tidy(RESULTS / f"{file.format(key)}.json").query(chosen)
+            if part.empty:
+                continue
             cells = percent(over_seeds(part, metrics=SCORES), SCORES, spread=True).iloc[0]
             rows.append({"told": name, "on": f"{part['source'].nunique()} {sources} sources", **cells})
     return markdown(pd.DataFrame(rows))
@@ -178,7 +207,8 @@ def model_table(models: dict[str, dict[str, Json]]) -> str:
         real, training, photos, bench = (files[part] for part in MODEL_FILES)
         crops = sum(part["steps"] * part["batch_size"] for part in training["parts"])
         made = [f"`{name}`", f"{training['parameters'] / 1e6:.1f} M", f"{crops:,}", minutes_text(training["parts"])]
-        scores = [*over_seeds(real)[columns].iloc[0], photos["scenes"]["ap50"], photos["coins"]["recall"]]
+        alone = tidy(real).query("setting == '1/category' and kind == 'centre' and prompts == 'alone'")
+        scores = [*over_seeds(alone)[columns].iloc[0], photos["scenes"]["ap50"], photos["coins"]["recall"]]
         rows.append([*made, *map(per_cent, scores), *(f"{bench[key]:.0f} ms" for key in ("encode_ms", "click_ms"))])
     return plain_table(*rows)
 
@@ -514,7 +544,9 @@ def beside_paper(results: Any, paper: Json) -> str:
 
 TABLES = {
     "headline": ("unseen_nano.json", headline_table),
-    "unseen": ("unseen_nano.json", source_table),
+    "unseen": ("unseen_nano.json", ways_table),
+    "unseen_settings": ("unseen_nano_settings.json", settings_table),
+    "open": ("open_nano.json", ways_table),
     "training": ("training_nano.json", training_sentence),
     "models": ("realsmall_nano.json", published_models),
     "sources": ("realsmall_nano.json", source_table),
