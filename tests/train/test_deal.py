@@ -66,6 +66,20 @@ def test_a_second_cycle_costs_the_mean_of_both(run, monkeypatch):
     assert {k: v.item() for k, v in twice.items()} == pytest.approx({k: v.item() for k, v in once.items()}, rel=1e-5)
 
 
+def test_a_drawn_size_is_told_in_every_cycle(run, make_tiny, monkeypatch):
+    """The objects to find keep the factor of the drawn box; a later click alone would not tell it."""
+    model, told = make_tiny(), []
+    samples = [make_scene(i, size_hw=(64, 64), object_size=12, num_objects=3, num_categories=1) for i in (0, 1)]
+    drawn = draw_prompts(samples, replace(run.data, **ALIKE | {"drawn": 1.0}), seeded())
+    detect = model.detect
+    monkeypatch.setattr(model, "detect", lambda *args, **more: told.append(more["embedding"]) or detect(*args, **more))
+    with torch.no_grad():
+        loss_of_batch(model, samples, drawn, replace(run, prompt=PromptConfig(cycles=2)), seeded())
+    first, second = (embedding[:, 0] for embedding in told)
+    assert (first[:, -1] == 1).all() and torch.equal(first[:, -3:], second[:, -3:])
+    assert (first != second)[:, :-3].any(1).all()  # another object is clicked
+
+
 def test_bfloat16_changes_the_forward_pass_a_little_and_the_losses_stay_float32(run, make_tiny, monkeypatch):
     model, (samples, drawn) = make_tiny(), batch(run)
     terms = []
