@@ -99,7 +99,7 @@ ONE_CLICK = (torch.tensor([[20.0, 30.0]]), torch.tensor([1]))
 """Points and labels of a prompt set."""
 
 
-ALIKE = {name: 0.0 for name in ("partners", "mosaic", "distractors", "absent", "background", "negatives", "drawn", "temperature")}
+ALIKE = {name: 0.0 for name in ("partners", "mosaic", "distractors", "absent", "background", "not_this", "drawn", "temperature")}
 """Settings of data in which every prompt clicks objects of its own image, and all sources are drawn alike."""
 
 

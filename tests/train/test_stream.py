@@ -320,12 +320,12 @@ def test_bare_ground_of_a_photograph_is_plain():
 
 def test_a_negative_click_lies_on_an_object_of_another_kind():
     sample = made([0, 0, 1])
-    drawn = draw_prompts([sample], replace(PLAIN, negatives=1.0, sets_per_image=2, max_clicks=1), seeded())
+    drawn = draw_prompts([sample], replace(PLAIN, not_this=1.0, sets_per_image=2, max_clicks=1), seeded())
     for n, target in enumerate(drawn.targets):
         assert drawn.asked.labels[n].tolist() == [1, 0] and target.clicked[1] == -1 <= target.clicked[0] - 1
         assert (drawn.asked.points[n, 1] == target.rivals[:, :2]).all(1).any()
         assert {*map(tuple, to_xyxy(torch.cat([target.boxes, target.rivals])).tolist())} == {*map(tuple, sample.boxes.tolist())}
-    alone = draw_prompts([made([0, 0])], replace(PLAIN, negatives=1.0, max_clicks=1), seeded())
+    alone = draw_prompts([made([0, 0])], replace(PLAIN, not_this=1.0, max_clicks=1), seeded())
     assert alone.asked.labels.tolist() == [[1]]  # no other kind
 
 
