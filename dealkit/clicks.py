@@ -199,6 +199,11 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _finite_pair(value: Any) -> bool:
+    numbers = isinstance(value, list) and len(value) == 2 and all(_whole(v) or isinstance(v, float) for v in value)
+    return numbers and all(math.isfinite(v) for v in value)
+
+
 def _prompt_fault(prompt: Any) -> str | None:
     """`field: what is wrong` of the first fault in one prompt, or None."""
     keys = ("image_id", "category_id", "points", "labels", "annotation_ids")
@@ -211,13 +216,15 @@ def _prompt_fault(prompt: Any) -> str | None:
     points, labels, ids = prompt["points"], prompt["labels"], prompt["annotation_ids"]
     if not isinstance(points, list) or not points:
         return f"points: expected a list of [x, y], got {points!r}"
-    sizes = prompt.get("sizes", [])
-    if not isinstance(sizes, list) or len(sizes) not in (0, len(points)):
-        return f"sizes: expected {len(points)} of [width, height], got {sizes!r}"
-    for xy in [*points, *sizes]:
-        numbers = isinstance(xy, list) and len(xy) == 2 and all(_whole(v) or isinstance(v, float) for v in xy)
-        if not numbers or not all(math.isfinite(v) for v in xy):
+    for xy in points:
+        if not _finite_pair(xy):
             return f"points: expected finite [x, y], got {xy!r}"
+    sizes = prompt.get("sizes", points)
+    if not isinstance(sizes, list) or len(sizes) != len(points):
+        return f"sizes: expected {len(points)} of [width, height], got {sizes!r}"
+    for wh in prompt.get("sizes", []):
+        if not _finite_pair(wh) or min(wh) < 0:
+            return f"sizes: expected finite [width, height] of 0 or more, got {wh!r}"
     if not isinstance(labels, list) or len(labels) != len(points) or any(v not in (0, 1) or not _whole(v) for v in labels):
         return f"labels: expected {len(points)} of 1 or 0, got {labels!r}"
     if 1 not in labels:

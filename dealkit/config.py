@@ -149,7 +149,7 @@ class DataConfig:
     """Prompts of a kind that is not in the image, per image: nothing is to be found."""
     background: float = 0.1
     """Clicks on bare ground, per image: nothing is to be found."""
-    negatives: float = 0.15
+    not_this: float = 0.15
     """Share of prompts with a click on an object of another kind that says "not this"."""
     drawn: float = 0.35
     """Share of prompts given as drawn boxes. All boxes of these are scaled by one factor per axis, so that the drawn one must be
@@ -159,7 +159,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         shares = ("synthetic", "wander", "enlarged_scenes", "large_scenes", "twins", "variety", "mosaic", "distractors")
-        for name in (*shares, "partners", "absent", "background", "negatives", "drawn", "temperature"):
+        for name in (*shares, "partners", "absent", "background", "not_this", "drawn", "temperature"):
             require(self, name, 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
         fits = not self.weights or (len(self.weights) == len(self.coco) and min(self.weights) > 0)
         require(self, "weights", fits, f"{len(self.coco)} positive numbers, one per entry of coco")

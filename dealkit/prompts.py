@@ -18,7 +18,8 @@ class PointPrompts:
 
     Raises:
         ValueError: wrong shape or type, a label other than 1, 0, -1, a real point that is not finite, a negative image
-            index, or a set without a positive point unless `embedded`; the message names the set.
+            index, a size that is negative or not finite, or a set without a positive point unless `embedded`; the message names
+            the set.
 
     >>> p = PointPrompts(points=torch.tensor([[[8.0, 9.0]]]), labels=torch.tensor([[1]]), image_index=torch.tensor([0]))
     >>> len(p)
@@ -53,6 +54,7 @@ class PointPrompts:
             "a label that is not 1, 0 or -1": ((labels < -1) | (labels > 1)).any(1),
             "a point that is not finite": (real & ~torch.isfinite(points).all(2)).any(1),
             "a negative image_index": index < 0,
+            "a size that is negative or not finite": ~((self.sizes >= 0) & self.sizes.isfinite()).flatten(1).all(1),
             "no positive point": ~((labels == 1).any(1) | self.embedded),
         }
         # one transfer for all the checks: on a GPU each would stop the queue

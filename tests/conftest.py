@@ -99,6 +99,10 @@ ONE_CLICK = (torch.tensor([[20.0, 30.0]]), torch.tensor([1]))
 """Points and labels of a prompt set."""
 
 
+ALIKE = {name: 0.0 for name in ("partners", "mosaic", "distractors", "absent", "background", "not_this", "drawn", "temperature")}
+"""Settings of data in which every prompt clicks objects of its own image, and all sources are drawn alike."""
+
+
 def target_of(boxes, *, clicked=(), crowd=()):
     """What a prompt set should find: rows of cxcywh."""
     boxes, crowd = (torch.as_tensor(rows, dtype=torch.float32).reshape(-1, 4) for rows in (boxes, crowd))

@@ -73,6 +73,15 @@ def test_jitter_clicks_the_same_instances_inside_the_middle_half():
             assert x + w / 4 <= px <= x + 3 * w / 4 and y + h / 4 <= py <= y + 3 * h / 4
 
 
+def test_a_drawn_box_is_the_part_of_the_box_in_the_image():
+    coco = scene() | {"annotations": [ann(1, 1, 1, [-20.0, 90.0, 40.0, 30.0]), ann(2, 1, 1, [1.0, 2.0, 0.333, 4.0])]}
+    clicks = make_clicks(coco, setting="1/instance", seed=0, kind="box")
+    [prompt] = check_clicks(clicks, coco)["prompts"]
+    rows = dict(zip(prompt["annotation_ids"], zip(prompt["points"], prompt["sizes"], strict=True), strict=True))
+    assert rows == {1: ([10.0, 95.0], [20.0, 10.0]), 2: ([1.17, 4.0], [0.33, 4.0])}  # x 0 to 20, y 90 to 100 of the first
+    assert "sizes" not in make_clicks(coco, setting="1/instance", seed=0)["prompts"][0]
+
+
 def test_a_box_over_the_border_is_clicked_in_its_visible_part_to_a_hundredth():
     for bbox, point in (([-20.0, 90.0, 40.0, 30.0], [10.0, 95.0]), ([1.0, 2.0, 0.333, 1 / 3], [1.17, 2.17])):
         coco = scene() | {"annotations": [ann(1, 1, 1, bbox)]}  # visible of the first: x 0 to 20, y 90 to 100
@@ -137,6 +146,9 @@ def test_a_negative_point_needs_no_annotation():
         (lambda c: c["prompts"][1].update(points=[]), r"prompts\[1\].points: expected a list of \[x, y\]"),
         (lambda c: c["prompts"][1].update(points=[[1.0]]), r"prompts\[1\].points: expected finite \[x, y\], got \[1.0\]"),
         (lambda c: c["prompts"][1].update(points=[[1.0, float("nan")]]), r"prompts\[1\].points: expected finite"),
+        (lambda c: c["prompts"][1].update(sizes=[]), r"prompts\[1\].sizes: expected 1 of \[width, height\], got \[\]"),
+        (lambda c: c["prompts"][1].update(sizes=[[4.0]]), r"prompts\[1\].sizes: expected finite \[width, height\]"),
+        (lambda c: c["prompts"][1].update(sizes=[[4.0, -1.0]]), r"prompts\[1\].sizes: expected .* of 0 or more, got"),
         (lambda c: c["prompts"][1].update(labels=[1, 1]), r"prompts\[1\].labels: expected 1 of 1 or 0, got \[1, 1\]"),
         (lambda c: c["prompts"][1].update(labels=[-1]), r"prompts\[1\].labels: expected 1 of 1 or 0"),
         (lambda c: c["prompts"][1].update(labels=[0]), r"prompts\[1\].labels: expected at least one 1"),

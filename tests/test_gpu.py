@@ -18,10 +18,9 @@ from dealkit.config import (
     TrainConfig,
 )
 from dealkit.data.scenes.scene import make_scene
-from dealkit.model.checkpoint import load_model, save_model
+from dealkit.model.checkpoint import load_model
 from dealkit.predict.predictor import Predictor
 from dealkit.train.deal import fit, loss_of_batch
-from dealkit.train.imitate import imitate
 from dealkit.train.stream import draw_prompts
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -51,8 +50,7 @@ def test_losses_and_gradients_are_those_of_the_cpu(make_tiny, tiny_config):
     for device in ("cpu", "cuda"):
         model = make_tiny().to(device).train()
         generator = torch.Generator().manual_seed(0)
-        prompts, targets = draw_prompts(samples, DATA, generator)
-        losses = loss_of_batch(model, samples, prompts, targets, run, generator)
+        losses = loss_of_batch(model, samples, draw_prompts(samples, DATA, generator), run, generator)
         sum(losses.values()).backward()
         terms[device] = {name: value.item() for name, value in losses.items()}
         norms[device] = [p.grad.norm().item() for p in model.parameters() if p.grad is not None]
@@ -72,13 +70,6 @@ def test_a_run_trains_resumes_and_loads_on_the_cpu(tiny_config, tmp_path, worker
 def test_a_run_in_bfloat16(tiny_config, tmp_path, monkeypatch):
     bfloat16(monkeypatch, faster=True)
     assert finite(fit(RunConfig(model=tiny_config, data=DATA, train=schedule(), prompt=PromptConfig(cycles=2)), tmp_path / "run"))
-
-
-def test_a_wider_model_imitates(make_tiny, tiny_config, tmp_path):
-    save_model(make_tiny(), tmp_path / "teacher.safetensors")
-    config = replace(tiny_config, backbone="resnet18")
-    run = RunConfig(model=config, data=DATA, train=schedule())
-    assert finite(imitate(run, tmp_path / "run", tmp_path / "teacher.safetensors"))
 
 
 @pytest.mark.parametrize("detector", ["fcos", "retinanet", "faster_rcnn", "rtdetr"])

@@ -112,12 +112,13 @@ def test_the_prompt_generates_the_kernel_that_lights_up_the_map(tiny_config):
     activate = DensityActivation(tiny_config).eval()
     torch.nn.init.zeros_(activate.film.weight)
     fine, keep, none = normal(2, 16, 8, 8)[:1].expand(2, -1, -1, -1), torch.ones(2, 8, 8, dtype=torch.bool), torch.zeros(2).bool()
-    embedding = normal(2, 2, 32)
+    embedding, keys = normal(2, 2, 32), [normal(2, 4, 8 // k, 8 // k) for k in (1, 2, 4)]
+    alike = keys, torch.zeros(2, 2, 12)  # nothing to compare with
     with torch.no_grad():
-        lit = activate(fine, embedding, none, keep).peak_logits
+        lit = activate(fine, embedding, none, keep, *alike).peak_logits
         assert (lit[0] - lit[1]).abs().max() > 1e-4
         torch.nn.init.zeros_(activate.kernels.weight)
-        lit = activate(fine, embedding, none, keep).peak_logits
+        lit = activate(fine, embedding, none, keep, *alike).peak_logits
         assert torch.equal(lit[0], lit[1])
 
 

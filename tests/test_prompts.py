@@ -1,5 +1,7 @@
 """`dealkit.prompts`: prompt sets that are checked and padded, and simulated clicks inside their boxes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import seeded
@@ -41,6 +43,22 @@ def test_prompt_sets_of_different_length_are_padded():
 def test_a_bad_prompt_set_is_named(points, labels, index, message):
     with pytest.raises(ValueError, match=message):
         prompts(points, labels, index)
+
+
+def test_sizes_are_padded_with_zeros_and_of_the_form_of_the_points():
+    one, two = (torch.tensor([[1.0, 2.0]]), torch.tensor([1])), (torch.tensor([[3.0, 4.0], [5.0, 6.0]]), torch.tensor([1, 0]))
+    out = stack_prompts([one, two], [0, 0], [torch.tensor([[8.0, 9.0]]), torch.zeros(2, 2)])
+    assert out.to("cpu").sizes.tolist() == [[[8, 9], [0, 0]], [[0, 0], [0, 0]]]
+    assert stack_prompts([one], [0]).sizes.tolist() == [[[0, 0]]]
+    assert len(stack_prompts([(torch.zeros(0, 2), torch.zeros(0).long())], [0], embedded=True)) == 1
+    for sizes, message in (
+        (torch.zeros(2, 1, 2), r"sizes: expected \(2, 2, 2\) float32, got \(2, 1, 2\)"),
+        (torch.zeros(2, 2, 2, dtype=torch.int64), "sizes: expected .* torch.int64"),
+        (torch.tensor([[[8.0, 9.0], [0, 0]], [[0, -1], [0, 0]]]), "prompt set 1: a size that is negative or not finite"),
+        (torch.tensor([[[8.0, 9.0], [0, float("nan")]], [[0, 0], [0, 0]]]), "prompt set 0: a size that is negative or not"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            replace(out, sizes=sizes)
 
 
 def test_stacking_names_the_set_of_wrong_shape():

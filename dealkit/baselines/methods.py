@@ -251,7 +251,10 @@ def train_with(
         run: the run. out: its folder.
         hook: changes the labels of every batch; None: as the method of the run does.
         init: checkpoint to start the weights from, see `start_from`.
+
+    Choice: without mosaics and pasted distractors: only a prompt says which of their objects are meant.
     """
+    run = replace(run, data=replace(run.data, mosaic=0.0, distractors=0.0))
     lookup, change = class_lookup(run), hook or method_hook(run.method)
 
     def make_model() -> Detector:

@@ -59,7 +59,6 @@ def train(
     config: Path | None = None,
     resume: bool = False,
     init: Path | None = None,
-    teacher: Path | None = None,
 ) -> None:
     """Train a DEAL, or a detector without prompts, on procedural scenes and COCO folders.
 
@@ -72,7 +71,6 @@ def train(
         config: JSON of a whole run (as `config.json` of another), instead of the options above.
         resume: continue the run in `out` with its own config.
         init: checkpoint to start the weights from.
-        teacher: checkpoint of a `nano` that a `small` starts from and imitates, instead of learning from labels.
     """
     if resume:
         config = out / "config.json"
@@ -86,18 +84,13 @@ def train(
         run = DetectorRun(detector=chosen, data=data, train=schedule, method=method)
     else:
         run = RunConfig(model=MODELS[model], data=data, train=schedule, loss=loss, prompt=prompt)
-    if teacher and (init or isinstance(run, DetectorRun)):
-        raise ValueError("--teacher: expected a DEAL and no --init, since the weights start from the teacher")
     from dealkit.baselines.methods import train_with
     from dealkit.baselines.scoring import validate_detector
     from dealkit.evaluate.benchmark import validate_on_scenes
     from dealkit.train.deal import fit
-    from dealkit.train.imitate import imitate
 
     if isinstance(run, DetectorRun):
         train_with(run, out, resume=resume, init=init, validate=validate_detector)
-    elif teacher:
-        imitate(run, out, teacher, resume=resume, validate=validate_on_scenes)
     else:
         fit(run, out, resume=resume, init=init, validate=validate_on_scenes)
 

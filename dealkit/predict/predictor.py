@@ -149,8 +149,10 @@ class Predictor:
 
 
 def shown(found: Detections, threshold: float | str) -> Detections:
-    """The detections from a threshold on, or above the cut of the prompt itself; none where nothing certain was clicked."""
-    if found.certain is not None and found.certain < CERTAIN and threshold != MIN_SCORE:
+    """The detections from a threshold on, or above the cut of the prompt itself; none where nothing certain was clicked, unless
+    the threshold asks for all."""
+    everything = threshold != ADAPTIVE and threshold <= MIN_SCORE
+    if found.certain is not None and found.certain < CERTAIN and not everything:
         return found.above(2.0)
     return found.adaptive() if threshold == ADAPTIVE else found.above(threshold)
 
@@ -349,7 +351,7 @@ def compete(found: Sequence[Detections]) -> list[Detections]:
         for m, other in enumerate(found):
             if m != n and len(other) and len(of_set):
                 best = torch.maximum(best, ((box_iou(of_set.boxes, other.boxes) > 0.5) * other.scores).amax(1))
-        scores = of_set.scores * of_set.scores / (of_set.scores + best).clamp(min=1e-9)
+        scores = of_set.scores * (of_set.scores / (of_set.scores + best).clamp(min=1e-9))
         order = scores.argsort(descending=True, stable=True)
         clicked = None if of_set.clicked is None else of_set.clicked[order]
         competed.append(replace(of_set, scores=scores[order], boxes=of_set.boxes[order], clicked=clicked))

@@ -143,7 +143,7 @@ def box_shift(model: DEAL, shape: tuple[str, int, int]) -> float | None:
         image, truth = plain_shapes(*shape, size_hw, (dx, dy))
         batch, sizes = pad_to([to_input(image)])
         prompts = stack_prompts([(to_cxcywh(truth)[:1, :2], torch.ones(1, dtype=torch.int64))], [0])
-        boxes = to_detections(model(batch, prompts, sizes), 0, size_hw, 0.1).boxes
+        boxes = to_detections(model(batch, prompts, sizes), 0, size_hw).above(0.1).boxes
         overlap = box_iou(truth, boxes)
         if not len(boxes) or overlap.amax(1).min() <= 0.5:
             return None

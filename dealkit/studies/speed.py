@@ -110,9 +110,9 @@ def bench_training(config: RunConfig, steps: int = 6) -> dict[str, float]:
     times = []
     for samples in tqdm(scenes, desc="training steps"):
         start = time.perf_counter()
-        prompts, targets = draw_prompts(samples, config.data, generator)
+        drawn = draw_prompts(samples, config.data, generator)
         optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(loss_of_batch(model, samples, prompts, targets, config, generator).values())).sum().backward()
+        torch.stack(list(loss_of_batch(model, samples, drawn, config, generator).values())).sum().backward()
         optimizer.step()
         times.append(time.perf_counter() - start)
     return {"train_images_per_s": batch / statistics.median(times[1:]), "train_size": size, "train_batch": batch}

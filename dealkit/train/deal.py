@@ -16,6 +16,7 @@ from dealkit.device import autocast
 from dealkit.model.checkpoint import load_model, take_over
 from dealkit.model.deal import DEAL, build_model
 from dealkit.model.loss import criterion
+from dealkit.model.queries import EXTENT
 from dealkit.train.loop import training_loop
 from dealkit.train.pgcpp import next_prompts
 from dealkit.train.stream import TrainingPrompts, draw_prompts, noisy_boxes
@@ -54,7 +55,10 @@ def loss_of_batch(
             noisy = origin = None
             clicked = (prompts.labels == 1).any(1)[:, None, None].to(device)
             with autocast(device, config.train.bf16):  # a prompt from another image stays until this one is clicked
-                embedding = torch.where(clicked, model.embed(features, prompts.to(device)), embedding)
+                now = model.embed(features, prompts.to(device))
+            # and the size that was drawn stays, for the targets keep the factor of that box
+            now = torch.cat([now[..., :-EXTENT], embedding[..., -EXTENT:]], dim=-1)
+            embedding = torch.where(clicked, now, embedding)
     return terms
 
 

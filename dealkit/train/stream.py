@@ -180,7 +180,7 @@ def draw_prompts(samples: list[Sample], config: DataConfig, generator: torch.Gen
             noise = 1 + 0.1 * (torch.rand(len(chosen), 2, generator=generator) - 0.5)  # nobody draws to the pixel
             extent = to_cxcywh(boxes[chosen])[:, 2:] * factors[-1] * noise * drawn
             others = to_cxcywh(sample.boxes[(sample.labels != label) & ~sample.crowd])[:, :2]
-            if len(others) and chance() < config.negatives:
+            if len(others) and chance() < config.not_this:
                 points = torch.cat([points, others[randint(0, len(others) - 1)][None]])
                 labels, chosen, extent = F.pad(labels, (0, 1)), F.pad(chosen, (0, 1), value=-1), F.pad(extent, (0, 0, 0, 1))
             clicks.append((points, labels, chosen))

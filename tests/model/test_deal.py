@@ -77,7 +77,8 @@ def test_every_backbone_gives_maps_of_strides_4_to_32_to_the_whole_model(name, t
 
 
 def test_the_published_models_are_as_small_as_said():
-    counts = {name: sum(p.numel() for p in build_model(config).parameters()) for name, config in MODELS.items()}
+    models = {name: build_model(replace(config, pretrained=False)) for name, config in MODELS.items()}
+    counts = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
     assert counts["nano"] <= 10_000_000 and counts["small"] <= 20_000_000
     assert round(sum(p.numel() for stage in nano_stages()[0] for p in stage.parameters()) / 1e6, 1) == 5.0
 
@@ -87,10 +88,11 @@ def test_the_published_models_are_as_small_as_said():
 
 def test_prompt_sets_in_a_batch_equal_one_by_one(tiny_model):
     features = tiny_model.encode(normal(2, 3, 64, 96))
-    sets, index = [ONE_CLICK, THREE, MIXED], [1, 0, 1]
-    together = tiny_model.detect(features, stack_prompts(sets, index))
+    sets, index = [ONE_CLICK, THREE, MIXED, ONE_CLICK], [1, 0, 1, 1]
+    sizes = [torch.zeros(1, 2), torch.tensor([[9.0, 5.0], [0.0, 0.0], [7.0, 7.0]]), torch.zeros(2, 2), torch.tensor([[6.0, 8.0]])]
+    together = tiny_model.detect(features, stack_prompts(sets, index, sizes))
     for n, (of_set, image) in enumerate(zip(sets, index, strict=True)):
-        alone = tiny_model.detect(features, stack_prompts([of_set], [image]))
+        alone = tiny_model.detect(features, stack_prompts([of_set], [image], [sizes[n]]))
         for name in ("pred_boxes", "pred_logits", "reference_points"):
             got, expected = getattr(together, name)[n][together.valid[n]], getattr(alone, name)[0][alone.valid[0]]
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-3)
@@ -190,10 +192,26 @@ def test_more_points_and_negative_points_change_the_answer(tiny_model):
 def test_a_negative_point_has_an_embedding_of_its_own_and_none_is_zero(tiny_model):
     features = tiny_model.encode(normal(1, 3, 64, 96))
     embedding = tiny_model.embed(features, stack_prompts([ONE_CLICK, MIXED], [0, 0]))
-    assert embedding.shape == (2, 2, 32)
+    assert embedding.shape == (2, 2, tiny_model.embedding_dim)
     assert (embedding[0, 1] == 0).all() and embedding[1, 1].abs().max() > 0
     alone = tiny_model.embed(features, stack_prompts([(MIXED[0][:1], torch.tensor([1]))], [0]))
     torch.testing.assert_close(embedding[1, 0], alone[0, 0], rtol=1e-4, atol=1e-5)  # the negative is not in the positive
+
+
+def test_a_drawn_box_is_where_its_own_queries_start_and_what_they_answer(make_tiny):
+    """The second click of three has a box of 9 x 5 px; a negative click's size means nothing."""
+    model, sizes = make_tiny(), [torch.tensor([[0.0, 0.0], [9.0, 5.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [9.0, 5.0]])]
+    images, drawn = normal(1, 3, 64, 96), torch.tensor([8.0, 50.0, 9.0, 5.0])
+    plain = model(images, stack_prompts([THREE, MIXED], [0, 0]))
+    out = model(images, stack_prompts([THREE, MIXED], [0, 0], sizes))
+    assert (out.reference_points[0, 1:9:3] == drawn).all() and (out.pred_boxes[0, 1:9:3] == drawn).all()
+    others = [0, 2, 3, 5, 6, 8]
+    assert not (out.reference_points[0, others] == drawn).all(-1).any()
+    assert (out.pred_boxes[0, others] - plain.pred_boxes[0, others]).abs().max() > 1e-4  # for what was drawn is told to all
+    torch.testing.assert_close(out.pred_boxes[1], plain.pred_boxes[1])
+    in_training = model.train()(images, stack_prompts([THREE, MIXED], [0, 0], sizes))
+    assert (in_training.reference_points[0, 1:9:3] == drawn).all()
+    assert not (in_training.pred_boxes[0, 1:9:3] == drawn).all(-1).any()  # there it is refined, to be learnt
 
 
 def test_every_positive_click_starts_a_query_in_its_cell_on_the_border_too(tiny_model):
@@ -265,7 +283,7 @@ def test_every_parameter_has_a_gradient(make_tiny):
     for layer in model.decoder.layers:  # it starts from zero, where what comes before has no gradient
         torch.nn.init.normal_(layer.reader.describe[-1].weight, std=0.1)
         torch.nn.init.normal_(layer.box[-1].weight, std=0.1)
-    prompts = stack_prompts([ONE_CLICK, THREE, MIXED], [0, 1, 1])
+    prompts = stack_prompts([ONE_CLICK, THREE, MIXED], [0, 1, 1], [torch.full((p, 2), 9.0) for p in (1, 3, 2)])
     large = torch.tensor([[[30.0, 30.0, 60.0, 60.0], [40.0, 30.0, 110.0, 60.0]]]).expand(3, 2, 4)  # of strides 8 and 16
     out = model.detect(model.encode(normal(2, 3, 64, 96)), prompts, noisy=large)
     targets = [

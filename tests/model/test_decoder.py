@@ -72,12 +72,21 @@ def test_a_decoder_layer_moves_its_boxes_along_with_the_queries(tiny_config):
     torch.nn.init.normal_(layer.box[-1].weight, std=0.1)
     x, reference = torch.randn(1, 5, 32), torch.cat([40 + 32 * torch.rand(1, 5, 2), 4 + 8 * torch.rand(1, 5, 2)], -1)
     flat = torch.ones(1, 1360, 32), torch.ones(1, 1344, tiny_config.edge_dim)
-    world = (torch.ones(1, 1, 5, dtype=torch.bool), *flat, torch.ones(1, 32, 32), torch.tensor([0]))
+    world = (
+        torch.ones(1, 1, 5, dtype=torch.bool),
+        *flat,
+        torch.ones(1, 32, 32),
+        torch.tensor([0]),
+        torch.tensor([[0.3, -0.2, 1.0]]),
+    )
     _, here, scores = layer(x, reference, *world)
     shift = torch.tensor([20.0, 12.0, 0.0, 0.0])
     _, there, same = layer(x, reference + shift, *world)
     torch.testing.assert_close(there - shift, here, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(same, scores, rtol=1e-4, atol=1e-4)
+    extents = [torch.tensor([e]) for e in ([0.0, 0.0, 0.0], [0.3, -0.2, 0.0], [0.3, -0.2, 1.0])]  # the last number: known
+    none, unknown, known = (layer(x, reference, *world[:-1], extent)[1] for extent in extents)
+    assert torch.equal(none, unknown) and not torch.allclose(none, known) and torch.equal(known, here)
 
 
 def test_refining_is_relative_to_the_box_and_bounded():

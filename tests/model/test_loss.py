@@ -16,6 +16,7 @@ from dealkit.model.loss import (
     criterion,
     dense_box,
     focal_heatmap,
+    on_rivals,
     peak_target,
     poisson_density,
     varifocal,
@@ -215,6 +216,20 @@ def test_every_weight_scales_its_own_term(name):
     scale = {f"loss_{f.name}": 7 / getattr(LossConfig(), f.name) if f.name == name else 1.0 for f in fields(LossConfig)}
     assert all(v > 0.01 for v in plain.values())
     assert weighted == pytest.approx({term: scale[term] * v for term, v in plain.items()}, rel=1e-5)
+
+
+def test_an_answer_with_an_object_of_another_kind_counts_three_times():
+    """Two silly queries of p = 1/2, each 0.75 x 1/2 x ln 2: one with an IoU of 6/10 with the rival, one of 4/12."""
+    of_set = replace(target_of(OBJECTS), rivals=rows([20, 50, 8, 8], [34, 30, 6, 10]))
+    output = prediction(of_set, layers=1)
+    boxes, logits = output.pred_boxes.clone(), output.pred_logits.clone()
+    boxes[0, 3:5], logits[0, 3:5] = rows([22, 50, 8, 8], [24, 50, 8, 8]), 0.0
+    output = replace(output, pred_boxes=boxes, pred_logits=logits)
+    assert on_rivals(boxes, [of_set]).tolist() == [[False, True, False, True, False, False]]  # the matched second is right
+    assert not on_rivals(boxes, [target_of(OBJECTS)]).any() and on_rivals(boxes[:, :0], [of_set]).shape == (1, 0)
+    unit = LossConfig().score * 0.375 * LN2 / 3  # over three objects
+    for rival, times in ((3.0, 3 + 1), (1.0, 1 + 1)):
+        assert values(output, [of_set], LossConfig(rival=rival))["loss_score"] == pytest.approx(times * unit, rel=1e-4)
 
 
 def test_a_set_without_objects_costs_a_finite_loss_that_falls_with_the_scores():

@@ -1,10 +1,14 @@
-"""`dealkit.model.queries`: what a map says at a point, and how many queries start where."""
+"""`dealkit.model.queries`: what a map says at a point, what a place is alike to, and how many queries start where."""
 
+import math
+
+import pytest
 import torch
-from conftest import seeded
+from conftest import normal, seeded
 
 from dealkit.config import ModelConfig
-from dealkit.model.queries import allocate_queries, local_peaks, of_image, sample_map
+from dealkit.model.queries import allocate_queries, contrast_keys, local_peaks, of_image, sample_map, similarity_maps
+from dealkit.prompts import stack_prompts
 
 
 def test_sampling_beyond_the_map_reads_its_border():
@@ -36,3 +40,65 @@ def test_queries_start_on_peaks_before_their_neighbours():
     peaks[0, 1, 1], peaks[0, 1, 2], peaks[0, 3, 5] = 9.0, 8.0, 1.0  # the 8 belongs to the 9
     cells, _ = allocate_queries(local_peaks(peaks), torch.zeros(1), ModelConfig(min_queries=2, extra_queries=0))
     assert cells.tolist() == [[1 * 7 + 1, 3 * 7 + 5]]
+
+
+# What a place is alike to
+
+
+def test_keys_are_what_a_place_has_beyond_the_mean_of_its_image():
+    """Cells (1, 0), (3, 0), (2, 3): mean (2, 1), differences (-1, -1), (1, -1), (0, 2). Padding takes no part in the mean."""
+    feature, half = torch.tensor([[[[1.0, 3.0, 2.0]], [[0.0, 0.0, 3.0]]]]), 0.5**0.5
+    torch.testing.assert_close(contrast_keys(feature, None)[0, :, 0].T, torch.tensor([[-half, -half], [half, -half], [0, 1]]))
+    keys = contrast_keys(feature, torch.tensor([[[True, True, False]]]))  # mean (2, 0)
+    torch.testing.assert_close(keys[0, :, 0].T, torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+    assert not contrast_keys(torch.ones(1, 2, 2, 2), None).any()  # an even image is like nothing
+
+
+def test_similarity_is_the_cosine_with_each_stride_on_the_map_of_one():
+    keys = [
+        torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1).expand(1, 2, 4, 4).clone(),
+        torch.zeros(1, 2, 2, 2),
+        torch.ones(1, 2, 1, 1),
+    ]
+    keys[0][0, :, 1, 2] = torch.tensor([0.0, 1.0])
+    keys[1][0, 0] = 0.6
+    maps = similarity_maps(keys, torch.tensor([[3.0, 0.0, 5.0, 0.0, 0.0, 0.0]]), 4)
+    expected = torch.ones(4, 4)
+    expected[1, 2] = 0
+    assert torch.equal(maps[0, 0], expected) and maps.shape == (1, 3, 4, 4)
+    torch.testing.assert_close(maps[0, 1], torch.full((4, 4), 0.6))
+    assert not maps[0, 2].any()  # zero vectors are like nothing
+    torch.testing.assert_close(
+        similarity_maps(keys, torch.tensor([[3.0, 0, 5, 0, 0, 0]]), 16)[0, :2, 0, 0], torch.tensor([15 / 16, 0.6])
+    )
+
+
+def test_a_place_is_like_itself_and_teaches_the_backbone_nothing(make_tiny):
+    model = make_tiny().train()
+    features = model.encode(normal(1, 3, 64, 96))
+    prompts = stack_prompts([(torch.tensor([[22.0, 30.0]]), torch.tensor([1]))], [0])  # the centre of a cell of stride 4
+    vectors = model.embed_points.split(model.embed(features, prompts))[1]
+    assert not any(key.requires_grad for key in features.keys)
+    maps = similarity_maps(features.keys, vectors[:, 0], 4)[0]
+    assert maps[0, 7, 5].item() == pytest.approx(1, abs=1e-4) and maps[0].max() < 1 + 1e-4 and maps[1:, 7, 5].min() > 0.5
+
+
+# Drawn boxes
+
+
+def test_a_drawn_box_changes_an_embedding_in_its_extent_only(tiny_model):
+    features, clicks = (
+        tiny_model.encode(normal(1, 3, 64, 96)),
+        (torch.tensor([[20.0, 30], [40, 40], [60, 12]]), torch.tensor([1, 1, 0])),
+    )
+    sizes = [[[0.0, 0.0]] * 3, [[8.0, 16.0], [0.0, 0.0], [5.0, 5.0]], [[8.0, 16.0], [2.0, 4.0], [0.0, 0.0]]]
+    plain, one, two = tiny_model.embed(features, stack_prompts([clicks] * 3, [0] * 3, list(map(torch.tensor, sizes))))
+    assert torch.equal(plain[:, :-3], one[:, :-3]) and torch.equal(plain[:, :-3], two[:, :-3])
+    assert not torch.stack([plain[0], plain[1], one[1], two[1]])[:, -3:].any()  # nothing drawn; "not this" has no size
+    torch.testing.assert_close(one[0, -3:], torch.tensor([math.log(8) - 2.77, math.log(16) - 2.77, 1.0]))
+    torch.testing.assert_close(two[0, -3:], torch.tensor([math.log(4) - 2.77, math.log(8) - 2.77, 1.0]))  # the mean of the logs
+    split = tiny_model.embed_points.split
+    mean = torch.stack([plain, one]).mean(0, keepdim=True)
+    torch.testing.assert_close(split(mean)[2], split(one[None])[2])  # of several, those that were drawn
+    assert split(plain[None])[2].tolist() == [[0.0, 0.0, 0.0]]
+    assert (split(one[None])[0] - split(plain[None])[0])[0].abs().amax(-1).gt(1e-5).tolist() == [True, False]

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import bfloat16, changed, losses, seeded
+from conftest import ALIKE, bfloat16, changed, losses, seeded
 from safetensors.torch import load_file
 
 import dealkit.train.deal
-from dealkit.config import LossConfig, PromptConfig
+from dealkit.config import LossConfig, PromptConfig, TrainConfig
 from dealkit.data.scenes.scene import make_scene
 from dealkit.model.checkpoint import save_model
 from dealkit.model.deal import build_model
@@ -23,17 +23,17 @@ pytestmark = pytest.mark.usefixtures("float32_cpu")
 def batch(run, seed=0):
     """Two scenes of a few objects, with their prompts."""
     samples = [make_scene(i, size_hw=(64, 64), object_size=12, num_objects=3) for i in (0, 1)]
-    return samples, *draw_prompts(samples, run.data, seeded(seed))
+    return samples, draw_prompts(samples, replace(run.data, **ALIKE), seeded(seed))
 
 
 def test_a_toy_batch_can_be_learnt_by_heart(run):
     torch.manual_seed(0)
     model = build_model(run.model).train()
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.0), lr=2e-3)
-    samples, prompts, targets = batch(run)
+    optimizer = torch.optim.AdamW(parameter_groups(model, TrainConfig(weight_decay=0.0)), lr=2e-3)
+    samples, drawn = batch(run)
     seen = []
     for _ in range(60):
-        terms = loss_of_batch(model, samples, prompts, targets, run, seeded())
+        terms = loss_of_batch(model, samples, drawn, run, seeded())
         optimizer.zero_grad()
         sum(terms.values()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -58,22 +58,35 @@ def test_a_second_cycle_costs_the_mean_of_both(run, monkeypatch):
     """With the same prompts in both cycles, the loss of two cycles is that of one."""
     monkeypatch.setattr(dealkit.train.deal, "next_prompts", lambda output, prompts, targets, *_: (prompts, targets))
     torch.manual_seed(0)
-    model, (samples, prompts, targets) = build_model(run.model).eval(), batch(run)
+    model, (samples, drawn) = build_model(run.model).eval(), batch(run)
     with torch.no_grad():
         once, twice = (
-            loss_of_batch(model, samples, prompts, targets, replace(run, prompt=PromptConfig(cycles=c)), torch.Generator())
-            for c in (1, 2)
+            loss_of_batch(model, samples, drawn, replace(run, prompt=PromptConfig(cycles=c)), torch.Generator()) for c in (1, 2)
         )
     assert {k: v.item() for k, v in twice.items()} == pytest.approx({k: v.item() for k, v in once.items()}, rel=1e-5)
 
 
+def test_a_drawn_size_is_told_in_every_cycle(run, make_tiny, monkeypatch):
+    """The objects to find keep the factor of the drawn box; a later click alone would not tell it."""
+    model, told = make_tiny(), []
+    samples = [make_scene(i, size_hw=(64, 64), object_size=12, num_objects=3, num_categories=1) for i in (0, 1)]
+    drawn = draw_prompts(samples, replace(run.data, **ALIKE | {"drawn": 1.0}), seeded())
+    detect = model.detect
+    monkeypatch.setattr(model, "detect", lambda *args, **more: told.append(more["embedding"]) or detect(*args, **more))
+    with torch.no_grad():
+        loss_of_batch(model, samples, drawn, replace(run, prompt=PromptConfig(cycles=2)), seeded())
+    first, second = (embedding[:, 0] for embedding in told)
+    assert (first[:, -1] == 1).all() and torch.equal(first[:, -3:], second[:, -3:])
+    assert (first != second)[:, :-3].any(1).all()  # another object is clicked
+
+
 def test_bfloat16_changes_the_forward_pass_a_little_and_the_losses_stay_float32(run, make_tiny, monkeypatch):
-    model, (samples, prompts, targets) = make_tiny(), batch(run)
+    model, (samples, drawn) = make_tiny(), batch(run)
     terms = []
     for faster, wanted in ((False, True), (True, True), (True, False)):
         bfloat16(monkeypatch, faster=faster)
         with torch.no_grad():
-            terms.append(loss_of_batch(model, samples, prompts, targets, changed(run, bf16=wanted), seeded()))
+            terms.append(loss_of_batch(model, samples, drawn, changed(run, bf16=wanted), seeded()))
     plain, short, off = terms
     assert all(v.dtype == torch.float32 for v in short.values())
     total, of_short = sum(plain.values()).item(), sum(short.values()).item()
@@ -93,7 +106,7 @@ def test_a_run_starts_from_the_weights_of_a_checkpoint(run, make_tiny, tmp_path)
 
 def test_batches_without_objects_are_passed_over(make_coco, run, tmp_path):
     file = make_coco("bare", [[], []])
-    bare = replace(run, data=replace(run.data, coco=(str(file),), synthetic=0.0))
+    bare = replace(run, data=replace(run.data, coco=(str(file),), synthetic=0.0, background=0.0))
     assert losses(fit(changed(bare, steps=3), tmp_path / "run")) == []
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 3
 

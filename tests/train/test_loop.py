@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 import dealkit.train.loop
 from dealkit.config import TrainConfig, load_config
 from dealkit.model.checkpoint import load_model
+from dealkit.model.deal import build_model
 from dealkit.train.deal import fit
 from dealkit.train.loop import learning_rate, parameter_groups, progress, read_log, update_average
 
@@ -146,11 +147,34 @@ def test_the_learning_rate_warms_up_and_falls_to_a_hundredth(step, done, expecte
     assert learning_rate(0, 0.0, TrainConfig(lr=2.0, warmup=0)) == 2.0
 
 
-def test_only_matrices_and_kernels_decay(tiny_model):
-    decayed, others = parameter_groups(tiny_model, 0.1)
-    assert decayed["weight_decay"] == 0.1 and others["weight_decay"] == 0.0
-    assert len(decayed["params"]) + len(others["params"]) == len(list(tiny_model.parameters()))
-    assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim <= 1 for p in others["params"])
+@pytest.mark.parametrize("backbone", ["nano", "lite0"])
+def test_only_matrices_and_kernels_decay_and_a_known_backbone_learns_slowly(tiny_config, backbone):
+    model = build_model(replace(tiny_config, backbone=backbone))
+    groups = parameter_groups(model, TrainConfig(weight_decay=0.1, backbone_lr=0.3))
+    kinds = {(slow, decays): [] for slow in ([0.3, 1.0] if backbone == "lite0" else [1.0]) for decays in (0.1, 0.0)}
+    for name, p in model.named_parameters():
+        if not name.startswith(
+            ("backbone.net.stem", "backbone.net.blocks.0.", "backbone.net.blocks.1.", "backbone.net.blocks.2.")
+        ):
+            slow = backbone == "lite0" and name.startswith("backbone.")
+            kinds[0.3 if slow else 1.0, 0.1 if p.ndim > 1 else 0.0].append(p)
+    assert {(g["share"], g["weight_decay"]): list(map(id, g["params"])) for g in groups} == {
+        kind: list(map(id, params)) for kind, params in kinds.items()
+    }
+
+
+def test_the_backbone_moves_by_its_share_of_a_step(run, tmp_path):
+    """Adam's first step is the learning rate, whatever the gradient."""
+    lite = replace(run, model=replace(run.model, backbone="lite0"))
+    fit(changed(lite, lr=1e-3, warmup=0, weight_decay=0.0, backbone_lr=0.1, ema_decay=0.0), tmp_path / "run", stop_at=1)
+    torch.manual_seed(run.train.seed)
+    start, end = build_model(lite.model).state_dict(), state_of(tmp_path / "run")["model"]
+    moved = {
+        name: (end[name] - start[name]).abs().max().item()
+        for name in ("backbone.net.blocks.5.project.0.weight", "to_values.0.bias")
+    }
+    assert list(moved.values()) == pytest.approx([1e-4, 1e-3], rel=0.1)
+    assert torch.equal(end["backbone.net.stem.0.weight"], start["backbone.net.stem.0.weight"])
 
 
 def test_the_average_follows_quickly_at_first_and_slowly_later():

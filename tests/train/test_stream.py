@@ -7,16 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import sample_of, seeded, target_of
+from conftest import ALIKE, noise, sample_of, seeded, target_of
 
 import dealkit.train.stream
 from dealkit.boxes import to_xyxy
 from dealkit.config import DataConfig
 from dealkit.data.scenes.plan import TWINS
 from dealkit.data.scenes.scene import EVAL_SEED, make_scene
-from dealkit.train.stream import TrainingStream, draw_prompts, draw_twins, noisy_boxes, open_sources
+from dealkit.train.stream import CONVENTION, TrainingStream, bare_ground, draw_prompts, draw_twins, noisy_boxes, open_sources
 
 SMALL = DataConfig(size=64, workers=0)
+PLAIN = replace(SMALL, **ALIKE)
 BOLT = (5, [10, 12, 6, 8], 0)
 
 
@@ -98,7 +99,7 @@ def plain(monkeypatch):
 
 def test_every_source_is_drawn_equally_often_whatever_its_size(make_coco, plain):
     files = tuple(str(make_coco(name, [[BOLT]] * images, size_wh=(20, 20))) for name, images in (("a", 1), ("b", 2), ("c", 12)))
-    stream = TrainingStream(replace(SMALL, coco=files, synthetic=0.0), seed=0, length=600)
+    stream = TrainingStream(replace(PLAIN, coco=files, synthetic=0.0), seed=0, length=600)
     samples = [stream[i] for i in range(600)]
     drawn = Counter(s.source for s in samples)
     # 200 each are expected; the standard deviation of a binomial of 600 and 1/3 is 11.5
@@ -108,18 +109,48 @@ def test_every_source_is_drawn_equally_often_whatever_its_size(make_coco, plain)
 
 @pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.35, 79, 131), (1.0, 300, 300)])
 def test_the_share_of_scenes_is_the_one_asked_for(tiny_coco, plain, share, low, high):
-    stream = TrainingStream(replace(SMALL, coco=(str(tiny_coco),), synthetic=share), seed=0, length=300)
+    stream = TrainingStream(replace(PLAIN, coco=(str(tiny_coco),), synthetic=share), seed=0, length=300)
     # 105 of 300 are expected at 0.35, standard deviation 8.3
     assert low <= sum(stream[i].source == "made" for i in range(300)) <= high
 
 
 def test_the_zoom_and_the_size_reach_the_crop(tiny_coco, plain):
-    config = replace(SMALL, coco=(str(tiny_coco),), synthetic=0.0, size=128, min_scale=0.25, max_scale=3.0)
+    config = replace(PLAIN, coco=(str(tiny_coco),), synthetic=0.0, size=128, min_scale=0.25, max_scale=3.0)
     _ = TrainingStream(config, seed=0, length=1)[0]
     assert plain == [(128, (0.25, 3.0))]
 
 
+def test_partners_are_two_images_of_one_source(make_coco, plain):
+    files = tuple(str(make_coco(name, [[BOLT]] * 3, size_wh=(20, 20))) for name in "abc")
+    stream = TrainingStream(replace(PLAIN, coco=files, partners=1.0, synthetic=1.0), seed=0, length=40)
+    pairs = [(stream[i], stream[i + 1]) for i in range(0, 40, 2)]
+    assert all(a.source == b.source and a.image_id != b.image_id for a, b in pairs)
+    assert {a.source for a, _ in pairs} == set("abc")
+
+
+def test_mosaics_and_distractors_come_as_often_as_asked_for(make_coco, plain, monkeypatch):
+    files, donors = tuple(str(make_coco(name, [[BOLT]] * 2, size_wh=(20, 20))) for name in "ab"), []
+
+    def paste(sample, donor, *, generator):
+        donors.append((sample.source, donor.source))
+        return sample
+
+    monkeypatch.setattr(dealkit.train.stream, "paste_distractors", paste)
+    stream = TrainingStream(replace(PLAIN, coco=files, synthetic=0.0, mosaic=1.0), seed=0, length=5)
+    assert [stream[i].source for i in range(5)] == ["mosaic"] * 5 and plain == [(32, (0.5, 2.0))] * 20 and not donors
+    stream = TrainingStream(replace(PLAIN, coco=files, synthetic=0.0, distractors=1.0), seed=0, length=40)
+    assert {stream[i].source for i in range(40)} == set("ab")
+    assert set(donors) == {("a", "b"), ("b", "a")}  # never of its own source, whose objects may be what is asked for
+
+
 # Sources
+
+
+def test_a_source_counts_by_a_power_of_its_images(make_coco):
+    files = tuple(str(make_coco(name, [[]] * images, size_wh=(8, 8))) for name, images in (("a", 1), ("b", 4), ("c", 9)))
+    for temperature, shares in ((0.0, [1, 1, 1]), (0.5, [1, 2, 3]), (1.0, [1, 4, 9])):
+        assert open_sources(files, (), temperature)[1].tolist() == pytest.approx([s / sum(shares) for s in shares])
+    assert open_sources(files, (3.0, 2.0, 1.0), 0.5)[1].tolist() == pytest.approx([0.3, 0.4, 0.3])  # 3 x 1, 2 x 2, 1 x 3
 
 
 def test_a_pattern_opens_all_it_matches_in_sorted_order(make_coco, tmp_path):
@@ -134,7 +165,7 @@ def test_weights_belong_to_entries_and_every_file_of_a_pattern_is_drawn_by_its_o
         make_coco(name, [[BOLT]])
     entries = tuple(str(tmp_path / pattern / "annotations.json") for pattern in ("a*", "b*"))
     assert open_sources(entries, (1.0, 2.0))[1].tolist() == [0.25, 0.25, 0.5]
-    stream = TrainingStream(replace(SMALL, coco=entries, weights=(1.0, 2.0), synthetic=0.0), seed=0, length=400)
+    stream = TrainingStream(replace(PLAIN, coco=entries, weights=(1.0, 2.0), synthetic=0.0), seed=0, length=400)
     drawn = Counter(stream[i].source for i in range(400))
     assert abs(drawn["b1"] - 200) < 4 * 10  # binomial of 400 and 1/2
 
@@ -158,19 +189,22 @@ def test_a_pattern_that_matches_nothing_is_named_and_no_pattern_is_no_source(tmp
 
 def test_a_set_asks_for_one_kind_and_knows_all_its_objects():
     samples = [made([0, 1, 0, 2, 0]), made([4, 4])]
-    prompts, targets = draw_prompts(samples, replace(SMALL, sets_per_image=3), seeded())
+    drawn = draw_prompts(samples, replace(PLAIN, sets_per_image=3), seeded())
+    prompts, targets = drawn.asked, drawn.targets
+    assert torch.equal(drawn.clicked.points, prompts.points) and drawn.origin.tolist() == [0, 1, 2, 3]
     assert sorted(prompts.image_index.tolist()) == [0, 0, 0, 1]
     assert sorted(len(t.boxes) for t in targets) == [1, 1, 2, 3]
     kinds = {tuple(sorted(map(tuple, s.boxes[s.labels == k].tolist()))) for s in samples for k in s.labels.unique()}
     assert {tuple(sorted(map(tuple, to_xyxy(t.boxes).tolist()))) for t in targets} == kinds
-    again, other = (draw_prompts(samples, replace(SMALL, sets_per_image=3), seeded(seed))[0].points for seed in (0, 1))
+    again, other = (draw_prompts(samples, replace(PLAIN, sets_per_image=3), seeded(seed)).asked.points for seed in (0, 1))
     assert torch.equal(again, prompts.points) and (other.shape != again.shape or not torch.equal(other, again))
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_click_lies_in_the_middle_half_of_the_object_it_names(seed):
     samples = [made([0, 1, 0, 2, 0, 0]), made([4, 4, 4])]
-    prompts, targets = draw_prompts(samples, SMALL, seeded(seed))
+    drawn = draw_prompts(samples, PLAIN, seeded(seed))
+    prompts, targets = drawn.asked, drawn.targets
     assert prompts.points.shape[1] == max(len(t.clicked) for t in targets) == len(targets[0].clicked)
     for n, t in enumerate(targets):
         real = prompts.labels[n] == 1
@@ -181,22 +215,23 @@ def test_every_click_lies_in_the_middle_half_of_the_object_it_names(seed):
 
 
 def test_half_of_the_clicks_are_at_the_centre():
-    drawn = [draw_prompts([made([0])], SMALL, generator) for generator in [seeded()] for _ in range(200)]
-    centred = sum(torch.equal(prompts.points[0, 0], targets[0].boxes[0, :2]) for prompts, targets in drawn)
+    drawn = [draw_prompts([made([0])], PLAIN, generator) for generator in [seeded()] for _ in range(200)]
+    centred = sum(torch.equal(d.asked.points[0, 0], d.targets[0].boxes[0, :2]) for d in drawn)
     assert abs(centred - 100) < 4 * 7.1
 
 
 def test_one_click_is_drawn_in_two_cases_of_three_and_never_more_than_allowed():
     sample, generator = made([0] * 9), seeded()
-    numbers = Counter(len(draw_prompts([sample], replace(SMALL, max_clicks=4), generator)[1][0].clicked) for _ in range(600))
+    config = replace(PLAIN, max_clicks=4)
+    numbers = Counter(len(draw_prompts([sample], config, generator).targets[0].clicked) for _ in range(600))
     assert abs(numbers[1] - 400) < 4 * 11.5  # binomial of 600 and 2/3
     assert set(numbers) == {1, 2, 3, 4} and all(abs(numbers[k] - 67) < 4 * 7.7 for k in (2, 3, 4))  # and of 1/9
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])
 def test_no_more_kinds_are_asked_for_than_allowed(most):
-    sample, config, generator = made([0, 1, 2]), replace(SMALL, sets_per_image=most), seeded()
-    seen = [draw_prompts([sample], config, generator)[1] for _ in range(30)]
+    sample, config, generator = made([0, 1, 2]), replace(PLAIN, sets_per_image=most), seeded()
+    seen = [draw_prompts([sample], config, generator).targets for _ in range(30)]
     assert {len(targets) for targets in seen} == {min(most, 3)}
     assert len({tuple(t.boxes[0].tolist()) for targets in seen for t in targets}) == 3  # and all of them get their turn
 
@@ -204,17 +239,94 @@ def test_no_more_kinds_are_asked_for_than_allowed(most):
 def test_crowd_is_never_clicked_and_comes_apart():
     sample = made([0, 0, 1, 1], crowd=[False, True, True, True])
     for seed in range(5):
-        prompts, targets = draw_prompts([sample], SMALL, seeded(seed))
-        assert len(prompts) == 1  # of kind 1 there is only crowd
+        drawn = draw_prompts([sample], PLAIN, seeded(seed))
+        targets = drawn.targets
+        assert len(drawn) == 1  # of kind 1 there is only crowd
         assert torch.equal(to_xyxy(targets[0].boxes), sample.boxes[:1]) and targets[0].clicked.tolist() == [0]
         assert torch.equal(to_xyxy(targets[0].crowd), sample.boxes[1:2])
 
 
 def test_an_image_without_objects_has_no_set():
-    prompts, targets = draw_prompts([made([]), made([3]), made([])], SMALL, seeded())
-    assert prompts.image_index.tolist() == [1] and len(targets) == 1
-    none, no_targets = draw_prompts([made([]), made([])], SMALL, seeded())
-    assert len(none) == 0 and no_targets == []
+    one, none = (draw_prompts(samples, PLAIN, seeded()) for samples in ([made([]), made([3]), made([])], [made([]), made([])]))
+    assert one.asked.image_index.tolist() == [1] and len(one.targets) == 1
+    assert len(none) == 0 and none.targets == []
+
+
+def test_half_of_the_prompts_of_partners_come_from_the_other_image():
+    """Such a prompt has no click in its own image, the embedding of the other's, and its own image's objects to find."""
+    samples, foreign, generator = [made([0, 0]), made([0])], 0, seeded()
+    for _ in range(100):
+        drawn = draw_prompts(samples, PLAIN, generator)
+        assert [len(t.boxes) for t in drawn.targets] == [2, 1]
+        for n, m in enumerate(drawn.origin.tolist()):
+            own = m == n
+            assert (drawn.asked.labels[n] == 1).any() == (drawn.targets[n].clicked >= 0).any() == own
+            foreign += not own
+    assert abs(foreign - 100) < 4 * 7.1  # binomial of 200 and 1/2
+    private = [replace(sample, source="synthetic") for sample in samples]  # whose kinds are those of one image
+    assert draw_prompts(private, PLAIN, seeded()).origin.tolist() == [0, 1]
+    apart = [samples[0], replace(samples[1], source="other")]
+    assert all(draw_prompts(apart, PLAIN, seeded(s)).origin.tolist() == [0, 1] for s in range(8))
+
+
+def test_a_drawn_box_sets_how_wide_all_boxes_of_its_prompt_are():
+    """One factor per axis, from the image that was clicked; the box itself is drawn up to 5 % off, as people do."""
+    samples, foreign = [made([0, 0]), made([0])], 0
+    for seed in range(20):
+        drawn = draw_prompts(samples, replace(PLAIN, drawn=1.0), seeded(seed))
+        factors = []
+        for n, t in enumerate(drawn.targets):
+            factor = t.boxes[:, 2:] / torch.tensor([2.0, 6.0])  # of every object
+            assert torch.allclose(factor, factor[:1]) and (factor > CONVENTION[0]).all() and (factor < CONVENTION[1]).all()
+            real = drawn.clicked.labels[drawn.origin[n]] == 1
+            sizes = drawn.clicked.sizes[drawn.origin[n]][real] / torch.tensor([2.0, 6.0])
+            assert ((sizes / factor[0] - 1).abs() <= 0.0501).all()
+            here = drawn.asked.labels[n] == 1
+            assert torch.equal(drawn.asked.points[n][here], t.boxes[t.clicked[t.clicked >= 0], :2])  # at the centre
+            factors.append(factor[0])
+            foreign += not here.any()
+        assert torch.equal(*factors) == (len(drawn.origin.unique()) == 1)
+    assert foreign > 5
+    assert not draw_prompts(samples, PLAIN, seeded()).clicked.sizes.any()
+
+
+def test_a_kind_that_is_not_there_has_nothing_to_be_found():
+    samples = [made([0, 1]), made([2, 2]), made([0, 1, 2])]
+    drawn = draw_prompts(samples, replace(PLAIN, absent=1.0, sets_per_image=3), seeded())
+    asked = drawn.asked.image_index.tolist()
+    assert asked[:6] == [0, 0, 1, 2, 2, 2] and asked[6:] == [0, 1]  # the third image shows every kind
+    for n in (6, 7):
+        target, of = drawn.targets[n], drawn.clicked.image_index[drawn.origin[n]]
+        assert len(target.boxes) == 0 and len(target.rivals) == 2 and of != asked[n]
+        assert (drawn.asked.labels[n] == -1).all() and (target.clicked == -1).all()
+
+
+def test_a_click_on_bare_ground_has_nothing_to_be_found():
+    scene = replace(made([0] * 8), source="synthetic")
+    drawn = draw_prompts([scene], replace(PLAIN, background=1.0), seeded())
+    (x, y), target = drawn.asked.points[1, 0].tolist(), drawn.targets[1]
+    assert len(drawn) == 2 and drawn.asked.labels[1, 0] == 1
+    assert len(target.boxes) == 0 and len(target.rivals) == 8 and (target.clicked == -1).all()
+    assert y > 11 + 8 or x > 25 + 8  # the objects reach from (2, 5) to (25, 11)
+
+
+def test_bare_ground_of_a_photograph_is_plain():
+    plain, textured = sample_of([[30, 30, 60, 60]]), sample_of([[30, 30, 60, 60]], image=noise(100, 100))
+    points = torch.cat([bare_ground(plain, seeded(s)) for s in range(20)])
+    assert ((points - 45).abs().amax(1) >= 15 + 8).all()
+    assert bare_ground(textured, seeded()) is None and bare_ground(sample_of([[0, 0, 100, 100]]), seeded()) is None
+    assert bare_ground(replace(textured, source="synthetic"), seeded()).shape == (1, 2)
+
+
+def test_a_negative_click_lies_on_an_object_of_another_kind():
+    sample = made([0, 0, 1])
+    drawn = draw_prompts([sample], replace(PLAIN, not_this=1.0, sets_per_image=2, max_clicks=1), seeded())
+    for n, target in enumerate(drawn.targets):
+        assert drawn.asked.labels[n].tolist() == [1, 0] and target.clicked[1] == -1 <= target.clicked[0] - 1
+        assert (drawn.asked.points[n, 1] == target.rivals[:, :2]).all(1).any()
+        assert {*map(tuple, to_xyxy(torch.cat([target.boxes, target.rivals])).tolist())} == {*map(tuple, sample.boxes.tolist())}
+    alone = draw_prompts([made([0, 0])], replace(PLAIN, not_this=1.0, max_clicks=1), seeded())
+    assert alone.asked.labels.tolist() == [[1]]  # no other kind
 
 
 def test_noisy_boxes_stay_near_their_objects():
