@@ -7,10 +7,13 @@ from typing import Annotated, Literal
 import tyro
 
 from dealkit.config import (
+    COUNT,
     DEFAULT_CHECKPOINT,
     DEFAULT_THRESHOLD,
     DETECTORS,
+    LARGEST,
     MODELS,
+    SHARE,
     BuildConfig,
     DataConfig,
     DetectorConfig,
@@ -20,6 +23,7 @@ from dealkit.config import (
     PromptConfig,
     RunConfig,
     TrainConfig,
+    check_range,
     load_config,
     to_dict,
 )
@@ -148,6 +152,8 @@ def predict(
         raise ValueError("predict --embedding: expected no --point, --not-point or --save-embedding")
     if tile and save_embedding is not None:
         raise ValueError("predict --tile: expected no --save-embedding; embed in an image that is read in one piece")
+    check_range("--tile", tile)
+    check_range("--overlap", overlap, 0, (tile or LARGEST) - 1)
     from dealkit.clicks import load_clicks
     from dealkit.data.coco import CocoFolder
     from dealkit.model.checkpoint import load_model
@@ -189,6 +195,7 @@ def bench(
         checkpoint: model to time.
         size: side of the timed image.
     """
+    check_range("--size", size, 16, 8192)
     from dealkit.studies.speed import run_bench
 
     figures = run_bench(checkpoint, size=size)
@@ -236,6 +243,9 @@ def publish(
         shares: shares of the later weights to try; held-out procedural scenes decide.
         scenes: number of these scenes.
     """
+    check_range("--scenes", scenes, *COUNT)
+    for share in shares:
+        check_range("--shares", share, *SHARE)
     from dealkit.report.publish import choose_average
     from dealkit.report.publish import publish as publish_run
 
