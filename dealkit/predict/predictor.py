@@ -112,7 +112,7 @@ class Predictor:
             ValueError: no image is set, or another model made the embedding.
         """
         features = self._encoded()
-        check_model(embedding, self.model_hash)
+        check_model(embedding, self.model_hash, self.model.config.hidden_dim)
         output = detect(self.model, features, without_clicks([0]).to(self.device), embedding.vectors[None].to(self.device))
         return replace(to_detections(output, 0, tuple(self.image.shape[1:]), self.threshold), image=self.image)
 
