@@ -1,5 +1,6 @@
 """Commands that train and use a model, time it, and publish it."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -183,6 +184,39 @@ def predict(
     if figure is not None:
         figure.parent.mkdir(parents=True, exist_ok=True)
         detections.save_figure(figure)
+
+
+def serve(
+    root: Path | None = None,
+    media: Path | None = None,
+    checkpoint: Path = DEFAULT_CHECKPOINT,
+    threshold: float | Literal["adaptive"] = DEFAULT_THRESHOLD,
+    host: str = "127.0.0.1",
+    port: int = 9090,
+    show_config: bool = False,
+) -> None:
+    """Answer Label Studio: click one object there, get rectangles round all of its kind.
+
+    Args:
+        root: folder of Label Studio's Local Storage, its LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT.
+        media: folder of its uploads; default: where it keeps them for this user.
+        checkpoint: model weights.
+        threshold: lowest score of a rectangle, or `adaptive`.
+        host: address to listen at; the default is reached from this machine alone.
+        port: to listen at.
+        show_config: print a labelling interface to start from, and end.
+    """
+    check_range("--port", port, 0, 65535)
+    from dealkit.predict.predictor import Predictor
+    from dealkit.serve.labelstudio import LABEL_CONFIG, Backend, make_server
+
+    if show_config:
+        print(LABEL_CONFIG)
+        return
+    server = make_server(Backend(Predictor(checkpoint, threshold=threshold), root=root, media=media), host=host, port=port)
+    print(f"http://{host}:{server.server_port}: add it as a model in Label Studio's settings; Ctrl-C ends it", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
 
 
 def bench(
