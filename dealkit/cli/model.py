@@ -197,6 +197,8 @@ def serve(
 ) -> None:
     """Answer Label Studio: click one object there, get rectangles round all of its kind.
 
+    Label Studio refuses models on its own machine, unless it is started with LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false.
+
     Args:
         root: folder of Label Studio's Local Storage, its LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT.
         media: folder of its uploads; default: where it keeps them for this user.

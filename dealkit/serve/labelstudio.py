@@ -33,7 +33,7 @@ LONGEST_REQUEST = 2**28
 
 LABEL_CONFIG = """<View>
   <Image name="image" value="$image" zoom="true"/>
-  <KeyPointLabels name="point" toName="image" smart="true" smartonly="true">
+  <KeyPointLabels name="point" toName="image" smart="true" smartOnly="true">
     <Label value="object" smart="true" showInline="true"/>
     <Label value="background" smart="true" showInline="true"/>
   </KeyPointLabels>
@@ -43,17 +43,17 @@ LABEL_CONFIG = """<View>
 </View>"""
 """Labelling interface to start from."""
 
-Prompts = dict[str, tuple[list[list[float]], list[int], list[list[float]]]]
+LabelPrompts = dict[str, tuple[list[list[float]], list[int], list[list[float]]]]
 """Label -> points, their labels (1 object, 0 not this) and boxes xyxy, pixels."""
 
 
-def read_config(label_config: str) -> tuple[str, str, str, list[str]]:
+def read_interface(label_config: str) -> tuple[str, str, str, list[str]]:
     """Of a labelling interface: name of the rectangles, name of their image, its field in a task, and the rectangles' labels.
 
     Raises:
         ValueError: not XML, or no `RectangleLabels` on an `Image`.
 
-    >>> read_config(LABEL_CONFIG)
+    >>> read_interface(LABEL_CONFIG)
     ('box', 'image', 'image', ['object'])
     """
     try:
@@ -68,7 +68,7 @@ def read_config(label_config: str) -> tuple[str, str, str, list[str]]:
     raise ValueError("label_config: expected <RectangleLabels name=... toName=...> on an <Image>")
 
 
-def read_prompts(regions: Sequence[Json], size_hw: tuple[int, int]) -> Prompts:
+def read_regions(regions: Sequence[Json], size_hw: tuple[int, int]) -> LabelPrompts:
     """Key points and rectangles, percent of the image, as one prompt per label; labels without a positive are left out.
 
     Coordinates are those of the upright image, also while Label Studio shows it turned (`image_rotation`). A turned rectangle is
@@ -78,11 +78,11 @@ def read_prompts(regions: Sequence[Json], size_hw: tuple[int, int]) -> Prompts:
         ValueError: a region is not of Label Studio's form; names it.
 
     >>> point = {"type": "keypointlabels", "value": {"x": 50, "y": 10, "width": 1, "keypointlabels": ["cell"]}}
-    >>> read_prompts([point, {**point, "is_positive": False}], (100, 200))
+    >>> read_regions([point, {**point, "is_positive": False}], (100, 200))
     {'cell': ([[100.0, 10.0], [100.0, 10.0]], [1, 0], [])}
     """
     height, width = size_hw
-    prompts: Prompts = {}
+    prompts: LabelPrompts = {}
     against = []
     for i, region in enumerate(regions):
         try:
@@ -177,7 +177,7 @@ class Backend:
         Raises:
             ValueError: one of these is not of Label Studio's form, or an image that cannot be read; names the part.
         """
-        from_name, to_name, field, names = read_config(label_config)
+        from_name, to_name, field, names = read_interface(label_config)
         with self.lock:
             return [self._predict_task(task, context or {}, from_name, to_name, field, names) for task in tasks]
 
@@ -192,7 +192,7 @@ class Backend:
                 self.predictor.set_image(locate_image(value, self.root, self.media))
                 self.image = value
             height, width = self.predictor.image.shape[1:]
-            prompts = read_prompts(regions, (height, width))
+            prompts = read_regions(regions, (height, width))
             asked = [(points, labels, boxes) if boxes else (points, labels) for points, labels, boxes in prompts.values()]
             about = {"from_name": from_name, "to_name": to_name, "type": "rectanglelabels", "readonly": False}
             about |= {"original_width": width, "original_height": height}

@@ -1,6 +1,7 @@
 """`dealkit.serve.labelstudio`: what Label Studio asks, over its HTTP protocol, on a socket of this machine."""
 
 import base64
+import inspect
 import io
 import json
 import threading
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from dealkit.predict.detections import Detections
-from dealkit.serve.labelstudio import LABEL_CONFIG, Backend, locate_image, make_server, read_config, read_prompts
+from dealkit.serve.labelstudio import LABEL_CONFIG, Backend, locate_image, make_server, read_interface, read_regions
 
 SIZE = (100, 200)  # height, width
 
@@ -82,12 +83,12 @@ def ask_predict(serve, backend, task, regions, config=LABEL_CONFIG):
     return serve(backend).ask("/predict", body)
 
 
-# Prompts
+# LabelPrompts
 
 
 def test_percent_become_pixels_and_each_label_a_prompt_of_its_own():
     regions = [point(10, 50), point(50, 100, "other"), rectangle(10, 20, 30, 40), {"type": "choices", "value": {}}]
-    assert read_prompts(regions, SIZE) == {  # 10 % of 200 is 20, 50 % of 100 is 50
+    assert read_regions(regions, SIZE) == {  # 10 % of 200 is 20, 50 % of 100 is 50
         "object": ([[20.0, 50.0]], [1], [[20.0, 20.0, 80.0, 60.0]]),
         "other": ([[100.0, 100.0]], [1], []),
     }
@@ -95,22 +96,22 @@ def test_percent_become_pixels_and_each_label_a_prompt_of_its_own():
 
 def test_negative_points_are_of_their_label_and_background_of_all():
     regions = [point(10, 10), point(20, 20, is_positive=False), point(5, 5, "Other"), point(30, 30, "Background")]
-    prompts = read_prompts(regions, SIZE)
+    prompts = read_regions(regions, SIZE)
     assert prompts["object"][:2] == ([[20.0, 10.0], [40.0, 20.0], [60.0, 30.0]], [1, 0, 0])
     assert prompts["Other"][:2] == ([[10.0, 5.0], [60.0, 30.0]], [1, 0]) and len(prompts) == 2
-    assert read_prompts([point(1, 1, "background"), point(2, 2, is_positive=False)], SIZE) == {}
-    assert read_prompts([], SIZE) == {}
+    assert read_regions([point(1, 1, "background"), point(2, 2, is_positive=False)], SIZE) == {}
+    assert read_regions([], SIZE) == {}
 
 
 def test_a_turned_rectangle_is_the_box_round_its_corners_within_the_image():
     # 40 wide and 20 high from (100, 50), turned by a quarter about that corner: 20 to its left, 40 down.
-    box = read_prompts([rectangle(50, 50, 20, 20, rotation=90)], SIZE)["object"][2][0]
+    box = read_regions([rectangle(50, 50, 20, 20, rotation=90)], SIZE)["object"][2][0]
     assert box == pytest.approx([80, 50, 100, 90])
-    assert read_prompts([rectangle(50, 50, 90, 90)], SIZE)["object"][2] == [[100, 50, 200, 100]]
+    assert read_regions([rectangle(50, 50, 90, 90)], SIZE)["object"][2] == [[100, 50, 200, 100]]
 
 
 def test_points_out_of_the_image_are_moved_to_its_edge():
-    assert read_prompts([point(100.01, -0.2)], SIZE)["object"][0] == [[200, 0]]
+    assert read_regions([point(100.01, -0.2)], SIZE)["object"][0] == [[200, 0]]
 
 
 @pytest.mark.parametrize(
@@ -120,17 +121,17 @@ def test_points_out_of_the_image_are_moved_to_its_edge():
 )
 def test_a_region_of_another_form_is_named(region):
     with pytest.raises(ValueError, match=r"^context.result\[1\]: expected a key point or rectangle of Label Studio"):
-        read_prompts([point(1, 1), region], SIZE)
+        read_regions([point(1, 1), region], SIZE)
 
 
 def test_the_interface_tells_names_field_and_labels():
     config = (
         '<View><Image name="i" value="$photo"/><RectangleLabels name="r" toName="i"><Label value="a"/></RectangleLabels></View>'
     )
-    assert read_config(config) == ("r", "i", "p", ["a"])
+    assert read_interface(config) == ("r", "i", "p", ["a"])
     for bad, said in (("<View/>", "expected <RectangleLabels"), ("<View", "expected the XML"), (None, "expected the XML")):
         with pytest.raises(ValueError, match=f"label_config: {said}"):
-            read_config(bad)
+            read_interface(bad)
 
 
 # Images
@@ -273,8 +274,10 @@ def test_the_server_of_label_studio_ml_gives_the_same_answer(serve, task, tmp_pa
             return backend.predict(tasks, context, LABEL_CONFIG)
 
     body = {"tasks": [task], "project": "1.2", "label_config": LABEL_CONFIG, "params": {"context": {"result": [point(10, 10)]}}}
-    client = init_app(Model, model_dir=str(tmp_path)).test_client()
+    folder = {"model_dir": str(tmp_path)} if "kwargs" in inspect.signature(init_app).parameters else {}  # version 1 alone
+    client = init_app(Model, **folder).test_client()
     assert client.get("/health").json["status"] == "UP"
+    assert client.post("/setup", json={"project": "1.2", "schema": LABEL_CONFIG}).status_code == 200
     theirs, ours = client.post("/predict", json=body).json["results"], serve(backend).ask("/predict", body)[1]["results"]
     for result in (*theirs[0]["result"], *ours[0]["result"]):
         result["id"] = ""
