@@ -35,14 +35,14 @@ def require(config: Any, name: str, holds: bool, expected: str) -> None:
 LARGEST = 1_000_000
 """Most that a number of a config may be, where its range says nothing else."""
 
-SHARE, COUNT, SEED = (0, 1), (1, LARGEST), (0, 2**32 - 1)
+SHARE_RANGE, COUNT_RANGE, SEED_RANGE = (0, 1), (1, LARGEST), (0, 2**32 - 1)
 """Ranges of a share, of a number of things of which there is one at least, and of a seed that NumPy takes."""
 
 
 def check_range(name: str, value: Any, low: float = 0, high: float = LARGEST) -> None:
     """Raise a ValueError that names a value, unless it is no number or lies from `low` to `high`; NaN lies nowhere.
 
-    >>> check_range("--count", -1, *COUNT)
+    >>> check_range("--count", -1, *COUNT_RANGE)
     Traceback (most recent call last):
     ValueError: --count: expected 1 to 1,000,000, got -1
     """
@@ -167,7 +167,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         check_numbers(
             self,
-            **dict.fromkeys(("synthetic", "wander", "enlarged_scenes", "large_scenes", "twins", "variety"), SHARE),
+            **dict.fromkeys(("synthetic", "wander", "enlarged_scenes", "large_scenes", "twins", "variety"), SHARE_RANGE),
             **dict.fromkeys(("min_scale", "max_scale"), (0.01, 100)),
             **dict.fromkeys(("sets_per_image", "max_clicks"), (1, 1000)),
             **{"weights": (1e-9, LARGEST), "size": (64, 8192), "workers": (0, 1000)},
@@ -198,7 +198,7 @@ class BuildConfig:
     """Which groups these are."""
 
     def __post_init__(self) -> None:
-        check_numbers(self, min_visible=(0.001, 1), near=(0, 127), val=SHARE, test=SHARE, seed=SEED)
+        check_numbers(self, min_visible=(0.001, 1), near=(0, 127), val=SHARE_RANGE, test=SHARE_RANGE, seed=SEED_RANGE)
         require(self, "overlap", self.overlap < self.tile, f"0 to {self.tile - 1} (tile - 1)")
         if self.val + self.test >= 1:
             raise ValueError(f"BuildConfig.val, test: expected shares that leave some to train, got {self.val}, {self.test}")
@@ -236,7 +236,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_numbers(
             self,
-            **dict.fromkeys(("batch_size", "log_every", "checkpoint_every"), COUNT),
+            **dict.fromkeys(("batch_size", "log_every", "checkpoint_every"), COUNT_RANGE),
             **{"steps": (1, 10**9), "lr": (1e-9, 10), "weight_decay": (0, 10), "clip": (1e-6, LARGEST)},
             **{"ema_decay": (0, 0.999999), "seed": (0, 999_999)},
         )
@@ -278,7 +278,7 @@ class PromptConfig:
     """Share of the later prompts that get a negative click on the most confident false positive."""
 
     def __post_init__(self) -> None:
-        check_numbers(self, cycles=(1, 100), negatives=SHARE)
+        check_numbers(self, cycles=(1, 100), negatives=SHARE_RANGE)
         for name, allowed in (("strategy", STRATEGIES), ("keep", ("replace", "add"))):
             require(self, name, getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
 
@@ -326,7 +326,7 @@ class DetectorConfig:
         allowed = {"detector": DETECTORS, "backbone": ("nano", "resnet18", "resnet50"), "finest_stride": (4, 8)}
         for name, values in allowed.items():
             require(self, name, getattr(self, name) in values, f"one of {', '.join(map(str, values))}")
-        check_numbers(self, hidden_dim=(32, 4096), queries=(1, 10_000), max_detections=COUNT)
+        check_numbers(self, hidden_dim=(32, 4096), queries=(1, 10_000), max_detections=COUNT_RANGE)
         require(self, "hidden_dim", self.hidden_dim % 32 == 0, "a multiple of 32")
         require(self, "categories", len(set(self.categories)) == len(self.categories), "different names")
         if self.detector != "rtdetr" and (self.published or self.architecture):
@@ -356,7 +356,7 @@ class MethodConfig:
 
     def __post_init__(self) -> None:
         require(self, "method", self.method in METHODS, f"one of {', '.join(METHODS)}")
-        check_numbers(self, **dict.fromkeys(("teacher_start", "teacher_high", "teacher_low", "teacher_least"), SHARE))
+        check_numbers(self, **dict.fromkeys(("teacher_start", "teacher_high", "teacher_low", "teacher_least"), SHARE_RANGE))
         if self.teacher_low > self.teacher_high:
             got = f"{self.teacher_low}, {self.teacher_high}"
             raise ValueError(f"MethodConfig.teacher_low, teacher_high: expected low <= high, got {got}")
@@ -396,7 +396,7 @@ class Budget:
     """Most val images of every source that are scored; 0: all."""
 
     def __post_init__(self) -> None:
-        check_numbers(self, steps=(1, 10**9), batch_size=COUNT, size=(64, 8192), hidden_dim=(32, 4096))
+        check_numbers(self, steps=(1, 10**9), batch_size=COUNT_RANGE, size=(64, 8192), hidden_dim=(32, 4096))
 
 
 T = TypeVar("T")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from dealkit.config import COUNT, DEFAULT_CHECKPOINT, SHARE, check_range
+from dealkit.config import COUNT_RANGE, DEFAULT_CHECKPOINT, SHARE_RANGE, check_range
 from dealkit.files import find_files
 
 
@@ -56,7 +56,7 @@ def errors(
         ignore_clicked: the clicked objects are neither found nor missed.
     """
     for option, share in (("--min-score", min_score), ("--foreground", foreground), ("--background", background)):
-        check_range(option, share, *SHARE)
+        check_range(option, share, *SHARE_RANGE)
     from dealkit.clicks import load_clicks
     from dealkit.evaluate.errors import errors_json, errors_text, find_errors
     from dealkit.files import write_json
@@ -102,7 +102,7 @@ def benchmark(
     """
     check_range("--seeds", seeds, 1, 1000)
     check_range("--scenes", scenes)
-    check_range("--images", images, *COUNT)
+    check_range("--images", images, *COUNT_RANGE)
     files = find_files(list(coco)) if coco or not scenes else []
     from dealkit.baselines.detector import is_detector
     from dealkit.baselines.open_models import OPEN_MODELS

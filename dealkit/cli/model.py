@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 import tyro
 
 from dealkit.config import (
-    COUNT,
+    COUNT_RANGE,
     DEFAULT_CHECKPOINT,
     DEFAULT_THRESHOLD,
     DETECTORS,
     LARGEST,
     MODELS,
-    SHARE,
+    SHARE_RANGE,
     BuildConfig,
     DataConfig,
     DetectorConfig,
@@ -279,9 +279,9 @@ def publish(
         shares: shares of the later weights to try; held-out procedural scenes decide.
         scenes: number of these scenes.
     """
-    check_range("--scenes", scenes, *COUNT)
+    check_range("--scenes", scenes, *COUNT_RANGE)
     for share in shares:
-        check_range("--shares", share, *SHARE)
+        check_range("--shares", share, *SHARE_RANGE)
     from dealkit.report.publish import choose_average
     from dealkit.report.publish import publish as publish_run
 

@@ -125,9 +125,7 @@ def test_a_region_of_another_form_is_named(region):
 
 
 def test_the_interface_tells_names_field_and_labels():
-    config = (
-        '<View><Image name="i" value="$photo"/><RectangleLabels name="r" toName="i"><Label value="a"/></RectangleLabels></View>'
-    )
+    config = '<View><Image name="i" value="$p"/><RectangleLabels name="r" toName="i"><Label value="a"/></RectangleLabels></View>'
     assert read_interface(config) == ("r", "i", "p", ["a"])
     for bad, said in (("<View/>", "expected <RectangleLabels"), ("<View", "expected the XML"), (None, "expected the XML")):
         with pytest.raises(ValueError, match=f"label_config: {said}"):
