@@ -112,7 +112,7 @@ class Predictor:
             ValueError: no image is set, or another model made the embedding.
         """
         features = self._encoded()
-        check_model(embedding, self.model_hash, self.model.config.hidden_dim)
+        check_model(embedding, self.model_hash, embedding_width(self.model))
         output = detect(self.model, features, without_clicks([0]).to(self.device), embedding.vectors[None].to(self.device))
         return replace(to_detections(output, 0, tuple(self.image.shape[1:]), self.threshold), image=self.image)
 
@@ -169,6 +169,11 @@ def as_image(image: AnyImage) -> Tensor:
     if image.ndim != 3 or image.shape[0] not in (3, 4) or image.dtype != torch.uint8 or not image.numel():
         raise ValueError(f"image: expected uint8 (3, H, W) tensor or (H, W, 3) array, got {tuple(image.shape)} {image.dtype}")
     return image[:3]
+
+
+def embedding_width(model: DEAL) -> int:
+    """Numbers of each of the two vectors of a prompt embedding."""
+    return getattr(model, "embedding_dim", model.config.hidden_dim)
 
 
 def for_inference(model: DEAL) -> DEAL:

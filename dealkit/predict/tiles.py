@@ -30,6 +30,7 @@ from dealkit.predict.predictor import (
     clicked_rows,
     detect,
     embed,
+    embedding_width,
     encode_images,
     for_inference,
     prompted_images,
@@ -84,7 +85,7 @@ def predict_large(
         return [replace(f, image=pixels, points=p, labels=lb) for f, (p, lb) in zip(found, sets, strict=True)]
     if prompts:
         raise ValueError("predict_large: expected prompts or an embedding, got both")
-    check_model(embedding, predictor.model_hash, predictor.model.config.hidden_dim)
+    check_model(embedding, predictor.model_hash, embedding_width(predictor.model))
     found = predict_tiles(predictor.model, pixels, without_clicks([0]), embedding=embedding.vectors[None], **options)
     return [replace(found[0], image=pixels, clicked=None)]
 
