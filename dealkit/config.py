@@ -35,10 +35,37 @@ def require(config: Any, name: str, holds: bool, expected: str) -> None:
         raise ValueError(f"{type(config).__name__}.{name}: expected {expected}, got {getattr(config, name)!r}")
 
 
-def require_at_least_1(config: Any, *names: str) -> None:
-    """`require` that each of these fields is at least 1."""
-    for name in names:
-        require(config, name, getattr(config, name) >= 1, "at least 1")
+LARGEST = 1_000_000
+"""Most that a number of a config may be, where its range says nothing else."""
+
+SHARE_RANGE, COUNT_RANGE, SEED_RANGE = (0, 1), (1, LARGEST), (0, 2**32 - 1)
+"""Ranges of a share, of a number of things of which there is one at least, and of a seed that NumPy takes."""
+
+
+def check_range(name: str, value: Any, low: float = 0, high: float = LARGEST) -> None:
+    """Raise a ValueError that names a value, unless it is no number or lies from `low` to `high`; NaN lies nowhere.
+
+    >>> check_range("--count", -1, *COUNT_RANGE)
+    Traceback (most recent call last):
+    ValueError: --count: expected 1 to 1,000,000, got -1
+    """
+    if isinstance(value, int | float) and not low <= value <= high:
+        raise ValueError(f"{name}: expected {low:,} to {high:,}, got {value!r}")
+
+
+def check_numbers(config: Any, **ranges: tuple[float, float]) -> None:
+    """Raise a ValueError that names a field, unless every number of a config lies in its range, ends included.
+
+    A field without a range here has 0 to `LARGEST`; so none is negative, infinite or NaN. Of a tuple, all numbers are checked.
+
+    >>> check_numbers(PromptConfig(), negatives=(0, 0.4))
+    Traceback (most recent call last):
+    ValueError: PromptConfig.negatives: expected 0 to 0.4, got 0.5
+    """
+    for name in vars(config) | ranges:
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            check_range(f"{type(config).__name__}.{name}", number, *ranges.get(name, ()))
 
 
 BACKBONES = ("nano", "lite0", "lite2", "resnet18", "resnet50", "swin_t", "convnext_tiny")
@@ -92,11 +119,18 @@ class ModelConfig:
     """Most queries of a prompt set, and so the most boxes of one category in one image or tile."""
 
     def __post_init__(self) -> None:
+        check_numbers(
+            self,
+            **dict.fromkeys(("hidden_dim", "fine_dim", "num_kernels"), (1, 4096)),
+            **dict.fromkeys(("num_heads", "decoder_layers", "sampling_points"), (1, 64)),
+            **dict.fromkeys(("min_queries", "max_queries"), (1, 10_000)),
+            **dict.fromkeys(("extra_queries", "fixed_queries", "queries_per_object"), (0, 10_000)),
+            **{"context_layers": (0, 64), "edge_dim": (0, 4096), "click_sizes": (0.01, 100)},
+        )
         require(self, "backbone", self.backbone in BACKBONES, f"one of {', '.join(BACKBONES)}")
         step = 4 * self.num_heads
         require(self, "hidden_dim", self.hidden_dim % step == 0, f"a multiple of 4 x num_heads = {step}")
-        require_at_least_1(self, "fine_dim", "num_kernels", "decoder_layers", "sampling_points", "min_queries")
-        require(self, "click_sizes", min(self.click_sizes, default=0) > 0, "one or more positive numbers")
+        require(self, "click_sizes", len(self.click_sizes) > 0, "one or more numbers")
         require(self, "max_queries", self.max_queries >= self.min_queries, f"at least min_queries = {self.min_queries}")
 
 
@@ -159,13 +193,17 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         shares = ("synthetic", "wander", "enlarged_scenes", "large_scenes", "twins", "variety", "mosaic", "distractors")
-        for name in (*shares, "partners", "absent", "background", "not_this", "drawn", "temperature"):
-            require(self, name, 0 <= getattr(self, name) <= 1, "a share from 0 to 1")
-        fits = not self.weights or (len(self.weights) == len(self.coco) and min(self.weights) > 0)
-        require(self, "weights", fits, f"{len(self.coco)} positive numbers, one per entry of coco")
-        require(self, "size", self.size >= 64 and self.size % 32 == 0, "a multiple of 32, at least 64")
-        require(self, "min_scale", 0 < self.min_scale <= self.max_scale, f"a positive number up to max_scale = {self.max_scale}")
-        require_at_least_1(self, "sets_per_image", "max_clicks")
+        check_numbers(
+            self,
+            **dict.fromkeys((*shares, "partners", "absent", "background", "not_this", "drawn", "temperature"), SHARE_RANGE),
+            **dict.fromkeys(("min_scale", "max_scale"), (0.01, 100)),
+            **dict.fromkeys(("sets_per_image", "max_clicks"), (1, 1000)),
+            **{"weights": (1e-9, LARGEST), "size": (64, 8192), "workers": (0, 1000)},
+        )
+        fits = len(self.weights) in (0, len(self.coco))
+        require(self, "weights", fits, f"{len(self.coco)} numbers, one per entry of coco")
+        require(self, "size", self.size % 32 == 0, "a multiple of 32")
+        require(self, "min_scale", self.min_scale <= self.max_scale, f"at most max_scale = {self.max_scale}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,10 +226,9 @@ class BuildConfig:
     """Which groups these are."""
 
     def __post_init__(self) -> None:
-        require(self, "overlap", 0 <= self.overlap < self.tile, f"0 to {self.tile - 1} (tile - 1)")
-        require(self, "min_visible", 0 < self.min_visible <= 1, "above 0 and up to 1")
-        require(self, "near", 0 <= self.near < 128, "0 to 127 bits")
-        if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):
+        check_numbers(self, min_visible=(0.001, 1), near=(0, 127), val=SHARE_RANGE, test=SHARE_RANGE, seed=SEED_RANGE)
+        require(self, "overlap", self.overlap < self.tile, f"0 to {self.tile - 1} (tile - 1)")
+        if self.val + self.test >= 1:
             raise ValueError(f"BuildConfig.val, test: expected shares that leave some to train, got {self.val}, {self.test}")
 
 
@@ -218,7 +255,7 @@ class TrainConfig:
     bf16: bool = True
     """bfloat16 autocast where the machine computes faster in it (detected); losses are float32 always."""
     seed: int = 0
-    """Seeds weights, data order, augmentation and clicks."""
+    """Seeds weights, data order, augmentation and clicks; larger ones make the evaluation scenes."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
     evaluate_every: int = 0
@@ -227,10 +264,12 @@ class TrainConfig:
     """Steps between log lines."""
 
     def __post_init__(self) -> None:
-        require_at_least_1(self, "steps", "batch_size", "log_every", "checkpoint_every")
-        require(self, "ema_decay", 0 <= self.ema_decay < 1, "0 <= decay < 1")
-        require(self, "seed", 0 <= self.seed < 1_000_000, "0 to 999,999 (others make the evaluation scenes)")
-        require(self, "lr", self.lr > 0, "a positive number")
+        check_numbers(
+            self,
+            **dict.fromkeys(("batch_size", "log_every", "checkpoint_every"), COUNT_RANGE),
+            **{"steps": (1, 10**9), "lr": (1e-9, 10), "weight_decay": (0, 10), "clip": (1e-6, LARGEST)},
+            **{"ema_decay": (0, 0.999999), "seed": (0, 999_999)},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +291,9 @@ class LossConfig:
     rival: float = 3.0
     """How often a query counts that answers with an object of another kind; 1: as any other wrong query."""
 
+    def __post_init__(self) -> None:
+        check_numbers(self)
+
 
 STRATEGIES = ("pgcpp", "centre", "random")
 
@@ -268,10 +310,9 @@ class PromptConfig:
     """Share of the later prompts that get a negative click on the most confident false positive."""
 
     def __post_init__(self) -> None:
-        require_at_least_1(self, "cycles")
+        check_numbers(self, cycles=(1, 100), negatives=SHARE_RANGE)
         for name, allowed in (("strategy", STRATEGIES), ("keep", ("replace", "add"))):
             require(self, name, getattr(self, name) in allowed, f"one of {', '.join(allowed)}")
-        require(self, "negatives", 0 <= self.negatives <= 1, "a share from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,8 +358,8 @@ class DetectorConfig:
         allowed = {"detector": DETECTORS, "backbone": ("nano", "resnet18", "resnet50"), "finest_stride": (4, 8)}
         for name, values in allowed.items():
             require(self, name, getattr(self, name) in values, f"one of {', '.join(map(str, values))}")
-        require(self, "hidden_dim", self.hidden_dim >= 32 and self.hidden_dim % 32 == 0, "a multiple of 32")
-        require_at_least_1(self, "queries", "max_detections")
+        check_numbers(self, hidden_dim=(32, 4096), queries=(1, 10_000), max_detections=COUNT_RANGE)
+        require(self, "hidden_dim", self.hidden_dim % 32 == 0, "a multiple of 32")
         require(self, "categories", len(set(self.categories)) == len(self.categories), "different names")
         if self.detector != "rtdetr" and (self.published or self.architecture):
             raise ValueError("DetectorConfig.published: expected with detector rtdetr only")
@@ -347,11 +388,10 @@ class MethodConfig:
 
     def __post_init__(self) -> None:
         require(self, "method", self.method in METHODS, f"one of {', '.join(METHODS)}")
-        require(self, "teacher_start", 0 <= self.teacher_start <= 1, "a share from 0 to 1")
-        if not 0 <= self.teacher_low <= self.teacher_high <= 1:
+        check_numbers(self, **dict.fromkeys(("teacher_start", "teacher_high", "teacher_low", "teacher_least"), SHARE_RANGE))
+        if self.teacher_low > self.teacher_high:
             got = f"{self.teacher_low}, {self.teacher_high}"
-            raise ValueError(f"MethodConfig.teacher_low, teacher_high: expected 0 <= low <= high <= 1, got {got}")
-        require(self, "point_size", self.point_size >= 0, "pixels, or 0")
+            raise ValueError(f"MethodConfig.teacher_low, teacher_high: expected low <= high, got {got}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -388,8 +428,7 @@ class Budget:
     """Most val images of every source that are scored; 0: all."""
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch_size", 1), ("minutes", 0), ("images", 0)):
-            require(self, name, getattr(self, name) >= least, f"at least {least}")
+        check_numbers(self, steps=(1, 10**9), batch_size=COUNT_RANGE, size=(64, 8192), hidden_dim=(32, 4096))
 
 
 T = TypeVar("T")
@@ -426,8 +465,10 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "config") -> T:
         elif isinstance(value, list):
             value = tuple(value)
         kind = typing.get_origin(hints[name]) or hints[name]
-        if type(value) is not kind and not (kind is float and type(value) is int):
-            raise ValueError(f"{where}: {cls.__name__}.{name}: expected {kind.__name__}, got {value!r}")
+        of_items = typing.get_args(hints[name])[:1]  # of a tuple
+        for item, expected in [(value, kind), *((v, k) for k in of_items if type(value) is tuple for v in value)]:
+            if type(item) is not expected and not (expected is float and type(item) is int):
+                raise ValueError(f"{where}: {cls.__name__}.{name}: expected {expected.__name__}, got {item!r}")
         converted[name] = value
     try:
         return cls(**converted)

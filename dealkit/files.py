@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
@@ -65,10 +66,30 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the umask leaves; safetensors makes a file that nobody else can read
         write(temporary)
+        if temporary.stat().st_nlink == 1:  # a hard link has the mode of its file
+            temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_strays(folder: Path) -> None:
+    """Delete the half-written files that a kill left in a folder: those of `write_atomically` and of safetensors.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     for file in ("model.safetensors", "model.safetensors.12.tmp", ".tmpAb1xYz", "notes.tmp"):
+    ...         Path(name, file).touch()
+    ...     remove_strays(Path(name))
+    ...     sorted(os.listdir(name))
+    ['model.safetensors', 'notes.tmp']
+    """
+    for file in Path(folder).iterdir():
+        if file.is_file() and re.fullmatch(r".+\.\d+\.tmp|\.tmp\w{6}", file.name):
+            file.unlink()
 
 
 def find_files(patterns: list[str], option: str = "--coco") -> list[Path]:

@@ -1,8 +1,12 @@
 """`dealkit.files`: JSON that names its file, writes that leave the old file, hashes of parts, rows that resume."""
 
 import json
+import os
+import stat
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from dealkit.files import Results, find_files, read_json, sha_of, tidy, write_atomically, write_json
 
@@ -30,6 +34,16 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path):
         write_atomically(tmp_path / "a.json", half)
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_every_file_has_the_mode_that_the_umask_leaves(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_json(tmp_path / "a.json", {})
+        write_atomically(tmp_path / "b.safetensors", lambda file: save_file({"a": torch.zeros(1)}, file))
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(file.stat().st_mode) for file in sorted(tmp_path.iterdir())] == [0o640, 0o640]
 
 
 def test_files_are_found_by_patterns_in_order_and_none_is_an_error(tmp_path):

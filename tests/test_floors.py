@@ -10,7 +10,7 @@ FLOORS = [
     {"model"},
     {"train", "predict"},
     {"evaluate", "figures"},
-    {"baselines", "browse"},
+    {"baselines", "browse", "serve"},
     {"studies"},
     {"report"},
     {"cli"},

@@ -8,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from dealkit.config import DEFAULT_THRESHOLD, BuildConfig
+from dealkit.config import COUNT_RANGE, DEFAULT_THRESHOLD, SEED_RANGE, SHARE_RANGE, BuildConfig, check_range
 from dealkit.files import PROJECT_ROOT, find_files
 
 
@@ -95,6 +95,9 @@ def data_scenes(out: Path, count: int = 500, size: int = 256, seed: int | None =
         seed: family of scenes; the default is the one kept for evaluation, never trained on.
         domains: instead a folder for each of six domains, with `train.json` (100 scenes), `val.json` (40) and `images`.
     """
+    check_range("--count", count, *COUNT_RANGE)
+    check_range("--size", size, 16, 8192)
+    check_range("--seed", seed, *SEED_RANGE)
     if domains:
         from dealkit.data.scenes.domains import write_domains
 
@@ -121,6 +124,7 @@ def clicks(
         seed: which instances are clicked.
         kind: at the box centre, or anywhere in the middle half of the box.
     """
+    check_range("--seed", seed, *SEED_RANGE)
     from dealkit.clicks import clicks_hash, make_clicks, save_clicks
 
     made = make_clicks(coco, setting=setting, seed=seed, kind=kind)
@@ -161,6 +165,8 @@ def browse(
     found = find_files(list(files), "FILES")
     if (clicks or map_with) and not predictions:
         raise ValueError("--clicks, --map-with: expected --predictions, too")
+    check_range("--score", score, *SHARE_RANGE)
+    check_range("--port", port, 1, 65535)
     from dealkit.browse.dataset import build_dataset, open_app
     from dealkit.data.objects import load_domains, read_table
 

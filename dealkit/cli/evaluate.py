@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from dealkit.config import DEFAULT_CHECKPOINT
+from dealkit.config import COUNT_RANGE, DEFAULT_CHECKPOINT, SHARE_RANGE, check_range
 from dealkit.files import find_files
 
 
@@ -55,6 +55,8 @@ def errors(
         background: IoU from which a detection concerns an object.
         ignore_clicked: the clicked objects are neither found nor missed.
     """
+    for option, share in (("--min-score", min_score), ("--foreground", foreground), ("--background", background)):
+        check_range(option, share, *SHARE_RANGE)
     from dealkit.clicks import load_clicks
     from dealkit.evaluate.errors import errors_json, errors_text, find_errors
     from dealkit.files import write_json
@@ -99,6 +101,9 @@ def benchmark(
             threshold beside fixed ones and the best cut of every prompt.
         images: how many images of each file the thresholds are tried on.
     """
+    check_range("--seeds", seeds, 1, 1000)
+    check_range("--scenes", scenes)
+    check_range("--images", images, *COUNT_RANGE)
     files = find_files(list(coco)) if coco or not scenes else []
     from dealkit.baselines.detector import is_detector
     from dealkit.baselines.open_models import OPEN_MODELS

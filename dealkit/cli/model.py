@@ -1,5 +1,6 @@
 """Commands that train and use a model, time it, and publish it."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,10 +8,13 @@ from typing import Annotated, Literal
 import tyro
 
 from dealkit.config import (
+    COUNT_RANGE,
     DEFAULT_CHECKPOINT,
     DEFAULT_THRESHOLD,
     DETECTORS,
+    LARGEST,
     MODELS,
+    SHARE_RANGE,
     BuildConfig,
     DataConfig,
     DetectorConfig,
@@ -20,6 +24,7 @@ from dealkit.config import (
     PromptConfig,
     RunConfig,
     TrainConfig,
+    check_range,
     load_config,
     to_dict,
 )
@@ -141,6 +146,8 @@ def predict(
         raise ValueError("predict --embedding: expected no --point, --not-point or --save-embedding")
     if tile and save_embedding is not None:
         raise ValueError("predict --tile: expected no --save-embedding; embed in an image that is read in one piece")
+    check_range("--tile", tile)
+    check_range("--overlap", overlap, 0, (tile or LARGEST) - 1)
     from dealkit.clicks import load_clicks
     from dealkit.data.coco import CocoFolder
     from dealkit.model.checkpoint import load_model
@@ -172,6 +179,41 @@ def predict(
         detections.save_figure(figure)
 
 
+def serve(
+    root: Path | None = None,
+    media: Path | None = None,
+    checkpoint: Path = DEFAULT_CHECKPOINT,
+    threshold: float | Literal["adaptive"] = DEFAULT_THRESHOLD,
+    host: str = "127.0.0.1",
+    port: int = 9090,
+    show_config: bool = False,
+) -> None:
+    """Answer Label Studio: click one object there, get rectangles round all of its kind.
+
+    Label Studio refuses models on its own machine, unless it is started with LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false.
+
+    Args:
+        root: folder of Label Studio's Local Storage, its LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT.
+        media: folder of its uploads; default: where it keeps them for this user.
+        checkpoint: model weights.
+        threshold: lowest score of a rectangle, or `adaptive`.
+        host: address to listen at; the default is reached from this machine alone.
+        port: to listen at.
+        show_config: print a labelling interface to start from, and end.
+    """
+    check_range("--port", port, 0, 65535)
+    from dealkit.predict.predictor import Predictor
+    from dealkit.serve.labelstudio import LABEL_CONFIG, Backend, make_server
+
+    if show_config:
+        print(LABEL_CONFIG)
+        return
+    server = make_server(Backend(Predictor(checkpoint, threshold=threshold), root=root, media=media), host=host, port=port)
+    print(f"http://{host}:{server.server_port}: add it as a model in Label Studio's settings; Ctrl-C ends it", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
+
+
 def bench(
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None, checkpoint: Path = DEFAULT_CHECKPOINT, size: int = 512
 ) -> None:
@@ -182,6 +224,7 @@ def bench(
         checkpoint: model to time.
         size: side of the timed image.
     """
+    check_range("--size", size, 16, 8192)
     from dealkit.studies.speed import run_bench
 
     figures = run_bench(checkpoint, size=size)
@@ -229,6 +272,9 @@ def publish(
         shares: shares of the later weights to try; held-out procedural scenes decide.
         scenes: number of these scenes.
     """
+    check_range("--scenes", scenes, *COUNT_RANGE)
+    for share in shares:
+        check_range("--shares", share, *SHARE_RANGE)
     from dealkit.report.publish import choose_average
     from dealkit.report.publish import publish as publish_run
 

@@ -1,6 +1,7 @@
 """Image files of any kind as RGB tensors."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -17,8 +18,8 @@ if Image.MAX_IMAGE_PIXELS is not None:
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MAX_PIXELS)
 
 
-def read_image(path: str | Path) -> Tensor:
-    """Read an image file as RGB, upright: (3, H, W) uint8, contiguous.
+def read_image(path: str | Path | BinaryIO) -> Tensor:
+    """Read an image file, or an open one, as RGB, upright: (3, H, W) uint8, contiguous.
 
     EXIF rotation is applied; grey, palette, CMYK and 1-bit images become RGB; of several frames or pages the first is read.
 

@@ -128,5 +128,32 @@ def fill_model(model: Model, tensors: dict[str, Tensor], path: Path) -> Model:
     try:
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     except RuntimeError as error:
-        raise ValueError(f"{path}: weights do not fit their config: {error}") from None
+        raise ValueError(f"{path}: weights do not fit their config: {one_line(error)}") from None
     return model.eval()
+
+
+def load_state(path: Path, parts: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Fill the parts of a training (models, optimizer) from its `state.pt`; gives all that the file holds.
+
+    Raises:
+        ValueError: not a file of `torch.save`, a part that is missing or does not fit; names the file and the part.
+    """
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # PyTorch has many kinds
+        raise ValueError(f"{path}: not a state to resume from: {one_line(error)}") from None
+    for name, part in parts.items():
+        try:
+            part.load_state_dict(state[name])
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{path}: {name}: does not fit this run: {one_line(error)}") from None
+    return state
+
+
+def one_line(error: Exception, longest: int = 200) -> str:
+    """Text of an error of another library, on one line and cut to so many letters.
+
+    >>> one_line(RuntimeError("size mismatch:\\n\\texpected 4"), 20)
+    'size mismatch: expec'
+    """
+    return " ".join(str(error).split())[:longest]

@@ -97,7 +97,9 @@ def model_hash(model: DEAL) -> str:
     return digest.hexdigest()[:12]
 
 
-def check_model(embedding: PromptEmbedding, model: str) -> None:
-    """Raise ValueError unless the model of hash `model` made the embedding."""
+def check_model(embedding: PromptEmbedding, model: str, width: int | None = None) -> None:
+    """Raise ValueError unless the model of hash `model` made the embedding, `width` numbers wide."""
     if embedding.model != model:
         raise ValueError(f"prompt embedding: made by model {embedding.model}, this is {model}; embed the clicks again")
+    if width is not None and embedding.vectors.shape[1] != width:
+        raise ValueError(f"prompt embedding: vectors: expected (2, {width}) of this model, got {tuple(embedding.vectors.shape)}")

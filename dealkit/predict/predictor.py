@@ -136,7 +136,7 @@ class Predictor:
             ValueError: no image is set, or another model made the embedding.
         """
         features = self._encoded()
-        check_model(embedding, self.model_hash)
+        check_model(embedding, self.model_hash, self.model.embedding_dim)
         asked = without_clicks([0]).to(self.device)
         size_hw, vectors = tuple(self.image.shape[1:]), embedding.vectors[None].to(self.device)
         found = detect_all(self.model, features, asked, size_hw, embedding=vectors, rounds=self.rounds)[0]

@@ -88,7 +88,7 @@ def predict_large(
         return [replace(f, image=pixels, points=p, labels=lb) for f, (p, lb, _) in zip(found, sets, strict=True)]
     if prompts:
         raise ValueError("predict_large: expected prompts or an embedding, got both")
-    check_model(embedding, predictor.model_hash)
+    check_model(embedding, predictor.model_hash, predictor.model.embedding_dim)
     found = predict_tiles(predictor.model, pixels, without_clicks([0]), embedding=embedding.vectors[None], **options)
     return [replace(shown(found[0], predictor.threshold), image=pixels, clicked=None)]
 

@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 from dealkit.config import DetectorRun, RunConfig, TrainConfig, to_dict
 from dealkit.data.coco import Sample
 from dealkit.device import default_device
-from dealkit.files import provenance, read_json_lines, write_atomically, write_json
-from dealkit.model.checkpoint import Model, save_model
+from dealkit.files import provenance, read_json_lines, remove_strays, write_atomically, write_json
+from dealkit.model.checkpoint import Model, load_state, save_model
 from dealkit.model.lite import LITE
 from dealkit.train.stream import TrainingStream
 
@@ -98,6 +98,7 @@ def training_loop(
         state = "holds no state.pt to resume" if resume else "already holds a run; resume it or choose another folder"
         raise ValueError(f"{out}: {state}")
     out.mkdir(parents=True, exist_ok=True)
+    remove_strays(out)
     torch.manual_seed(train.seed)
     model = make_model().to(device).train()
     average = copy.deepcopy(model).eval().requires_grad_(False)
@@ -105,9 +106,7 @@ def training_loop(
     clicks = torch.Generator().manual_seed(train.seed)
     step, minutes, history = 0, 0.0, []
     if resume:
-        state = torch.load(out / "state.pt", map_location=device, weights_only=True)
-        for name, part in (("model", model), ("average", average), ("optimizer", optimizer)):
-            part.load_state_dict(state[name])
+        state = load_state(out / "state.pt", {"model": model, "average": average, "optimizer": optimizer}, device)
         step, minutes = state["step"], state["minutes"]
         clicks.set_state(state["clicks"].cpu())
         torch.set_rng_state(state["rng"].cpu())

@@ -372,8 +372,6 @@ def test_published_weights_of_rtdetr_are_a_name_or_a_folder(tmp_path):
         (DetectorConfig, {"backbone": "swin_t"}, "expected one of nano"),
         (DetectorConfig, {"finest_stride": 16}, "expected one of 4, 8"),
         (DetectorConfig, {"hidden_dim": 48}, "expected a multiple of 32"),
-        (DetectorConfig, {"queries": 0}, "expected at least 1"),
-        (DetectorConfig, {"max_detections": 0}, "expected at least 1"),
         (DetectorConfig, {"categories": ("a", "a")}, "expected different names"),
         (DetectorConfig, {"published": "x"}, "expected with detector rtdetr only"),
         (MethodConfig, {"method": "none"}, ""),

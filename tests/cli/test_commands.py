@@ -246,7 +246,15 @@ POINT = ("predict", "a.png", "--point", "1", "2")
         (("browse", __file__, "--clicks", "c.json"), "--clicks, --map-with: expected --predictions, too"),
         (("clicks", "none.json", "--out", "c.json"), "none.json"),
         (("evaluate", "--coco", "none.json", "--predictions", "p.json", "--out", "r.json"), "none.json"),
-        (("data", "scenes", "--out", "scenes", "--size", "8"), "size_hw >= 16"),
+        (("data", "scenes", "--out", "scenes", "--size", "8"), "--size: expected 16 to 8,192, got 8"),
+        (("data", "scenes", "--out", "scenes", "--count", "-1"), "--count: expected 1 to 1,000,000, got -1"),
+        (("clicks", "none.json", "--out", "c.json", "--seed", "-1"), "--seed: expected 0 to 4,294,967,295, got -1"),
+        (("bench", "--size", "-1"), "--size: expected 16 to 8,192, got -1"),
+        ((*POINT, "--tile", "-5"), "--tile: expected 0 to 1,000,000, got -5"),
+        ((*POINT, "--tile", "64"), "--overlap: expected 0 to 63, got 128"),
+        (("browse", __file__, "--score", "nan"), "--score: expected 0 to 1, got nan"),
+        (("benchmark", "--coco", __file__, "--out", "r.json", "--seeds", "0"), "--seeds: expected 1 to 1,000, got 0"),
+        (("publish", "run", "--out", "a.safetensors", "--shares", "2"), "--shares: expected 0 to 1, got 2"),
         (("run", "99_none"), "notebook: expected one of 00_quickstart, "),
         (("fly", "high"), "command: expected one of demo, predict, browse"),
         (("data",), "got 'data'"),
@@ -262,6 +270,7 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(cli, tmp_path, monkeypatch,
 
 def test_an_unknown_option_or_value_is_named(cli):
     bad = ["clicks a.json --out b.json --speed 3", "clicks a.json --out b.json --setting 2/category", "predict a.png --point 1"]
-    for args, said in zip(bad, ("--speed", "2/category", "--point"), strict=True):
+    bad += ["train --out run --clip nan", "train --out run --max-scale 1e9"]
+    for args, said in zip(bad, ("--speed", "2/category", "--point", "TrainConfig.clip", "DataConfig.max_scale"), strict=True):
         code, out, err = cli(*args.split())
         assert code == 2 and said in out + err

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from dealkit.model.checkpoint import load_model, save_model
 from dealkit.predict.embedding import PromptEmbedding, load_embedding, mean_embedding, model_hash
 from dealkit.predict.predictor import Predictor, detect, embed
+from dealkit.predict.tiles import predict_large
 from dealkit.prompts import stack_prompts, without_clicks
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
@@ -117,6 +118,16 @@ def test_an_embedding_needs_an_image_a_positive_click_inside_it_and_no_more(pred
 def test_an_embedding_of_another_form_is_refused(vectors, clicks, said):
     with pytest.raises(ValueError, match=said):
         PromptEmbedding(vectors=vectors, clicks=clicks, model="m")
+
+
+def test_an_embedding_of_another_width_is_refused(checkpoint):
+    predictor = Predictor(checkpoint)
+    predictor.set_image(noise(40, 40))
+    width = predictor.embed(None, [[5, 5]]).vectors.shape[1]
+    narrow = PromptEmbedding(vectors=torch.ones(2, 7), clicks=1, model=predictor.model_hash)
+    for ask in (predictor.predict_embedding, lambda e: predict_large(predictor, noise(80, 80), embedding=e, tile=64, overlap=16)):
+        with pytest.raises(ValueError, match=rf"vectors: expected \(2, {width}\) of this model, got \(2, 7\)"):
+            ask(narrow)
 
 
 def test_a_file_that_is_no_embedding_is_named_with_its_fault(tmp_path, tiny_model):

@@ -1,6 +1,7 @@
 """`dealkit.train.loop`: repeatable and resumable runs, errors before work is lost, averaged weights, checkpoints."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -78,6 +79,26 @@ def test_nothing_is_overwritten_without_resume_and_nothing_resumed_from_nothing(
     with pytest.raises(ValueError, match=r"none: holds no state.pt to resume"):
         fit(run, tmp_path / "none", resume=True)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_broken_state_is_named_on_one_line_and_strays_of_a_kill_go(run, whole, tmp_path):
+    state = torch.load(whole[0] / "state.pt", weights_only=True)
+    out = tmp_path / "run"
+    shutil.copytree(whole[0], out)
+    for broken, said in (
+        (b"no state", r"run/state.pt: not a state to resume from: .+"),
+        ({k: v for k, v in state.items() if k != "average"}, r"run/state.pt: average: does not fit this run: .+"),
+        (state | {"model": {}}, r"run/state.pt: model: does not fit this run: .*[Mm]issing .+"),
+        (state | {"optimizer": {"state": {}, "param_groups": []}}, r"run/state.pt: optimizer: does not fit this run: .+"),
+    ):
+        (out / ".tmpAb1xYz").touch()
+        if isinstance(broken, bytes):
+            (out / "state.pt").write_bytes(broken)
+        else:
+            torch.save(broken, out / "state.pt")
+        with pytest.raises(ValueError, match=said) as caught:
+            fit(run, out, resume=True)
+        assert "\n" not in str(caught.value) and not (out / ".tmpAb1xYz").exists()
 
 
 def test_the_log_holds_means_over_its_interval(run, whole, tmp_path):

@@ -37,6 +37,13 @@ class Download:
     """Its checksum, where it is known."""
     md5: str | None = None
     """The same, where only this one is published."""
+    commit: str | None = None
+    """Of a repository: the commit that is fetched, all 40 digits."""
+
+    @property
+    def pinned(self) -> bool:
+        """Whether what comes is known beforehand: by a checksum, or by a commit."""
+        return bool(self.sha256 or self.md5 or self.commit)
 
     @property
     def name(self) -> str:

@@ -38,8 +38,6 @@ def fetch(item: Download, folder: Path) -> tuple[Path, str]:
     pooch.get_logger().setLevel("WARNING")
     kind = "sha256" if item.sha256 else "md5"
     known = item.sha256 or item.md5
-    if known is None:
-        print(f"{item.url}: no checksum is published, so it is taken as it comes", flush=True)
     loader = _from_hub if HUB.fullmatch(item.url) else pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20)
     try:
         file = Path(pooch.retrieve(item.url, known and f"{kind}:{known}", item.name, folder, downloader=loader))
@@ -67,7 +65,8 @@ def _from_hub(url: str, file: str | Path, pooch: object = None) -> None:
 def unpack(archive: Path, folder: Path) -> int:
     """Unpack a zip or tar file into a folder; gives the number of files.
 
-    Names that lead out of the folder are refused, a link becomes no link out of it, and the folder `__MACOSX` is left out.
+    Names that lead out of the folder are refused, a link becomes no link out of it, and the folder `__MACOSX` is left out. Modes
+    follow the umask.
 
     Raises:
         ValueError: broken, dangerous, or neither zip nor tar; names the archive, which is removed; or the disk is full.
@@ -85,11 +84,14 @@ def unpack(archive: Path, folder: Path) -> int:
         with zipfile.ZipFile(archive) if zipped else tarfile.open(archive) as file:
             members = file.infolist() if zipped else file
             for member in tqdm(members, desc=f"unpack {archive.name}", delay=3, leave=False):
-                path = PurePosixPath(member.filename if zipped else member.name)
+                name = member.filename if zipped else member.name
+                path = PurePosixPath(name)
+                if not name:
+                    raise ValueError("an entry has no name")
                 if path.is_absolute() or ".." in path.parts:
                     raise ValueError(f"{str(path)!r} leads out of the folder")
                 if path.parts[:1] != ("__MACOSX",):
-                    file.extract(member, folder, **({} if zipped else {"filter": "data"}))
+                    file.extract(member, folder, **({} if zipped else {"filter": _as_umask}))
                     count += not (member.is_dir() if zipped else member.isdir())
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
         if broken := getattr(error, "errno", None) is None:  # else it is the disk that is full
@@ -98,11 +100,15 @@ def unpack(archive: Path, folder: Path) -> int:
     return count
 
 
+def _as_umask(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
+    return tarfile.data_filter(member, folder).replace(mode=None, deep=False)  # type: ignore[arg-type]
+
+
 def get(name: str, root: Path) -> tuple[str, int]:
     """Fetch a source into `root/name` and check it: what `python -m dealkit data get` prints and returns.
 
-    Archives are removed when they are unpacked; `root/name/.downloads` remembers which ones were, so that a second call does only
-    what is left.
+    Archives are removed when they are unpacked. `root/.downloads/name`, where no archive unpacks to, remembers which ones were:
+    a second call does only what is left. A download that no checksum or commit pins says so before it starts.
 
     Returns:
         Text, and 0, or 1 if nothing in the folder could be read, or 2 if it has to be fetched by hand and is not there.
@@ -122,6 +128,8 @@ def get(name: str, root: Path) -> tuple[str, int]:
     if source.downloads:
         print(f"{source.title}: by downloading you accept its owners' terms ({source.licence}): {source.page}", flush=True)
         for item in source.downloads:
+            if not item.pinned:
+                print(f"{item.url}: no checksum or commit is known, so it is taken as it comes", flush=True)
             print(f"{item.url}: {_get(item, folder)}", flush=True)
     elif not folder.is_dir() or not any(folder.iterdir()):
         return _instructions(source, folder), 2
@@ -130,8 +138,8 @@ def get(name: str, root: Path) -> tuple[str, int]:
 
 def _get(item: Download, folder: Path) -> str:
     if item.url.endswith(".git"):
-        return _clone(item.url, folder)
-    done = folder / ".downloads" / f"{item.name}.json"
+        return _clone(item, folder)
+    done = folder.parent / ".downloads" / folder.name / f"{item.name}.json"
     if done.is_file():
         return "already there"
     archive, checked = fetch(item, done.parent)
@@ -141,23 +149,26 @@ def _get(item: Download, folder: Path) -> str:
     return f"{checked}; {count} files"
 
 
-def _clone(url: str, folder: Path) -> str:
-    """Clone the newest commit of a repository; what exists is left as it is."""
+def _clone(item: Download, folder: Path) -> str:
+    """Fetch one commit of a repository, the newest if none is given; what exists is left as it is."""
     if not (folder / ".git").exists():
         if folder.exists() and any(folder.iterdir()):
-            raise ValueError(f"{folder}: has files, but is no clone of {url}; move it away")
+            raise ValueError(f"{folder}: has files, but is no clone of {item.url}; move it away")
         hidden = folder.with_name(f".{folder.name}.cloning")
         shutil.rmtree(hidden, ignore_errors=True)
-        command = ["git", "clone", "--depth", "1", "--progress", url, str(hidden)]
+        fetching = ["fetch", "--depth", "1", "--progress", item.url, item.commit or "HEAD"]
+        hidden.mkdir(parents=True)
         try:
-            subprocess.run(command, env=os.environ | {"GIT_TERMINAL_PROMPT": "0"}, check=True)
+            for command in (["init", "-q"], fetching, ["checkout", "-q", "FETCH_HEAD"]):
+                subprocess.run(["git", *command], cwd=hidden, env=os.environ | {"GIT_TERMINAL_PROMPT": "0"}, check=True)
         except FileNotFoundError:
-            raise ValueError(f"{url}: fetching it needs git") from None
+            raise ValueError(f"{item.url}: fetching it needs git") from None
         except subprocess.CalledProcessError:
-            raise ValueError(f"{url}: git clone failed, see above; run again") from None
+            raise ValueError(f"{item.url}: git fetch failed, see above; run again") from None
         hidden.replace(folder)
     head = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return f"commit {head.stdout.strip() or 'unknown'}, checked by git"
+    commit = head.stdout.strip() or "unknown"
+    return f"commit {commit}, " + (f"expected {item.commit}" if item.commit not in (None, commit) else "checked by git")
 
 
 def _instructions(source: Source, folder: Path) -> str:

@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import os
+import re
 import subprocess
 import tarfile
 import threading
@@ -80,7 +82,7 @@ def make_source(monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["a.bin", "datasets/owner/name/resolve/main/data/a.bin"], ids=["http", "hub"])
-def test_a_file_is_checked_by_what_is_known_of_it(server, tmp_path, capsys, path):
+def test_a_file_is_checked_by_what_is_known_of_it(server, tmp_path, path):
     file = server.folder / path
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(BODY)
@@ -88,10 +90,9 @@ def test_a_file_is_checked_by_what_is_known_of_it(server, tmp_path, capsys, path
     for k, (sums, said) in enumerate([({"sha256": SHA}, "sha256 as expected"), ({"md5": md5}, "md5 as expected")]):
         made, text = fetch(Download(url=url, **sums), tmp_path / f"out{k}")
         assert made.read_bytes() == BODY and text == f"{len(BODY)} bytes, {said}"
-    assert "no checksum" not in capsys.readouterr().out
     asked = len(server.asked)
     text = fetch(Download(url=url), tmp_path / "out")[1]
-    assert text.endswith(f"not checked, its sha256 is {SHA}") and f"{url}: no checksum" in capsys.readouterr().out
+    assert text.endswith(f"not checked, its sha256 is {SHA}")
     fetch(Download(url=url), tmp_path / "out")
     assert len(server.asked) == asked + 1, "what is there is not fetched again"
 
@@ -137,6 +138,27 @@ def test_names_that_lead_out_are_refused(tmp_path, name):
     assert not list(tmp_path.rglob("*out.txt")) and not (tmp_path / "a.zip").exists()
 
 
+def test_an_entry_without_a_name_is_refused(tmp_path):
+    zipped = make_zip(tmp_path / "a.zip", {"NAME": b"x"})
+    zipped.write_bytes(zipped.read_bytes().replace(b"NAME", b"\0AME"))  # a name ends before its first zero
+    for archive in (zipped, make_tar(tmp_path / "a.tar.gz", ("", b"x", ""))):
+        with pytest.raises(ValueError, match=f"{archive.name}: .*an entry has no name"):
+            unpack(archive, tmp_path / "out")
+
+
+def test_modes_of_unpacked_files_follow_the_umask(tmp_path):
+    make_zip(tmp_path / "a.zip", {"zip/a.txt": b"x"})
+    make_tar(tmp_path / "a.tar.gz", ("tar/a.txt", b"x", ""))
+    before = os.umask(0o027)
+    try:
+        for name in ("a.zip", "a.tar.gz"):
+            unpack(tmp_path / name, tmp_path / "out")
+    finally:
+        os.umask(before)
+    modes = {p.relative_to(tmp_path / "out").as_posix(): p.stat().st_mode & 0o777 for p in (tmp_path / "out").rglob("*")}
+    assert modes == {"zip": 0o750, "zip/a.txt": 0o640, "tar": 0o750, "tar/a.txt": 0o640}
+
+
 def test_links_that_lead_out_and_broken_archives_are_refused(tmp_path):
     cut = make_tar(tmp_path / "cut.tar.gz", ("a.bin", bytes(10**6), ""))
     cut.write_bytes(cut.read_bytes()[:500])
@@ -155,22 +177,52 @@ def test_get_fetches_unpacks_checks_and_remembers(server, tmp_path, make_source,
     make_source(Download(url=f"{server.url}/a.zip"))
     text, code = get("made", tmp_path / "raw")
     assert code == 0 and text.endswith("1 images, 1 objects, 0 of them ignored; nothing left out")
-    assert "by downloading you accept its owners' terms (CC0)" in capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()
+    assert "by downloading you accept its owners' terms (CC0)" in said[0]
+    assert said[1].endswith("/a.zip: no checksum or commit is known, so it is taken as it comes") and "sha256 is" in said[2]
     assert not list((tmp_path / "raw/made").rglob("*.zip"))
     assert get("made", tmp_path / "raw")[1] == 0 and len(server.asked) == 1
 
 
-def test_get_clones_a_repository_once(tmp_path, make_source):
+def test_an_archive_cannot_mark_another_download_as_done(server, tmp_path, make_source):
+    marks = [f"{folder}b.zip.json" for folder in (".downloads/", ".downloads/made/", "../.downloads/made/")]
+    make_zip(server.folder / "a.zip", {"images/readme": b"", **dict.fromkeys(marks[:2], b"{}")})
+    yolo_zip(server.folder / "b.zip")
+    make_source(*(Download(url=f"{server.url}/{name}.zip") for name in "ab"))
+    assert get("made", tmp_path / "raw")[1] == 0 and server.asked == ["/a.zip", "/b.zip"]
+    make_zip(server.folder / "a.zip", {marks[2]: b"{}"})
+    with pytest.raises(ValueError, match="leads out of the folder"):
+        get("made", tmp_path / "other")
+
+
+def test_every_download_is_encrypted_and_what_is_not_pinned_is_known():
+    downloads = [(key, item) for key, source in SOURCES.items() for item in source.downloads]
+    assert len(downloads) >= 20 and all(item.url.startswith("https://") for _, item in downloads)
+    assert {key for key, item in downloads if not item.pinned} == {"visdrone", "tinyperson", "tt100k"}
+    assert all(re.fullmatch("[0-9a-f]{40}", item.commit or "") for _, item in downloads if item.url.endswith(".git"))
+
+
+def test_get_clones_a_repository_once(tmp_path, make_source, capsys):
     origin = tmp_path / "origin.git"
     unpack(yolo_zip(tmp_path / "a.zip"), origin)
-    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "m"]):
+    commit = ["-c", "user.name=n", "-c", "user.email=e", "commit"]
+    for command in (["init", "-q"], ["add", "."], [*commit, "-qm", "m"]):
         subprocess.run(["git", "-C", str(origin), *command], check=True)
     make_source(Download(url=origin.as_uri()))
     text, code = get("made", tmp_path / "raw")
     assert code == 0 and "1 images, 1 objects" in text
     assert get("made", tmp_path / "raw")[1] == 0
+    head = subprocess.run(["git", "-C", str(origin), "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    (origin / "labels/train/a.txt").unlink()
+    subprocess.run(["git", "-C", str(origin), *commit, "-qam", "without its label"], check=True)
+    make_source(Download(url=origin.as_uri(), commit=head))
+    assert "1 images, 1 objects" in get("made", tmp_path / "pinned")[0] and f"commit {head}, checked" in capsys.readouterr().out
+    make_source(Download(url=origin.as_uri(), commit="1" * 40))
+    assert get("made", tmp_path / "pinned")[1] == 0 and f"commit {head}, expected 1111" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"origin\.git: git fetch failed"):
+        get("made", tmp_path / "none")
     make_source(Download(url=(tmp_path / "missing.git").as_uri()))
-    with pytest.raises(ValueError, match=r"missing\.git: git clone failed"):
+    with pytest.raises(ValueError, match=r"missing\.git: git fetch failed"):
         get("made", tmp_path / "raw2")
     assert not (tmp_path / "raw2/made").exists()
 

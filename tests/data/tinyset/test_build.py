@@ -278,7 +278,7 @@ def test_a_folder_of_something_else_is_left_alone(root, tmp_path):
     [
         ({"overlap": 1024}, "BuildConfig.overlap: expected 0 to 1023"),
         ({"min_visible": 0}, "BuildConfig.min_visible"),
-        ({"near": 128}, "BuildConfig.near: expected 0 to 127 bits, got 128"),
+        ({"near": 128}, "BuildConfig.near: expected 0 to 127, got 128"),
         ({"val": 0.6, "test": 0.4}, "BuildConfig.val, test"),
     ],
 )
