@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import box_iou, clip_boxes_to_image, nms
@@ -21,7 +20,7 @@ from dealkit.boxes import to_xyxy
 from dealkit.clicks import check_clicks
 from dealkit.config import DEFAULT_CHECKPOINT, DEFAULT_NMS, DEFAULT_THRESHOLD, MIN_SCORE
 from dealkit.data.coco import CocoFolder
-from dealkit.data.images import read_image
+from dealkit.data.images import AnyImage, as_image
 from dealkit.data.transforms import pad_to, to_input
 from dealkit.device import autocast, bf16_is_faster, default_device
 from dealkit.files import Json
@@ -31,8 +30,6 @@ from dealkit.predict.detections import Detections, to_rows
 from dealkit.predict.embedding import PromptEmbedding, check_model, model_hash
 from dealkit.predict.threshold import ADAPTIVE, check_threshold
 from dealkit.prompts import PointPrompts, stack_prompts, without_clicks
-
-AnyImage = str | Path | Tensor | np.ndarray | Image.Image
 
 
 class Predictor:
@@ -63,7 +60,7 @@ class Predictor:
         self.features: Features | None = None
 
     def set_image(self, image: AnyImage) -> None:
-        """Encode an image: a path, a (3, H, W) uint8 tensor, an (H, W), (H, W, 3) uint8 array, or a PIL image."""
+        """Encode an image: a path, a PIL image, an (H, W) or (H, W, 3) array, a (3, H, W) tensor; see `as_image`."""
         self.image = as_image(image)
         self.features = encode_images(self.model, [self.image])
 
@@ -145,30 +142,6 @@ def read_points(prompts: Sequence[tuple[Any, Any]], size_hw: tuple[int, int]) ->
         given = [1] * len(p) if labels is None else labels
         sets.append((p, torch.as_tensor(given, dtype=torch.int64)))
     return sets
-
-
-def as_image(image: AnyImage) -> Tensor:
-    """Any usual form of an image as (3, H, W) uint8 RGB.
-
-    Raises:
-        ValueError: another type or shape; says what came.
-
-    >>> as_image(np.zeros((4, 6), dtype=np.uint8)).shape
-    torch.Size([3, 4, 6])
-    """
-    if isinstance(image, (str, Path)):
-        return read_image(image)
-    if isinstance(image, Image.Image):
-        image = np.asarray(image.convert("RGB"))
-    if isinstance(image, np.ndarray):
-        image = torch.from_numpy(image.copy())
-        image = image.permute(2, 0, 1) if image.ndim == 3 else image
-    if not isinstance(image, Tensor):
-        raise ValueError(f"image: expected a path, tensor, array or PIL image, got {type(image).__name__}")
-    image = image.expand(3, -1, -1) if image.ndim == 2 else image
-    if image.ndim != 3 or image.shape[0] not in (3, 4) or image.dtype != torch.uint8 or not image.numel():
-        raise ValueError(f"image: expected uint8 (3, H, W) tensor or (H, W, 3) array, got {tuple(image.shape)} {image.dtype}")
-    return image[:3]
 
 
 def for_inference(model: DEAL) -> DEAL:

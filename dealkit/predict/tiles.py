@@ -17,6 +17,7 @@ from torchvision.ops import box_area, clip_boxes_to_image, nms
 
 from dealkit.config import DEFAULT_NMS, MIN_SCORE, BuildConfig
 from dealkit.data.coco import CocoFolder
+from dealkit.data.images import as_image
 from dealkit.data.tiles import tile_windows
 from dealkit.files import Json
 from dealkit.model.deal import DEAL, Features, Output
@@ -25,7 +26,6 @@ from dealkit.predict.detections import Detections
 from dealkit.predict.embedding import PromptEmbedding, check_model
 from dealkit.predict.predictor import (
     Predictor,
-    as_image,
     batches,
     clicked_rows,
     detect,

@@ -1,18 +1,16 @@
-"""`dealkit.data.coco`: reading images of every kind, COCO folders, and the check that names file, record and field."""
+"""`dealkit.data.coco`: COCO folders, and the check that names file, record and field."""
 
 import json
 import pickle
 
 import conftest
-import numpy as np
 import pytest
 import torch
+from image_cases import save_rotated, truncate
 from PIL import Image
 from pycocotools.coco import COCO
 
-import dealkit.data.images as images
 from dealkit.data.coco import CocoFolder, check, check_report, coco_dict
-from dealkit.data.images import read_image
 
 REAL = conftest.REAL / "realsmall"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="needs real data: set DEALKIT_DATA to the folder that holds realsmall")
@@ -40,134 +38,6 @@ def write_folder(folder, *, change=None):
         change(data)
     (folder / "train.json").write_text(json.dumps(data))
     return folder / "train.json", folder / "images"
-
-
-# Images
-
-
-def test_a_colour_image_keeps_its_pixels(tmp_path):
-    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    image = read_image(tmp_path / "a.png")
-    assert image.dtype == torch.uint8 and image.is_contiguous()
-    assert torch.equal(image, torch.from_numpy(pixels).permute(2, 0, 1))
-
-
-@pytest.mark.parametrize("mode", ["L", "1", "P"])
-def test_grey_one_bit_and_palette_images_become_rgb(tmp_path, mode):
-    image = Image.new("L", (3, 2), 255).convert(mode)
-    image.putpixel((0, 0), 0)
-    if mode == "P":
-        image = Image.new("P", (3, 2), 1)
-        image.putpalette([10, 20, 30, 200, 100, 50])
-    image.save(tmp_path / "a.png")
-    out = read_image(tmp_path / "a.png")
-    assert out.shape == (3, 2, 3)
-    assert out[:, 1, 2].tolist() == ([200, 100, 50] if mode == "P" else [255, 255, 255])
-    assert mode == "P" or out[:, 0, 0].tolist() == [0, 0, 0]
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([0, 65535, 257], [0, 255, 1]),  # 16 bits: 257 * 255 / 65535 = 1
-        ([0, 4095, 2048], [0, 255, 128]),  # 12 bits: 2048 * 255 / 4095 = 127.5, to even
-        ([100, 1000, 512], [25, 249, 128]),  # 10 bits: 1000 * 255 / 1023 = 249.3; 512: 127.6
-        ([0, 200, 7], [0, 200, 7]),  # 8 bits in a 16-bit file
-    ],
-)
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_sixteen_bit_grey_is_scaled_by_its_bit_depth(tmp_path, values, expected, suffix):
-    Image.fromarray(np.array([values], dtype=np.uint16)).save(tmp_path / f"a.{suffix}")
-    assert read_image(tmp_path / f"a.{suffix}")[1, 0].tolist() == expected
-
-
-def test_big_endian_sixteen_bit_grey_is_read_alike(tmp_path):
-    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 65535\n" + np.array([257, 65535], dtype=">u2").tobytes())
-    assert read_image(tmp_path / "a.pgm")[0, 0].tolist() == [1, 255]
-
-
-def test_float_pixels_must_lie_in_zero_to_one(tmp_path):
-    Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32)).save(tmp_path / "a.tif")
-    assert read_image(tmp_path / "a.tif")[0, 0].tolist() == [0, 128, 255]
-    Image.fromarray(np.array([[0.0, 300.0]], dtype=np.float32)).save(tmp_path / "b.tif")
-    with pytest.raises(ValueError, match=r"b\.tif: .*float pixels from 0\.0 to 300\.0, expected 0 to 1"):
-        read_image(tmp_path / "b.tif")
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparency_is_laid_over_black(tmp_path, mode):
-    for alpha, expected in ((255, 200), (0, 0), (51, 40)):  # 200 * 51 / 255 = 40
-        Image.new(mode, (2, 2), (200, alpha) if mode == "LA" else (200, 200, 200, alpha)).save(tmp_path / "a.png")
-        assert read_image(tmp_path / "a.png")[:, 0, 0].tolist() == [expected] * 3
-
-
-def test_a_transparent_palette_entry_is_laid_over_black(tmp_path):
-    image = Image.new("P", (2, 1), 1)
-    image.putpalette([10, 20, 30, 200, 100, 50])
-    image.putpixel((0, 0), 0)
-    image.save(tmp_path / "a.png", transparency=1)
-    assert read_image(tmp_path / "a.png")[:, 0].T.tolist() == [[10, 20, 30], [0, 0, 0]]
-
-
-def test_cmyk_becomes_rgb(tmp_path):
-    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=100)
-    red, green, blue = read_image(tmp_path / "a.jpg")[:, 4, 4].tolist()
-    assert red > 240 and green < 15 and blue < 15
-
-
-def save_rotated(path, *, size=(20, 10)):
-    """Black, white in the upper left quarter of the stored pixels; EXIF 6: turn clockwise to be upright."""
-    image = Image.new("L", size, 0)
-    image.paste(255, (0, 0, size[0] // 2, size[1] // 2))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image.save(path, exif=exif)
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_exif_rotation_is_applied(tmp_path, suffix):
-    save_rotated(tmp_path / f"a.{suffix}", size=(32, 16))
-    image = read_image(tmp_path / f"a.{suffix}")
-    assert image.shape == (3, 32, 16)
-    assert image[0, 2, 13] > 200 and image[0, 2, 2] < 50  # upper left goes to upper right
-
-
-def test_broken_exif_does_not_hide_the_pixels(tmp_path):
-    Image.new("L", (8, 8), 90).save(tmp_path / "a.jpg", exif=b"Exif\0\0garbage")
-    assert read_image(tmp_path / "a.jpg")[0, 4, 4] == 90
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
-def test_a_truncated_image_is_named(tmp_path, suffix):
-    path = tmp_path / f"a.{suffix}"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
-    truncate(path)
-    with pytest.raises(ValueError, match=f"a.{suffix}: "):
-        read_image(path)
-
-
-def test_what_is_no_image_and_what_is_missing_are_named(tmp_path):
-    (tmp_path / "a.png").write_text("not an image")
-    (tmp_path / "b.png").write_bytes(b"")
-    for name in ("a.png", "b.png"):
-        with pytest.raises(ValueError, match=f"{name}: not an image"):
-            read_image(tmp_path / name)
-    with pytest.raises(ValueError, match="cannot be read as an image"):
-        read_image(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"c\.png: no such image"):
-        read_image(tmp_path / "c.png")
-
-
-def test_an_image_above_the_pixel_limit_is_refused_with_its_size(tmp_path, monkeypatch):
-    Image.new("1", (40, 30)).save(tmp_path / "a.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
-    with pytest.raises(ValueError, match=r"a\.png: .*40 x 30 pixels, expected at most 1000"):
-        read_image(tmp_path / "a.png")
 
 
 # Folders
