@@ -34,6 +34,8 @@ class Detections:
     """Objects that the density map estimates."""
     clicked: Tensor | None = None
     """(N,) bool: what was found at the clicks on objects; None if nothing was clicked."""
+    full: bool = False
+    """The limit of boxes was reached in the image, or in one of its tiles: there may be more objects than these."""
     classes: Tensor | None = None
     """(N,) int64: category index of every box, from a detector without prompts; None: all are of one kind."""
 

@@ -23,7 +23,7 @@ from dealkit.data.coco import CocoFolder
 from dealkit.data.images import AnyImage, as_image
 from dealkit.data.transforms import pad_to, to_input
 from dealkit.device import autocast, bf16_is_faster, default_device
-from dealkit.files import Json
+from dealkit.files import Json, tell
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL, Features, Output
 from dealkit.predict.detections import Detections, to_rows
@@ -212,6 +212,9 @@ def to_detections(
         enough |= own & (threshold == ADAPTIVE)
     boxes = clip_boxes_to_image(to_xyxy(output.pred_boxes[n]), size_hw)
     usable = output.valid[n] & enough & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    full = max(int(usable.sum()), float(output.count[n])) >= limit
+    if full:
+        tell(f"the most boxes of a prompt in one image or tile, {limit}, were reached: smaller tiles (`tile`) may find more")
     boxes, scores, own = boxes[usable], scores[usable], own[usable]
     keep = nms(boxes, scores, overlap)[:limit]
     found = Detections(
@@ -219,6 +222,7 @@ def to_detections(
         scores=scores[keep].cpu(),
         count=float(output.count[n]),
         clicked=clicked_rows(boxes, own, keep) if clicks else None,
+        full=full,
     )
     return found.adaptive() if threshold == ADAPTIVE else found
 

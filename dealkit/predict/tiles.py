@@ -124,7 +124,8 @@ def predict_tiles(
     Args:
         model: of `for_inference`. image: (3, H, W) uint8. prompts: in pixels of the image.
         threshold: lowest score, or "adaptive": the cut of each set over the whole image.
-        limit: most detections of a set. embedding: (N, 2, D) of other images, instead of that of the points.
+        limit: most detections of a set in one tile; where it was reached, `Detections.full` is True.
+        embedding: (N, 2, D) of other images, instead of that of the points.
     """
     height, width = image.shape[1:]
     windows = tile_windows(width, height, tile, overlap)
@@ -143,7 +144,7 @@ def predict_tiles(
             for i, (n, count) in enumerate(zip(rows, _count_in(output, core, window).tolist(), strict=True)):
                 found = to_detections(output, i, size_hw, low, clicks=here.points.shape[1], limit=limit)
                 parts[n].append((window, found, count))
-    return [_merge(of_set, (height, width), threshold, limit) for of_set in parts]
+    return [_merge(of_set, (height, width), threshold) for of_set in parts]
 
 
 def cores(windows: Sequence[Window]) -> list[tuple[float, float, float, float]]:
@@ -247,9 +248,7 @@ def _count_in(output: Output, core: tuple[float, float, float, float], window: W
     return total
 
 
-def _merge(
-    parts: Sequence[tuple[Window, Detections, float]], size_hw: tuple[int, int], threshold: float | str, limit: int
-) -> Detections:
+def _merge(parts: Sequence[tuple[Window, Detections, float]], size_hw: tuple[int, int], threshold: float | str) -> Detections:
     """One set's detections and counts of all tiles as one image's."""
     boxes, cut, clicked = [], [], []
     for (x1, y1, x2, y2), found, _ in parts:
@@ -260,11 +259,12 @@ def _merge(
         clicked.append(torch.zeros(len(found), dtype=torch.bool) if found.clicked is None else found.clicked)
     every, scores = torch.cat(boxes), torch.cat([found.scores for _, found, _ in parts])
     tiles = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(b) for b in boxes]))
-    keep = merge_boxes(every, scores, tiles, torch.cat(cut))[:limit]
+    keep = merge_boxes(every, scores, tiles, torch.cat(cut))
     merged = Detections(
         boxes=clip_boxes_to_image(every[keep], size_hw),
         scores=scores[keep],
         count=sum(count for *_, count in parts),
         clicked=clicked_rows(every, torch.cat(clicked), keep),
+        full=any(found.full for _, found, _ in parts),
     )
     return merged.adaptive() if threshold == ADAPTIVE else merged

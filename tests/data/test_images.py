@@ -122,13 +122,6 @@ def test_an_image_above_the_pixel_limit_is_refused_with_its_size(tmp_path, monke
 # Every form by one set of rules
 
 
-@pytest.fixture
-def told(caplog, monkeypatch):
-    """What readers have said, as one text."""
-    monkeypatch.setattr(files, "_told", set())
-    return lambda: "\n".join(caplog.messages)
-
-
 def png_of(values, path):
     """A 16-bit colour PNG, which Pillow does not write."""
     import struct
