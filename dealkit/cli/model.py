@@ -120,6 +120,7 @@ def predict(
     page: int | None = None,
     bands: tuple[int, ...] = (),
     window: tuple[float, float] | None = None,
+    drop: bool = False,
 ) -> None:
     """Detect everything of the clicked kind in one image, or in a COCO data set from a click list.
 
@@ -143,6 +144,7 @@ def predict(
         page: of an image file of several pages or frames, from 1.
         bands: bands shown as red, green and blue, or one in grey, from 1, of an image that has more than three.
         window: pixel values shown as black and as white, of an image that has not eight bits.
+        drop: leave out annotations of a data set without a positive width and height, and say how many.
     """
     if (image is None) == (coco is None):
         raise ValueError("predict: expected either IMAGE with --point X Y, or --coco, --images and --clicks")
@@ -157,6 +159,7 @@ def predict(
     if tile and save_embedding is not None:
         raise ValueError("predict --tile: expected no --save-embedding; embed in an image that is read in one piece")
     from dealkit.clicks import load_clicks
+    from dealkit.data.annotations import read_coco
     from dealkit.data.coco import CocoFolder
     from dealkit.data.images import as_image
     from dealkit.model.checkpoint import load_model
@@ -165,7 +168,8 @@ def predict(
     from dealkit.predict.tiles import predict_large
 
     if coco is not None:
-        found = predict_coco(load_model(checkpoint), CocoFolder(coco, images), [load_clicks(clicks, coco)])[0]
+        data, asked = CocoFolder(coco, images, drop=drop), load_clicks(clicks, read_coco(coco, drop=drop))
+        found = predict_coco(load_model(checkpoint), data, [asked])[0]
         write_json(out, found)
         print(f"{out}: {len(found)} detections")
         return

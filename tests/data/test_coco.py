@@ -10,7 +10,10 @@ from image_cases import save_rotated, truncate
 from PIL import Image
 from pycocotools.coco import COCO
 
+from dealkit.clicks import make_clicks
+from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder, check, check_report, coco_dict
+from dealkit.evaluate.coco import evaluate
 
 REAL = conftest.REAL / "realsmall"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="needs real data: set DEALKIT_DATA to the folder that holds realsmall")
@@ -195,7 +198,9 @@ def test_each_fault_of_the_file_is_one_problem_that_names_record_and_field(tmp_p
         CocoFolder(annotations, images)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("", "not JSON"), ("[1]", "got a list"), ("\0\1", "not JSON")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "not a JSON"), ("", "not a JSON"), ("[1]", "got a list"), ("\0\1", "not a JSON")]
+)
 def test_a_file_that_is_not_coco_json_is_one_problem(tmp_path, text, message):
     annotations, images = write_folder(tmp_path)
     annotations.write_text(text)
@@ -245,6 +250,92 @@ def test_all_problems_are_listed_not_only_the_first(tmp_path):
     said = [line.split(": ")[1:3] for line in lines[:-1]]
     of_box = [["annotation 11", field] for field in ("category_id", "image_id", "bbox")]
     assert said == [["image 2", "file_name"], *of_box, ["image 3", "file_name"]]
+
+
+# Masks, boxes without a size, names that lead out
+
+
+def masked(data, *segmentations):
+    """One annotation for each mask, without a box; the last in `images[1]`, as all."""
+    rows = [{"id": i, "image_id": 1, "category_id": 5, "segmentation": s} for i, s in enumerate(segmentations, 21)]
+    data.update(annotations=rows)
+    return rows
+
+
+POLYGON = [[1, 2, 5, 2, 5, 4.5], [7, 3, 8, 3, 8, 4]]  # x 1 to 8, y 2 to 4.5
+RLE = {"size": [10, 20], "counts": [12, 4, 6, 4, 174]}  # columns 1 and 2, rows 2 to 5
+PACKED = {"size": [10, 20], "counts": "<460X5"}  # the same, as pycocotools writes it
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "xywh"),
+    [(POLYGON, [1, 2, 7, 2.5]), (RLE, [1, 2, 2, 4]), (PACKED, [1, 2, 2, 4])],
+    ids=["polygon", "rle", "packed"],
+)
+@pytest.mark.parametrize("bbox", ["missing", None, []])
+def test_boxes_come_from_the_masks_where_there_are_none_and_are_counted_once(tmp_path, told, segmentation, xywh, bbox):
+    def change(data):
+        for row in masked(data, segmentation, segmentation):
+            row.update({} if bbox == "missing" else {"bbox": bbox})
+
+    paths = write_folder(tmp_path, change=change)
+    assert check(*paths) == []
+    x, y, w, h = xywh
+    assert CocoFolder(*paths)[1].boxes.tolist() == [[x, y, x + w, y + h]] * 2
+    assert [row["bbox"] for row in read_coco(paths[0])["annotations"]] == [xywh] * 2
+    assert len(make_clicks(paths[0], setting="1/instance", seed=0)["prompts"][0]["points"]) == 2
+    assert evaluate(paths[0], [])["counts"]["objects"] == 2
+    assert told() == f"{paths[0]}: 2 annotations without a bbox: their boxes are those of their masks"
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "said"),
+    [
+        ([], "missing, and no mask"),
+        ([[1, 2, 3]], "expected polygons"),
+        ([[1, 2, 3, 4, 5, NAN]], "expected polygons"),
+        ("text", "expected polygons"),
+        ({"size": [10, 20]}, "expected an RLE {size, counts}: KeyError"),
+        ({"size": [10, 20], "counts": " 1"}, "expected an RLE {size, counts}: "),
+        ({"size": [10, 20], "counts": [1, -1]}, "expected an RLE {size, counts}: "),
+        ({"size": [10**400, 20], "counts": [1, 2]}, "expected an RLE {size, counts}: "),
+        ({"size": [10, 20], "counts": [200]}, "expected a positive width and height"),
+        ([[30, 2, 35, 2, 35, 4]], "is outside the image"),
+    ],
+)
+def test_a_mask_that_gives_no_box_is_one_problem(tmp_path, segmentation, said):
+    (problem,) = check(*write_folder(tmp_path, change=lambda data: masked(data, segmentation)))
+    assert problem.where == "annotation 21" and said in problem.message
+
+
+def test_boxes_without_a_size_are_a_problem_or_dropped_and_counted(tmp_path, told):
+    def change(data):
+        data["annotations"][0]["bbox"], data["annotations"][2]["bbox"] = [1, 2, 0, 4], [3, 3, 2, -1]
+
+    paths = write_folder(tmp_path, change=change)
+    assert ["`--drop` leaves the annotation out" in str(p) for p in check(*paths)] == [True, True]
+    assert check(*paths, drop=True) == [] and check_report(*paths, drop=True)[1] == 0
+    assert CocoFolder(*paths, drop=True).annotation_ids.tolist() == [12]
+    assert [row["id"] for row in read_coco(paths[0], drop=True)["annotations"]] == [12]
+    assert told() == f"{paths[0]}: 2 annotations without a positive width and height are left out"
+    with pytest.raises(ValueError, match="annotation 11: bbox: expected a positive width and height"):
+        read_coco(paths[0])
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../a.png", "a/../../a.png", ".."])
+def test_a_file_name_that_leads_out_of_the_folder_is_refused(tmp_path, name):
+    paths = write_folder(tmp_path, change=set_in("images", 2, file_name=name))
+    assert [str(p).split(": ")[1:3] for p in check(*paths)] == [["image 2", "file_name"]]
+    with pytest.raises(ValueError, match="image 2: file_name: expected a path inside the folder of images"):
+        read_coco(paths[0])
+
+
+def test_text_that_no_terminal_prints_is_refused_and_printed_in_another_way(tmp_path):
+    def change(data):
+        data["categories"][0]["name"] = data["images"][2]["file_name"] = "\ud800"
+
+    text, _ = check_report(*write_folder(tmp_path, change=change))
+    assert text.encode() and text.count("expected text, got '\\ud800'") == 2
 
 
 # Writing
