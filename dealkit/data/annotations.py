@@ -109,7 +109,9 @@ def parse(source: Json | str | Path, images: Path | None = None, *, drop: bool =
     known_images = {row["id"] for row in data["images"] if isinstance(row, dict) and is_whole(row.get("id"))}
     rows, masks, dropped = [], 0, 0
     each = _rows(data["annotations"], "annotations", "annotation", add)
-    for where, annotation_id, row in tqdm(each, desc=f"read {PurePath(name).name}", unit="row", delay=3, leave=False):
+    total = len(data["annotations"])
+    bar = tqdm(each, desc=f"read {PurePath(name).name}", total=total, unit="row", delay=3, leave=False)
+    for where, annotation_id, row in bar:
         before = len(problems)
         if annotation_id == 0 and images is not None:
             add(where, "id", "0 can never be matched by pycocotools, expected ids from 1")
