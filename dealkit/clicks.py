@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from dealkit.data.annotations import is_number, is_whole, read_coco
 from dealkit.files import read_json, write_text
 
 SETTINGS: dict[str, int | None] = {"1/category": 1, "3/category": 3, "5/category": 5, "1/instance": None}
@@ -29,8 +30,6 @@ def _point(ann: dict[str, Any], size_wh: tuple[float, float], across: float, dow
     """The xy at a share of the width and height of the part of a box that lies in the image, rounded to 0.01."""
     x, y, w, h = ann["bbox"]
     x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + w, size_wh[0]), min(y + h, size_wh[1])
-    if not (x2 > x1 and y2 > y1):
-        raise ValueError(f"annotation {ann['id']}: bbox: expected [x, y, w, h] with an area inside the image, got {ann['bbox']}")
     return [round(x1 + (x2 - x1) * across, 2), round(y1 + (y2 - y1) * down, 2)]
 
 
@@ -53,7 +52,7 @@ def make_clicks(coco: dict[str, Any] | str | Path, *, setting: str, seed: int, k
     matters. With one seed the clicks of a setting are contained in those of the next of `SETTINGS`, for both kinds.
 
     Args:
-        coco: ground truth in COCO form, or the path of its file; boxes xywh pixels.
+        coco: ground truth in COCO form, or the path of its file (`read_coco`); boxes xywh pixels.
         setting: a key of `SETTINGS`.
         seed: any whole number; the protocol has five, 0 to 4.
         kind: a member of `KINDS`.
@@ -64,7 +63,7 @@ def make_clicks(coco: dict[str, Any] | str | Path, *, setting: str, seed: int, k
         of the original image, rounded to 0.01; of a box that reaches over the border the part inside counts.
 
     Raises:
-        ValueError: unknown setting or kind, or a box without area inside its image; names the annotation.
+        ValueError: unknown setting or kind, broken ground truth, or a box without area inside its image; names the annotation.
 
     Choice: a hash and not a random generator, whose stream may change between library versions.
 
@@ -76,7 +75,7 @@ def make_clicks(coco: dict[str, Any] | str | Path, *, setting: str, seed: int, k
     for name, value, known in (("setting", setting, SETTINGS), ("kind", kind, KINDS)):
         if value not in known:
             raise ValueError(f"{name}: expected one of {list(known)}, got {value!r}")
-    coco = read_json(coco)
+    coco = read_coco(coco)
     sizes = _sizes_wh(coco)
     pairs: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for ann in coco["annotations"]:
@@ -136,6 +135,7 @@ def offset_clicks(coco: dict[str, Any], offset: float, seed: int) -> dict[str, A
     >>> offset_clicks(coco, 0.0, seed=0)["prompts"][0]["points"]
     [[12.0, 23.0]]
     """
+    coco = read_coco(coco)
     clicks = make_clicks(coco, setting="1/category", seed=seed)
     anns = {ann["id"]: ann for ann in coco["annotations"]}
     sizes = _sizes_wh(coco)
@@ -173,13 +173,13 @@ def check_clicks(clicks: Any, coco: dict[str, Any] | str | Path | None = None, *
     """
     keys = ("setting", "seed", "kind", "prompts")
     if not isinstance(clicks, dict) or set(clicks) != set(keys):
-        got = sorted(clicks) if isinstance(clicks, dict) else type(clicks).__name__
-        raise ValueError(f"{name}: expected an object with {', '.join(keys)}, got {got}")
+        got = ", ".join(map(str, clicks)) if isinstance(clicks, dict) else type(clicks).__name__
+        raise ValueError(f"{name}: expected an object with {', '.join(keys)}, got {got!r:.80}")
     for key, known in (("setting", list(SETTINGS)), ("kind", list(KINDS))):
         if clicks[key] not in known:
-            raise ValueError(f"{name}: {key}: expected one of {known}, got {clicks[key]!r}")
-    if not _whole(clicks["seed"]):
-        raise ValueError(f"{name}: seed: expected a whole number, got {clicks['seed']!r}")
+            raise ValueError(f"{name}: {key}: expected one of {known}, got {clicks[key]!r:.80}")
+    if not is_whole(clicks["seed"]):
+        raise ValueError(f"{name}: seed: expected a whole number, got {clicks['seed']!r:.80}")
     if not isinstance(clicks["prompts"], list):
         raise ValueError(f"{name}: prompts: expected a list, got {type(clicks['prompts']).__name__}")
     seen: dict[tuple[int, int], int] = {}
@@ -191,46 +191,41 @@ def check_clicks(clicks: Any, coco: dict[str, Any] | str | Path | None = None, *
         if seen.setdefault(pair, i) != i:
             raise ValueError(f"{name}: prompts[{i}].image_id: image {pair[0]}, category {pair[1]} is prompts[{seen[pair]}] too")
     if coco is not None:
-        _check_against(clicks, read_json(coco), name)
+        _check_against(clicks, read_coco(coco), name)
     return clicks
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _finite_pair(value: Any) -> bool:
-    numbers = isinstance(value, list) and len(value) == 2 and all(_whole(v) or isinstance(v, float) for v in value)
-    return numbers and all(math.isfinite(v) for v in value)
+    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value))
 
 
 def _prompt_fault(prompt: Any) -> str | None:
     """`field: what is wrong` of the first fault in one prompt, or None."""
     keys = ("image_id", "category_id", "points", "labels", "annotation_ids")
     if not isinstance(prompt, dict) or set(prompt) - {"sizes"} != set(keys):
-        got = sorted(prompt) if isinstance(prompt, dict) else type(prompt).__name__
-        return f"keys: expected {', '.join(keys)}, got {got}"
+        got = ", ".join(map(str, prompt)) if isinstance(prompt, dict) else type(prompt).__name__
+        return f"keys: expected {', '.join(keys)}, got {got!r:.80}"
     for key in ("image_id", "category_id"):
-        if not _whole(prompt[key]):
-            return f"{key}: expected a whole number, got {prompt[key]!r}"
+        if not is_whole(prompt[key]):
+            return f"{key}: expected a whole number, got {prompt[key]!r:.80}"
     points, labels, ids = prompt["points"], prompt["labels"], prompt["annotation_ids"]
     if not isinstance(points, list) or not points:
-        return f"points: expected a list of [x, y], got {points!r}"
+        return f"points: expected a list of [x, y], got {points!r:.80}"
     for xy in points:
         if not _finite_pair(xy):
-            return f"points: expected finite [x, y], got {xy!r}"
+            return f"points: expected finite [x, y], got {xy!r:.80}"
     sizes = prompt.get("sizes", points)
     if not isinstance(sizes, list) or len(sizes) != len(points):
-        return f"sizes: expected {len(points)} of [width, height], got {sizes!r}"
+        return f"sizes: expected {len(points)} of [width, height], got {sizes!r:.80}"
     for wh in prompt.get("sizes", []):
         if not _finite_pair(wh) or min(wh) < 0:
-            return f"sizes: expected finite [width, height] of 0 or more, got {wh!r}"
-    if not isinstance(labels, list) or len(labels) != len(points) or any(v not in (0, 1) or not _whole(v) for v in labels):
-        return f"labels: expected {len(points)} of 1 or 0, got {labels!r}"
+            return f"sizes: expected finite [width, height] of 0 or more, got {wh!r:.80}"
+    if not isinstance(labels, list) or len(labels) != len(points) or any(v not in (0, 1) or not is_whole(v) for v in labels):
+        return f"labels: expected {len(points)} of 1 or 0, got {labels!r:.80}"
     if 1 not in labels:
-        return f"labels: expected at least one 1, got {labels!r}"
-    if not isinstance(ids, list) or not all(_whole(v) for v in ids) or len(ids) != sum(labels) or len(set(ids)) != len(ids):
-        return f"annotation_ids: expected {sum(labels)} different whole numbers, one per label 1, got {ids!r}"
+        return f"labels: expected at least one 1, got {labels!r:.80}"
+    if not isinstance(ids, list) or not all(is_whole(v) for v in ids) or len(ids) != sum(labels) or len(set(ids)) != len(ids):
+        return f"annotation_ids: expected {sum(labels)} different whole numbers, one per label 1, got {ids!r:.80}"
     return None
 
 

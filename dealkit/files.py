@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
@@ -24,17 +25,36 @@ Json = dict[str, Any]
 """A JSON object."""
 
 
+MOST_LINES = 20
+"""How many lines `tell` says in one process: a data set of a thousand odd images says it that often, not a thousand times."""
+
+_told: set[str] = set()
+
+
+def tell(line: str) -> None:
+    """Say on stderr, by the logger `dealkit`, what a reader decided for the user; every line once, the first `MOST_LINES`."""
+    if line not in _told and len(_told) <= MOST_LINES:
+        _told.add(line)
+        last = len(_told) > MOST_LINES
+        logging.getLogger("dealkit").warning("%s", "more lines of this kind are not shown" if last else line)
+
+
 def read_json(source: Any) -> Any:
-    """The content of a JSON file; anything that is not a path is returned as it is.
+    """The content of a JSON file, with or without a byte order mark; anything that is not a path is returned as it is.
 
     Raises:
-        ValueError: the file is not JSON; names it.
+        FileNotFoundError: no such file.
+        ValueError: the file is not JSON, nested too deep, or cannot be read; names it.
     """
     if not isinstance(source, str | Path):
         return source
     try:
-        return json.loads(Path(source).read_text(encoding="utf-8"))
-    except ValueError as error:
+        return json.loads(Path(source).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{source}: no such file") from None
+    except RecursionError:
+        raise ValueError(f"{source}: not a JSON file: nested too deep") from None
+    except (OSError, ValueError) as error:
         raise ValueError(f"{source}: not a JSON file: {error}") from None
 
 

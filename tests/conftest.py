@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+import dealkit.files
 import dealkit.train.loop
 from dealkit.browse import dataset as browse
 from dealkit.config import DataConfig, ModelConfig, RunConfig, TrainConfig
@@ -153,6 +154,13 @@ def same(a, b):
     assert len(a.boxes) == len(b.boxes) > 0
     torch.testing.assert_close(a.scores.sort().values, b.scores.sort().values, rtol=1e-3, atol=1e-4)
     assert (torch.cdist(a.boxes, b.boxes, compute_mode="donot_use_mm_for_euclid_dist").amin(1) < 0.05).all()
+
+
+@pytest.fixture
+def told(caplog, monkeypatch):
+    """What readers have said, as one text."""
+    monkeypatch.setattr(dealkit.files, "_told", set())
+    return lambda: "\n".join(caplog.messages)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ FLOORS = [
 """From the ground up; a room of `dealkit` knows those below its floor."""
 DATA = {"coco": 0, "scenes": 1, "sources": 1, "tinyset": 2}
 """Floors inside `dealkit/data`."""
-BESIDE = {("config", "files")}
+BESIDE = {("config", "files"), ("clicks", "data")}
 NOT = {("model", "data")}
 ONLY_IN = {"fiftyone": {"browse"}, "tyro": {"cli", "__main__"}, "papermill": {"cli"}, "nbconvert": {"cli"}}
 

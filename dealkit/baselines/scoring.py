@@ -21,12 +21,13 @@ from dealkit.baselines.features import FeatureMatcher
 from dealkit.baselines.open_models import OPEN_MODELS, Find, load_open_model
 from dealkit.baselines.templates import LEAST, MARGIN, OVERLAP, SCALES, SIDES, TURNS, estimate_box, match_box
 from dealkit.clicks import check_clicks, clicks_hash, make_clicks
+from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder
 from dealkit.data.scenes.scene import EVAL_SEED, write_coco
 from dealkit.evaluate.benchmark import METRICS, row_of
 from dealkit.evaluate.coco import evaluate
 from dealkit.evaluate.thresholds import without_duplicates
-from dealkit.files import Json, Results, read_json, sha_of
+from dealkit.files import Json, Results, sha_of
 from dealkit.model.deal import DEAL
 from dealkit.predict.detections import Detections, to_rows
 from dealkit.predict.predictor import predict_coco
@@ -102,7 +103,7 @@ def evaluate_detector(detector: Detector, file: Path, images: Path | None = None
     Raises:
         ValueError: a bad file, or a category that the detector was not trained on.
     """
-    data, truth = CocoFolder(file, images or Path(file).parent / "images"), read_json(file)
+    data, truth = CocoFolder(file, images or Path(file).parent / "images"), read_coco(file)
     started = time.monotonic()
     found = detect_coco(detector, data)
     seconds = time.monotonic() - started
@@ -234,7 +235,7 @@ def benchmark_templates(
     keys = [{"source": s, "variant": v, "seed": i} for i in range(seeds) for v in variants for s in of_source]
     for key in results.todo(keys, "template matching"):
         file = of_source[key["source"]]
-        truth, data = read_json(file), CocoFolder(file, file.parent / "images")
+        truth, data = read_coco(file), CocoFolder(file, file.parent / "images")
         clicks = make_clicks(truth, setting="1/category", seed=key["seed"])
         found = reference_rows(finders[key["variant"]], data, clicks, guess=guesses.get(key["variant"]))
         about = {"clicks": clicks_hash(clicks), "images": len(data), "objects": len(data.boxes)}

@@ -12,8 +12,9 @@ import torch
 from torchvision.ops import box_convert, box_iou
 
 from dealkit.browse.dataset import OBJECTS, by_path, import_fiftyone, labels_by_path, objects_fingerprint
+from dealkit.data.annotations import read_coco
 from dealkit.data.objects import ObjectTable, read_table
-from dealkit.files import Json, read_json, write_json
+from dealkit.files import Json, write_json
 
 WRONG, MISSING, FIX = "wrong", "missing", "fix"
 TAGS: dict[str, str] = {
@@ -72,7 +73,7 @@ def export_corrections(name: str, file: str | Path, out: str | Path) -> Correcti
     table = read_table([file])
     _check_unchanged(dataset, table, str(file))
     parts = [_read_labels(dataset, field, table) for field in (OBJECTS, *dataset.info.get("predictions", []))]
-    coco, corrections = correct(read_json(Path(file)), parts[0], [label for part in parts[1:] for label in part], name=str(file))
+    coco, corrections = correct(read_coco(Path(file)), parts[0], [label for part in parts[1:] for label in part], name=str(file))
     write_json(Path(out), coco)
     return corrections
 

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from dealkit.boxes import SIZE_BINS
 from dealkit.browse.mongod import ensure_mongod
+from dealkit.data.images import read_image
 from dealkit.data.objects import CROWDED, LOW_CONTRAST, ObjectTable, image_contrast, read_table
+from dealkit.files import tell, write_atomically
 
 OBJECTS = "objects"
 """Sample field that holds the boxes."""
@@ -35,6 +38,12 @@ COLOURS: dict[str, str] = dict(zip(SIZE_BINS, ("#F0E442", "#56B4E9", "#E69F00", 
 
 MAX_OBJECTS = 30_000
 """Most objects of one image: a record of FiftyOne's database may not exceed 16 MB."""
+
+SHOWN = "shown"
+"""Sample field with the PNG copy of an image that browsers do not show."""
+
+BROWSER_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+"""What the names of images end in that browsers show; others, such as TIFF, are copied."""
 
 HIDDEN = ["annotations", "image_id", "filepath", "fingerprint", "objects_fingerprint", "id", "created_at", "last_modified_at"]
 """Sample fields in a closed group of the App's sidebar."""
@@ -67,7 +76,8 @@ def build_dataset(
     Samples have `source`, `domain`, `split`, `image_id`, `annotations` (the file) and `objects`, whose detections have, besides
     label and box: `annotation_id`, `size_px`, `size_bin`, `density`, `contrast`, `suspicious` (see `ObjectTable`), `domain`,
     `source` and `iscrowd`. The views of `VIEWS` are saved with it. Tags and fields of your own stay, except on boxes of images
-    that have changed. A build that was stopped goes on where it was.
+    that have changed. A build that was stopped goes on where it was. Of images that no browser shows the App shows PNG copies,
+    as `read_image` reads them; they lie beside the database, and a line says where.
 
     Choice: boxes are written as plain records, not as `fiftyone.Detection` objects, which takes an eighth of the time.
 
@@ -92,7 +102,9 @@ def build_dataset(
     gone = [known[path]["id"] for path in known.keys() - set(paths)]
     dataset.delete_samples(gone)
     new = [i for i, path in enumerate(paths) if path not in known]
-    changed = [i for i, path in enumerate(paths) if path in known and known[path]["fingerprint"] != prints[i]]
+    copies = _copies(fo, dataset, paths)
+    stale = {i for i, copy in copies.items() if not copy.is_file()}
+    changed = [i for i, path in enumerate(paths) if path in known and (known[path]["fingerprint"] != prints[i] or i in stale)]
     with tqdm(total=len(new) + len(changed), desc="browse", unit="image", delay=3, leave=False) as bar:
         for rows in [*slices(new, batch), *slices(changed, batch)]:
             ids = [known[paths[i]]["id"] for i in rows if paths[i] in known]
@@ -100,12 +112,35 @@ def build_dataset(
                 _update(dataset, ids, table, rows)
             else:
                 ids = _add(fo, dataset, table, rows)
+            if here := {id_: copies[i] for id_, i in zip(ids, rows, strict=True) if i in copies}:
+                for i in stale.intersection(rows):
+                    pixels = read_image(paths[i]).permute(1, 2, 0).numpy()
+                    write_atomically(copies[i], lambda file, of=pixels: Image.fromarray(of).save(file, format="PNG"))
+                dataset.select(list(here), ordered=True).set_values(SHOWN, [str(copy) for copy in here.values()])
             _write(dataset, ids, table, rows, [prints[i] for i in rows])
             bar.update(len(rows))
     save_views(dataset)
     images = {"added": len(new), "updated": len(changed), "removed": len(gone)}
     images["unchanged"] = len(paths) - len(new) - len(changed)
     return Build(dataset=dataset, images=images, objects=len(table.objects["image"]), seconds=time.monotonic() - started)
+
+
+def _copies(fo: Any, dataset: Any, paths: Sequence[str]) -> dict[int, Path]:
+    """Row of every image that browsers do not show -> its PNG copy; those of images that are gone or have changed are deleted."""
+    odd = [i for i, path in enumerate(paths) if not path.lower().endswith(BROWSER_SUFFIXES)]
+    folder = Path(fo.config.database_dir).parent / "dealkit_png" / dataset.slug
+    stats = {i: os.stat(paths[i]) for i in odd}
+    copies = {i: folder / f"{fingerprint_of(paths[i], s.st_size, s.st_mtime_ns)}.png" for i, s in stats.items()}
+    for old in {*folder.glob("*.png")} - {*copies.values()}:
+        old.unlink()
+    if odd:
+        tell(f"{dataset.name}: no browser shows {len(odd)} images such as {paths[odd[0]]}: the App shows PNG copies in {folder}")
+        dataset.add_sample_field(SHOWN, fo.StringField)
+        dataset.app_config.media_fields = ["filepath", SHOWN]
+        dataset.app_config.grid_media_field = dataset.app_config.modal_media_field = SHOWN
+        dataset.app_config.media_fallback = True  # the images that browsers do show
+        dataset.save()
+    return copies
 
 
 def save_views(dataset: Any) -> None:

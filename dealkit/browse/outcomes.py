@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dealkit.clicks import load_clicks
+from dealkit.data.annotations import read_coco
 from dealkit.data.objects import ObjectTable
 from dealkit.evaluate.errors import ERROR_TYPES, FOUND, IGNORED, TRUE, UNCOUNTED, Errors, find_errors
 from dealkit.evaluate.factors import FACTORS, object_factors
@@ -77,7 +78,7 @@ def find_outcomes(
     records, mistakes, categories = [], dict.fromkeys(ERROR_TYPES, 0), set()
     for file in files:
         source = Path(file).parent.name
-        coco, path = read_json(Path(file)), file_of(pattern, source)
+        coco, path = read_coco(Path(file)), file_of(pattern, source)
         if not path.is_file():
             raise ValueError(f"{path}: no such file of predictions; `python -m dealkit predict --coco` writes one")
         rows = read_json(path)

@@ -12,17 +12,24 @@ from dealkit.config import COUNT_RANGE, DEFAULT_THRESHOLD, SEED_RANGE, SHARE_RAN
 from dealkit.files import PROJECT_ROOT, find_files
 
 
-def data_check(file: tyro.conf.Positional[Path], images: Path) -> None:
+def data_check(file: tyro.conf.Positional[Path], images: Path, drop: bool = False, out: Path | None = None) -> None:
     """List everything that is wrong with a COCO file and its images; exit code 1 if there is anything.
 
     Args:
         file: COCO JSON.
         images: folder that its file names are relative to.
+        drop: leave out annotations without a positive width and height, and say how many.
+        out: COCO JSON to write if nothing is wrong: with boxes from masks, without what is left out.
     """
+    from dealkit.data.annotations import read_coco
     from dealkit.data.coco import check_report
+    from dealkit.files import write_json
 
-    text, code = check_report(file, images)
+    text, code = check_report(file, images, drop=drop)
     print(text)
+    if out is not None and not code:
+        write_json(out, read_coco(file, drop=drop))
+        print(out)
     sys.exit(code)
 
 
@@ -114,6 +121,7 @@ def clicks(
     setting: Literal["1/category", "3/category", "5/category", "1/instance"] = "1/category",
     seed: int = 0,
     kind: Literal["centre", "jitter"] = "centre",
+    drop: bool = False,
 ) -> None:
     """Draw a click list for a COCO file and write it; prints its hash.
 
@@ -123,11 +131,13 @@ def clicks(
         setting: clicks per category of an image, or one on every instance.
         seed: which instances are clicked.
         kind: at the box centre, or anywhere in the middle half of the box.
+        drop: leave out annotations without a positive width and height, and say how many.
     """
     check_range("--seed", seed, *SEED_RANGE)
     from dealkit.clicks import clicks_hash, make_clicks, save_clicks
+    from dealkit.data.annotations import read_coco
 
-    made = make_clicks(coco, setting=setting, seed=seed, kind=kind)
+    made = make_clicks(read_coco(coco, drop=drop), setting=setting, seed=seed, kind=kind)
     save_clicks(made, out)
     print(f"{out}: {len(made['prompts'])} prompts, {setting}, {kind}, seed {seed}, hash {clicks_hash(made)}")
 

@@ -8,7 +8,13 @@ from dealkit.files import find_files
 
 
 def evaluate(
-    coco: Path, predictions: Path, out: Path, clicks: Path | None = None, class_agnostic: bool = False, max_dets: int = 1500
+    coco: Path,
+    predictions: Path,
+    out: Path,
+    clicks: Path | None = None,
+    class_agnostic: bool = False,
+    max_dets: int = 1500,
+    drop: bool = False,
 ) -> None:
     """Score predictions: AP, size bins, recall, hit, count error; clicked objects counted and ignored.
 
@@ -19,14 +25,17 @@ def evaluate(
         clicks: the click list that the predictions were made from.
         class_agnostic: one foreground class, as in the paper's table.
         max_dets: most detections per image and category.
+        drop: leave out annotations without a positive width and height, and say how many.
     """
     from dealkit.clicks import load_clicks
+    from dealkit.data.annotations import read_coco
     from dealkit.evaluate.coco import evaluate as score
     from dealkit.evaluate.coco import summary_line
     from dealkit.files import write_json
 
-    click_list = load_clicks(clicks, coco) if clicks else None
-    results = score(coco, predictions, click_list, max_dets=max_dets, class_agnostic=class_agnostic)
+    truth = read_coco(coco, drop=drop)
+    click_list = load_clicks(clicks, truth) if clicks else None
+    results = score(truth, predictions, click_list, max_dets=max_dets, class_agnostic=class_agnostic)
     write_json(out, results)
     print(summary_line(results))
 
@@ -41,6 +50,7 @@ def errors(
     foreground: float = 0.5,
     background: float = 0.1,
     ignore_clicked: bool = False,
+    drop: bool = False,
 ) -> None:
     """Find the kind of every mistake in predictions, and what AP50 would be without each kind.
 
@@ -54,16 +64,19 @@ def errors(
         foreground: IoU from which a detection matches an object.
         background: IoU from which a detection concerns an object.
         ignore_clicked: the clicked objects are neither found nor missed.
+        drop: leave out annotations without a positive width and height, and say how many.
     """
     for option, share in (("--min-score", min_score), ("--foreground", foreground), ("--background", background)):
         check_range(option, share, *SHARE_RANGE)
     from dealkit.clicks import load_clicks
+    from dealkit.data.annotations import read_coco
     from dealkit.evaluate.errors import errors_json, errors_text, find_errors
     from dealkit.files import write_json
 
     thresholds = {"max_dets": max_dets, "min_score": min_score, "foreground": foreground, "background": background}
-    click_list = load_clicks(clicks, coco) if clicks else None
-    made = errors_json(find_errors(coco, predictions, click_list, **thresholds, ignore_clicked=ignore_clicked))
+    truth = read_coco(coco, drop=drop)
+    click_list = load_clicks(clicks, truth) if clicks else None
+    made = errors_json(find_errors(truth, predictions, click_list, **thresholds, ignore_clicked=ignore_clicked))
     write_json(out, made)
     print(errors_text(made))
 

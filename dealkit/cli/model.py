@@ -115,6 +115,10 @@ def predict(
     save_embedding: Path | None = None,
     tile: int = 0,
     overlap: int = BuildConfig.overlap,
+    page: int | None = None,
+    bands: tuple[int, ...] = (),
+    window: tuple[float, float] | None = None,
+    drop: bool = False,
 ) -> None:
     """Detect everything of the clicked kind in one image, or in a COCO data set from a click list.
 
@@ -135,6 +139,10 @@ def predict(
         save_embedding: file to keep what the points mean in, for other images.
         tile: read one image in tiles of this side in pixels, for images too large for the memory; 0: in one piece.
         overlap: pixels that tiles share.
+        page: of an image file of several pages or frames, from 1.
+        bands: bands shown as red, green and blue, or one in grey, from 1, of an image that has more than three.
+        window: pixel values shown as black and as white, of an image that has not eight bits.
+        drop: leave out annotations of a data set without a positive width and height, and say how many.
     """
     if (image is None) == (coco is None):
         raise ValueError("predict: expected either IMAGE with --point X Y, or --coco, --images and --clicks")
@@ -144,30 +152,36 @@ def predict(
         raise ValueError("predict IMAGE: expected at least one --point X Y, or --embedding")
     if embedding is not None and (point or not_point or save_embedding):
         raise ValueError("predict --embedding: expected no --point, --not-point or --save-embedding")
+    if image is None and (page is not None or bands or window):
+        raise ValueError("predict --coco: expected no --page, --bands or --window")
     if tile and save_embedding is not None:
         raise ValueError("predict --tile: expected no --save-embedding; embed in an image that is read in one piece")
     check_range("--tile", tile)
     check_range("--overlap", overlap, 0, (tile or LARGEST) - 1)
     from dealkit.clicks import load_clicks
+    from dealkit.data.annotations import read_coco
     from dealkit.data.coco import CocoFolder
+    from dealkit.data.images import as_image
     from dealkit.model.checkpoint import load_model
     from dealkit.predict.embedding import load_embedding
     from dealkit.predict.predictor import Predictor, predict_coco
     from dealkit.predict.tiles import predict_large
 
     if coco is not None:
-        found = predict_coco(load_model(checkpoint), CocoFolder(coco, images), [load_clicks(clicks, coco)])[0]
+        data, asked = CocoFolder(coco, images, drop=drop), load_clicks(clicks, read_coco(coco, drop=drop))
+        found = predict_coco(load_model(checkpoint), data, [asked])[0]
         write_json(out, found)
         print(f"{out}: {len(found)} detections")
         return
     predictor = Predictor(checkpoint, threshold=DEFAULT_THRESHOLD if threshold is None else threshold)
+    pixels = as_image(image, page=page, bands=bands, window=window)
     points, labels = point + not_point, [1] * len(point) + [0] * len(not_point)
     kind = load_embedding(embedding) if embedding else None
     if tile:
         asked = [] if kind else [(points, labels)]
-        detections = predict_large(predictor, image, asked, embedding=kind, tile=tile, overlap=overlap)[0]
+        detections = predict_large(predictor, pixels, asked, embedding=kind, tile=tile, overlap=overlap)[0]
     else:
-        predictor.set_image(image)
+        predictor.set_image(pixels)
         detections = predictor.predict_embedding(kind) if kind else predictor.predict(points, labels)
     if save_embedding is not None:
         predictor.embed(None, points, labels).save(save_embedding)

@@ -3,7 +3,6 @@
 `M` images, `N` objects, one row each; `H`, `W` image height and width. Boxes are xyxy pixels of the image as stored.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +64,7 @@ def _image_folder(annotations: Path, records: list[dict[str, Any]]) -> Path:
 def _image_records(annotations: Path) -> list[dict[str, Any]]:
     """Image records of a COCO file; empty for a broken one, of which `CocoFolder` says what is wrong."""
     try:
-        records = json.loads(annotations.read_text(encoding="utf-8-sig"))["images"]
+        records = read_json(Path(annotations))["images"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return records if isinstance(records, list) and all(isinstance(r, dict) for r in records) else []

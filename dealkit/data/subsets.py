@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from dealkit.files import Json, read_json, write_text
+from dealkit.data.annotations import read_coco
+from dealkit.files import Json, write_text
 
 
 def find_sources(root: str | Path) -> list[str]:
@@ -60,7 +61,7 @@ def some_images(file: Path, count: int, out: Path, *, seed: int = 0) -> Path:
     """
     if count < 1:
         raise ValueError(f"{file}: images: expected at least 1, got {count}")
-    data = read_json(Path(file))
+    data = read_coco(Path(file))
     filled = {a["image_id"] for a in data["annotations"] if not a.get("iscrowd") and not a.get("ignore")}
     if not filled:
         raise ValueError(f"{file}: no image with an object")
@@ -75,7 +76,7 @@ def some_categories(file: Path, names: Collection[str], out: Path) -> Path:
     Raises:
         ValueError: a name that is no category of the file; names both.
     """
-    data = read_json(Path(file))
+    data = read_coco(Path(file))
     known = {row["name"]: row["id"] for row in data["categories"]}
     unknown = sorted(set(names) - set(known))
     if unknown:

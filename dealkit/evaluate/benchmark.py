@@ -15,12 +15,13 @@ from torchvision.ops import box_iou
 from dealkit.boxes import SIZE_BINS, claim
 from dealkit.clicks import clicks_hash, make_clicks, save_clicks
 from dealkit.config import DEFAULT_THRESHOLD
+from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder, Sample
 from dealkit.data.photos import photo
 from dealkit.data.scenes.scene import EVAL_SEED, write_coco
 from dealkit.evaluate.coco import evaluate
 from dealkit.evaluate.matching import per_cent
-from dealkit.files import Json, Results, provenance, read_json, sha_of, tidy, write_json
+from dealkit.files import Json, Results, provenance, sha_of, tidy, write_json
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL
 from dealkit.predict.detections import Detections, to_rows
@@ -75,7 +76,7 @@ def benchmark(
     model = load_model(checkpoint)
     wanted = [(s, k, i) for s in settings for k in kinds for i in range(seeds)]
     for key, file in results.sources(files):
-        data, truth = CocoFolder(file, file.parent / "images"), read_json(file)
+        data, truth = CocoFolder(file, file.parent / "images"), read_coco(file)
         lists = [make_clicks(truth, setting=s, seed=i, kind=k) for s, k, i in wanted]
         started = time.monotonic()
         alone: list[list[Json]] = [[] for _ in lists]

@@ -13,6 +13,7 @@ import numpy as np
 from hotcoco import mask
 
 from dealkit.clicks import check_clicks
+from dealkit.data.annotations import is_number, is_whole, read_coco
 from dealkit.files import Json, read_json
 
 Array = np.ndarray
@@ -77,16 +78,16 @@ def read_inputs(
     """
     if max_dets < 1:
         raise ValueError(f"max_dets: expected at least 1, got {max_dets}")
-    in_truth, in_predictions = (f"{s}: " if isinstance(s, str | Path) else "" for s in (coco, predictions))
     of_clicks = str(clicks) if isinstance(clicks, str | Path) else "clicks"
-    coco, predictions = read_json(coco), read_json(predictions)
-    images, index = (_index_ids(coco, key, in_truth) for key in ("images", "categories"))
+    in_predictions = f"{predictions}: " if isinstance(predictions, str | Path) else ""
+    coco, predictions = read_coco(coco), read_json(predictions)
+    images, index = ({i: k for k, i in enumerate(sorted(row["id"] for row in coco[key]))} for key in ("images", "categories"))
     names = {row["id"]: str(row.get("name", row["id"])) for row in coco["categories"]}
     categories = [{"id": i, "name": names[i]} for i in index]
     if class_agnostic:
         index, categories = dict.fromkeys(index, 0), [{"id": None, "name": "all categories as one"}]
     columns = max(len(categories), 1)
-    objects, ignored = _read_objects(coco["annotations"], images, index, columns, in_truth)
+    objects, ignored = _read_objects(coco["annotations"], images, index, columns)
     every = _read_detections(predictions, images, index, columns, in_predictions)
     rank = np.arange(len(every.pair)) - np.searchsorted(every.pair, every.pair)
     clicks = None if clicks is None else check_clicks(read_json(clicks), coco, name=of_clicks)
@@ -108,78 +109,41 @@ def read_inputs(
     )
 
 
-def _index_ids(coco: Json, key: str, where: str) -> dict[int, int]:
-    """Position of each id of `images` or `categories` in their sorted order."""
-    if not isinstance(coco, dict) or not all(isinstance(coco.get(k), list) for k in ("images", "categories", "annotations")):
-        raise ValueError(f"{where or 'coco: '}expected an object with the lists images, categories and annotations")
-    ids = [row["id"] for row in coco[key]]
-    index = {value: i for i, value in enumerate(sorted(ids))}
-    if len(index) != len(ids):
-        raise ValueError(f"{where}{key}: id {max(ids, key=ids.count)} is used twice")
-    return index
-
-
-def _column(rows: list[Any], field: str, name: str, form: str, read: Callable[[list[Any]], Array]) -> Array:
-    """`read` of the field of all rows at once; an error names the first row that it cannot read."""
-    try:
-        return read([row[field] for row in rows])
-    except (KeyError, TypeError, ValueError):
-        for i, row in enumerate(rows):
-            try:
-                read([row[field]])
-            except (KeyError, TypeError, ValueError):
-                got = row.get(field) if isinstance(row, dict) else row
-                raise ValueError(f"{name}[{i}].{field}: expected {form}, got {got!r}") from None
-        raise
-
-
-def _finite(values: list[Any], *width: int) -> Array:
-    """(N, *width) float64; a `ValueError` says no more than that something is amiss."""
-    array = np.array(values, dtype=np.float64)
-    if len(values) and array.shape != (len(values), *width) or not np.isfinite(array).all():
-        raise ValueError
-    return array.reshape(len(values), *width)
-
-
-def _read_rows(
-    rows: list[Any], images: dict[int, int], categories: dict[int, int], columns: int, name: str
-) -> tuple[Array, Array]:
-    """Pair (N,) and box (N, 4) of each row, in the order of the file."""
-    image, category = (
-        _column(rows, field, name, "an id of the ground truth", lambda ids, known=known: np.array([known[i] for i in ids], int))
-        for field, known in (("image_id", images), ("category_id", categories))
-    )
-    return image * columns + category, _column(rows, "bbox", name, "finite [x, y, w, h]", lambda boxes: _finite(boxes, 4))
-
-
-def _refuse(bad: Array, boxes: Array, name: str, form: str) -> None:
-    """Raise ValueError for the first bad box (N,), if any."""
-    for i in np.flatnonzero(bad)[:1]:
-        raise ValueError(f"{name}[{i}].bbox: expected [x, y, w, h] with {form}, got {boxes[i].tolist()}")
-
-
-def _read_objects(
-    rows: list[Json], images: dict[int, int], categories: dict[int, int], columns: int, where: str
-) -> tuple[Rows, Array]:
-    """Objects, and (G,) bool: which are crowd or ignored. The order of the file is kept within a pair."""
-    name = f"{where}annotations"
-    pair, boxes = _read_rows(rows, images, categories, columns, name)
+def _read_objects(rows: list[Json], images: dict[int, int], categories: dict[int, int], columns: int) -> tuple[Rows, Array]:
+    """Objects of `read_coco`, and (G,) bool: which are crowd or ignored. The order of the file is kept within a pair."""
+    pair = np.array([images[row["image_id"]] * columns + categories[row["category_id"]] for row in rows], dtype=np.int64)
+    boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
+    area = np.array([row.get("area", box[2] * box[3]) for row, box in zip(rows, boxes.tolist(), strict=True)], dtype=np.float64)
     ignored = np.array([bool(row.get("iscrowd") or row.get("ignore")) for row in rows], dtype=bool)
-    _refuse(~ignored & (boxes[:, 2:] <= 0).any(1), boxes, name, "positive width and height")
-    sizes = [{"area": row.get("area", box[2] * box[3])} for row, box in zip(rows, boxes.tolist(), strict=True)]
-    area, order = _column(sizes, "area", name, "a finite number", _finite), np.argsort(pair, kind="stable")
+    order = np.argsort(pair, kind="stable")
     return Rows(pair=pair, boxes=boxes, value=area, source=np.arange(len(rows))).take(order), ignored[order]
 
 
-def _read_detections(rows: list[Json], images: dict[int, int], categories: dict[int, int], columns: int, where: str) -> Rows:
+def _read_detections(rows: Any, images: dict[int, int], categories: dict[int, int], columns: int, where: str) -> Rows:
     """Detections, the highest score of each pair first, equal ones in the order of the file."""
     if not isinstance(rows, list):
         raise ValueError(f"{where or 'predictions: '}expected a list of COCO results, got {type(rows).__name__}")
     name = f"{where}predictions"
-    pair, boxes = _read_rows(rows, images, categories, columns, name)
-    _refuse((boxes[:, 2:] < 0).any(1), boxes, name, "w, h >= 0")
-    score = _column(rows, "score", name, "a finite number", _finite)
-    return Rows(pair=pair, boxes=boxes, value=score, source=np.arange(len(rows))).take(np.lexsort((-score, pair)))
+    image = _column(rows, "image_id", name, "an id of the ground truth", lambda v: is_whole(v) and v in images)
+    category = _column(rows, "category_id", name, "an id of the ground truth", lambda v: is_whole(v) and v in categories)
+    boxes = _column(rows, "bbox", name, "[x, y, w, h], finite, with w, h >= 0", _is_box)
+    score = np.array(_column(rows, "score", name, "a finite number", is_number), dtype=np.float64)
+    pair = np.array([images[i] * columns + categories[k] for i, k in zip(image, category, strict=True)], dtype=np.int64)
+    found = Rows(pair=pair, boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4), value=score, source=np.arange(len(rows)))
+    return found.take(np.lexsort((-score, pair)))
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 4 and all(map(is_number, value)) and min(value[2:]) >= 0
+
+
+def _column(rows: list[Any], field: str, name: str, form: str, sound: Callable[[Any], bool]) -> list[Any]:
+    """The field of all rows; an error names the first row in which it is not sound."""
+    for i, row in enumerate(rows):
+        if not (isinstance(row, dict) and sound(row.get(field))):
+            got = row if not isinstance(row, dict) else row.get(field)
+            raise ValueError(f"{name}[{i}].{field}: expected {form}, got {got!r:.80}")
+    return [row[field] for row in rows]
 
 
 def per_cent(value: float | None, digits: int = 1) -> str:

@@ -14,11 +14,12 @@ from tqdm.auto import tqdm
 from dealkit.boxes import claim, in_regions
 from dealkit.clicks import make_clicks
 from dealkit.config import DEFAULT_THRESHOLD
+from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder
 from dealkit.data.objects import image_folder
 from dealkit.data.subsets import first_images
 from dealkit.evaluate.coco import evaluate
-from dealkit.files import Json, provenance, read_json, write_json
+from dealkit.files import Json, provenance, write_json
 from dealkit.model.checkpoint import load_model
 from dealkit.predict.detections import Detections
 from dealkit.predict.predictor import predict_coco, predict_prompts
@@ -71,7 +72,7 @@ def f1_curve(truth: list[Json], found: list[Json], thresholds: tuple[float, ...]
 def _trials(files: Sequence[Path], images: int) -> Iterator[tuple[CocoFolder, Json, Json]]:
     """Of every file its data set, its first images and one jittered click for each of their prompts."""
     for file in tqdm(files, desc="sources", unit="source"):
-        truth = first_images(read_json(file), images)
+        truth = first_images(read_coco(file), images)
         clicks = make_clicks(truth, setting="1/category", seed=0, kind="jitter")
         yield CocoFolder(file, image_folder(file)), truth, clicks
 

@@ -124,7 +124,13 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def fill_model(model: Model, tensors: dict[str, Tensor], path: Path) -> Model:
-    """The model with the weights of a checkpoint, in float32 and evaluation mode; an error names the file."""
+    """The model with the weights of a checkpoint, in float32 and evaluation mode; an error names the file and the tensor."""
+    for name, expected in model.state_dict().items():
+        given = tensors.get(name, expected)
+        if given.is_floating_point() != expected.is_floating_point():
+            raise ValueError(f"{path}: {name}: expected {expected.dtype}, got {given.dtype}")
+        if not torch.isfinite(given.float()).all():
+            raise ValueError(f"{path}: {name}: expected finite numbers, got NaN or infinity")
     try:
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     except RuntimeError as error:

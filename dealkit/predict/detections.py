@@ -37,6 +37,8 @@ class Detections:
     certain: float | None = None
     """Score at the clicks themselves, the mean over those on objects; under `CERTAIN` there is nothing certain there. None if
     nothing was clicked."""
+    full: bool = False
+    """The limit of boxes was reached in the image, or in one of its tiles: there may be more objects than these."""
     classes: Tensor | None = None
     """(N,) int64: category index of every box, from a detector without prompts; None: all are of one kind."""
 

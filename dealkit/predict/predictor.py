@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import box_iou, clip_boxes_to_image, nms
@@ -21,10 +20,10 @@ from dealkit.boxes import check_xyxy, to_cxcywh, to_xyxy
 from dealkit.clicks import check_clicks
 from dealkit.config import CERTAIN, DEFAULT_CHECKPOINT, DEFAULT_NMS, DEFAULT_THRESHOLD, MIN_SCORE
 from dealkit.data.coco import CocoFolder
-from dealkit.data.images import read_image
+from dealkit.data.images import AnyImage, as_image
 from dealkit.data.transforms import pad_to, to_input
 from dealkit.device import autocast, bf16_is_faster, default_device
-from dealkit.files import Json
+from dealkit.files import Json, tell
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL, Features, Output
 from dealkit.model.queries import EXTENT
@@ -32,8 +31,6 @@ from dealkit.predict.detections import Detections, to_rows
 from dealkit.predict.embedding import PromptEmbedding, check_model, model_hash
 from dealkit.predict.threshold import ADAPTIVE, check_threshold
 from dealkit.prompts import PointPrompts, stack_prompts, without_clicks
-
-AnyImage = str | Path | Tensor | np.ndarray | Image.Image
 
 Prompt = tuple[Any, Any] | tuple[Any, Any, Any]
 """`(points, labels or None)` or `(points, labels or None, boxes)` of one category."""
@@ -77,7 +74,7 @@ class Predictor:
         self.features: Features | None = None
 
     def set_image(self, image: AnyImage) -> None:
-        """Encode an image: a path, a (3, H, W) uint8 tensor, an (H, W), (H, W, 3) uint8 array, or a PIL image."""
+        """Encode an image: a path, a PIL image, an (H, W) or (H, W, 3) array, a (3, H, W) tensor; see `as_image`."""
         self.image = as_image(image)
         self.features = encode_images(self.model, [self.image])
 
@@ -195,30 +192,6 @@ def read_prompts(prompts: Sequence[Prompt], size_hw: tuple[int, int]) -> list[tu
 def stack_sets_of(sets: Sequence[tuple[Tensor, Tensor, Tensor]]) -> PointPrompts:
     """What `read_prompts` gives, all on one image, as a batch."""
     return stack_prompts([(p, labels) for p, labels, _ in sets], [0] * len(sets), [sizes for *_, sizes in sets])
-
-
-def as_image(image: AnyImage) -> Tensor:
-    """Any usual form of an image as (3, H, W) uint8 RGB.
-
-    Raises:
-        ValueError: another type or shape; says what came.
-
-    >>> as_image(np.zeros((4, 6), dtype=np.uint8)).shape
-    torch.Size([3, 4, 6])
-    """
-    if isinstance(image, (str, Path)):
-        return read_image(image)
-    if isinstance(image, Image.Image):
-        image = np.asarray(image.convert("RGB"))
-    if isinstance(image, np.ndarray):
-        image = torch.from_numpy(image.copy())
-        image = image.permute(2, 0, 1) if image.ndim == 3 else image
-    if not isinstance(image, Tensor):
-        raise ValueError(f"image: expected a path, tensor, array or PIL image, got {type(image).__name__}")
-    image = image.expand(3, -1, -1) if image.ndim == 2 else image
-    if image.ndim != 3 or image.shape[0] not in (3, 4) or image.dtype != torch.uint8 or not image.numel():
-        raise ValueError(f"image: expected uint8 (3, H, W) tensor or (H, W, 3) array, got {tuple(image.shape)} {image.dtype}")
-    return image[:3]
 
 
 def for_inference(model: DEAL) -> DEAL:
@@ -383,6 +356,9 @@ def to_detections(
         certain = float(best.values[real].mean()) if real.any() else None
     boxes = clip_boxes_to_image(to_xyxy(output.pred_boxes[n]), size_hw)
     usable = output.valid[n] & ((scores >= MIN_SCORE) | own) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    full = max(int(usable.sum()), float(output.count[n])) >= limit
+    if full:
+        tell(f"the most boxes of a prompt in one image or tile, {limit}, were reached: smaller tiles (`tile`) may find more")
     boxes, scores, own = boxes[usable], scores[usable], own[usable]
     keep = nms(boxes, scores, overlap)[:limit]
     return Detections(
@@ -391,6 +367,7 @@ def to_detections(
         count=float(output.count[n]),
         clicked=clicked_rows(boxes, own, keep) if clicks else None,
         certain=certain,
+        full=full,
     )
 
 

@@ -17,6 +17,7 @@ from torchvision.ops import box_area, clip_boxes_to_image, nms
 
 from dealkit.config import DEFAULT_NMS, BuildConfig
 from dealkit.data.coco import CocoFolder
+from dealkit.data.images import as_image
 from dealkit.data.tiles import tile_windows
 from dealkit.files import Json
 from dealkit.model.deal import DEAL, Features, Output
@@ -26,7 +27,6 @@ from dealkit.predict.embedding import PromptEmbedding, check_model
 from dealkit.predict.predictor import (
     Predictor,
     Prompt,
-    as_image,
     batches,
     clicked_rows,
     compete,
@@ -126,7 +126,8 @@ def predict_tiles(
 
     Args:
         model: of `for_inference`. image: (3, H, W) uint8. prompts: in pixels of the image.
-        limit: most detections of a set. embedding: (N, 2, E) of other images, instead of that of the points.
+        limit: most detections of a set in one tile; where it was reached, `Detections.full` is True.
+        embedding: (N, 2, E) of other images, instead of that of the points.
     """
     height, width = image.shape[1:]
     windows = tile_windows(width, height, tile, overlap)
@@ -144,7 +145,7 @@ def predict_tiles(
             for i, (n, count) in enumerate(zip(rows, _count_in(output, core, window).tolist(), strict=True)):
                 found = to_detections(output, i, size_hw, clicks=here.points.shape[1], limit=limit)
                 parts[n].append((window, found, count))
-    return [_merge(of_set, (height, width), limit) for of_set in parts]
+    return [_merge(of_set, (height, width)) for of_set in parts]
 
 
 def cores(windows: Sequence[Window]) -> list[tuple[float, float, float, float]]:
@@ -249,7 +250,7 @@ def _count_in(output: Output, core: tuple[float, float, float, float], window: W
     return total
 
 
-def _merge(parts: Sequence[tuple[Window, Detections, float]], size_hw: tuple[int, int], limit: int) -> Detections:
+def _merge(parts: Sequence[tuple[Window, Detections, float]], size_hw: tuple[int, int]) -> Detections:
     """One set's detections and counts of all tiles as one image's."""
     boxes, cut, clicked = [], [], []
     for (x1, y1, x2, y2), found, _ in parts:
@@ -260,7 +261,7 @@ def _merge(parts: Sequence[tuple[Window, Detections, float]], size_hw: tuple[int
         clicked.append(torch.zeros(len(found), dtype=torch.bool) if found.clicked is None else found.clicked)
     every, scores = torch.cat(boxes), torch.cat([found.scores for _, found, _ in parts])
     tiles = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(b) for b in boxes]))
-    keep = merge_boxes(every, scores, tiles, torch.cat(cut))[:limit]
+    keep = merge_boxes(every, scores, tiles, torch.cat(cut))
     certain = [found.certain for _, found, _ in parts if found.certain is not None]
     return Detections(
         boxes=clip_boxes_to_image(every[keep], size_hw),
@@ -268,4 +269,5 @@ def _merge(parts: Sequence[tuple[Window, Detections, float]], size_hw: tuple[int
         count=sum(count for *_, count in parts),
         clicked=clicked_rows(every, torch.cat(clicked), keep),
         certain=max(certain) if certain else None,
+        full=any(found.full for _, found, _ in parts),
     )

@@ -21,9 +21,11 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
 from xml.etree import ElementTree
 
-from dealkit.data.images import read_image
+from PIL import Image
+
+from dealkit.data.images import AnyImage, as_image
 from dealkit.files import Json
-from dealkit.predict.predictor import AnyImage, Predictor
+from dealkit.predict.predictor import Predictor
 
 BACKGROUND = "background"
 """Key points of this label, in any case, show what is not meant, for all labels; so do those that Label Studio calls negative."""
@@ -135,8 +137,8 @@ def locate_image(value: str, root: Path | None, media: Path) -> AnyImage:
     """
     if value.startswith("data:"):
         try:
-            return read_image(io.BytesIO(base64.b64decode(value.partition(";base64,")[2], validate=True)))
-        except ValueError:
+            return as_image(Image.open(io.BytesIO(base64.b64decode(value.partition(";base64,")[2], validate=True))))
+        except (ValueError, OSError):
             raise ValueError(f"task: expected an image in base64, got {value[:40]}...") from None
     url = urlparse(value)
     if url.path.startswith("/data/local-files"):

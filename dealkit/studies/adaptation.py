@@ -12,11 +12,12 @@ from dealkit.baselines.methods import train_with
 from dealkit.baselines.scoring import category_rows, detect_coco
 from dealkit.clicks import make_clicks
 from dealkit.config import HELD_OUT, DataConfig, DetectorConfig, DetectorRun, PromptConfig, RunConfig, TrainConfig, portable
+from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder
 from dealkit.data.subsets import some_images
 from dealkit.evaluate.benchmark import benchmark, row_of
 from dealkit.evaluate.coco import evaluate
-from dealkit.files import Json, Results, read_json, sha_of
+from dealkit.files import Json, Results, sha_of
 from dealkit.model.checkpoint import load_model
 from dealkit.studies.runs import folder_of, trained
 
@@ -102,7 +103,7 @@ def tuned_detector(run: RunConfig, *, detector: str = "fcos", init: Path | None 
 
     def tune(train: Path, val: Path, folder: Path, seed: int) -> Json:
         config = load_detector(init).config if init else DetectorConfig(detector=detector)
-        names = tuple(row["name"] for row in read_json(train)["categories"])
+        names = tuple(row["name"] for row in read_coco(train)["categories"])
         data = replace(run.data, coco=(str(train),), synthetic=0.0)
         own = DetectorRun(detector=replace(config, categories=names), data=data, train=replace(run.train, seed=seed))
         log = train_with(own, folder, resume=(folder / "state.pt").is_file(), init=init)
@@ -115,7 +116,7 @@ def tuned_detector(run: RunConfig, *, detector: str = "fcos", init: Path | None 
 
 def score_detector(detector: Detector, file: Path, *, clicks: int = 3) -> list[Json]:
     """A row of `row_of` per click list on a COCO file, boxes of categories that an image lacks left out."""
-    data, truth = CocoFolder(file, Path(file).parent / "images"), read_json(file)
+    data, truth = CocoFolder(file, Path(file).parent / "images"), read_coco(file)
     rows = category_rows(detect_coco(detector, data), data, detector.config.categories)
     lists = [make_clicks(truth, setting="1/category", seed=seed) for seed in range(clicks)]
     return [{"seed": seed, **row_of(evaluate(truth, rows, of_seed))} for seed, of_seed in enumerate(lists)]

@@ -10,11 +10,12 @@ from tqdm.auto import tqdm
 from dealkit.boxes import to_cxcywh
 from dealkit.clicks import make_clicks, offset_clicks
 from dealkit.config import MIN_SCORE
+from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder, Sample
 from dealkit.data.subsets import first_images
 from dealkit.evaluate.benchmark import row_of
 from dealkit.evaluate.coco import evaluate
-from dealkit.files import Json, Results, read_json, sha_of
+from dealkit.files import Json, Results, sha_of
 from dealkit.model.checkpoint import load_model
 from dealkit.model.matcher import hungarian_match
 from dealkit.predict.detections import Detections, to_rows
@@ -157,8 +158,8 @@ def click_curves(
     results = Results(out, request | {"images": images, "seeds": seeds})
     predictor = Predictor(checkpoint, threshold=MIN_SCORE)
     for key, file in results.sources(files):
-        data, truth = CocoFolder(file, file.parent / "images"), first_images(read_json(file), images)
-        about = {"several_categories": len({a["category_id"] for a in read_json(file)["annotations"]}) > 1}
+        data, truth = CocoFolder(file, file.parent / "images"), first_images(read_coco(file), images)
+        about = {"several_categories": len({a["category_id"] for a in read_coco(file)["annotations"]}) > 1}
         cells = [(kind, seed) for kind in kinds for seed in range(seeds)]
         curves = [curve_of_source(predictor, data, truth, kind, clicks=clicks, seed=seed) for kind, seed in cells]
         results.add(key, *(about | {"kind": k, "seed": s} | curve for (k, s), curve in zip(cells, curves, strict=True)))
@@ -182,7 +183,7 @@ def position_scores(
     results = Results(out, request | {"images": images, "seeds": seeds})
     model = load_model(checkpoint)
     for key, file in results.sources(files):
-        data, truth = CocoFolder(file, file.parent / "images"), first_images(read_json(file), images)
+        data, truth = CocoFolder(file, file.parent / "images"), first_images(read_coco(file), images)
         cells = [(seed, offset) for seed in range(seeds) for offset in offsets]
         lists = [offset_clicks(truth, offset, seed) for seed, offset in cells]
         scored = [row_of(evaluate(truth, f, c)) for c, f in zip(lists, predict_coco(model, data, lists), strict=True)]

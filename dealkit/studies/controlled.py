@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from dealkit.clicks import make_clicks, offset_clicks
+from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder
 from dealkit.data.scenes.scene import EVAL_SEED, write_coco
 from dealkit.evaluate.benchmark import SCALE_BINS, evaluate_across_scales
 from dealkit.evaluate.errors import confusion_matrix, find_errors
 from dealkit.evaluate.factors import cases, found_row
-from dealkit.files import Json, Results, read_json, sha_of
+from dealkit.files import Json, Results, sha_of
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL
 from dealkit.predict.predictor import predict_coco
@@ -102,7 +103,7 @@ def run_level(model: DEAL, factor: str, level: float, *, scenes: int, size: int 
     """
     with tempfile.TemporaryDirectory() as folder:
         file = write_coco(Path(folder), scenes, size=size, seed=seed, progress=False, **controls_at(factor, level))
-        truth = read_json(file)
+        truth = read_coco(file)
         clicks = make_clicks(whole_objects(truth), setting="1/category", seed=0)
         if factor == "click_offset":
             clicks = offset_clicks(whole_objects(truth), level, seed=0)

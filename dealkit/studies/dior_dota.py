@@ -12,12 +12,13 @@ import torch
 
 from dealkit.clicks import clicks_hash, make_clicks
 from dealkit.config import BuildConfig
+from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder, coco_dict
 from dealkit.data.sources.catalogue import SOURCES
 from dealkit.data.subsets import in_order, part_of
 from dealkit.evaluate.benchmark import row_of
 from dealkit.evaluate.coco import evaluate
-from dealkit.files import Json, Results, read_json, read_json_lines, sha_of, write_json
+from dealkit.files import Json, Results, read_json_lines, sha_of, write_json
 from dealkit.model.checkpoint import load_model
 from dealkit.predict.detections import to_rows
 from dealkit.predict.tiles import predict_coco_tiled
@@ -92,7 +93,7 @@ def public_scores(
     truth_file = Path(work) / f"{name}-{split}.json"
     if not truth_file.is_file():
         to_coco(name, root, truth_file, split=split)
-    truth = read_json(truth_file)
+    truth = read_coco(truth_file)
     if images is not None:
         truth = part_of(truth, images=in_order({a["image_id"] for a in truth["annotations"]}, 0)[:images])
     ids = {row["name"]: row["id"] for row in truth["categories"]}

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from dealkit.clicks import make_clicks, save_clicks
 from dealkit.config import DEFAULT_THRESHOLD
+from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder
 from dealkit.data.objects import image_folder
 from dealkit.data.subsets import first_images
@@ -31,7 +32,7 @@ def predictions_of(model: DEAL, file: Path, folder: Path, *, images: int | None 
     """
     truth_file, found_file, clicks_file = (folder / f"{file.parent.name}{end}.json" for end in (".truth", "", ".clicks"))
     if not all(path.is_file() for path in (truth_file, found_file, clicks_file)):
-        truth = first_images(read_json(file), images)
+        truth = first_images(read_coco(file), images)
         clicks = make_clicks(truth, setting="1/category", seed=seed)
         data = CocoFolder(file, image_folder(file), source=file.parent.name)
         write_json(truth_file, truth)

@@ -14,6 +14,7 @@ from dealkit.baselines.scoring import found_agnostic, one_class, pooled_results,
 from dealkit.baselines.templates import match_box
 from dealkit.clicks import make_clicks
 from dealkit.config import Budget, DataConfig, DetectorConfig, DetectorRun, MethodConfig, PromptConfig, RunConfig, TrainConfig
+from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder
 from dealkit.data.objects import load_domains
 from dealkit.data.regimes import apply_regime, for_training
@@ -21,7 +22,7 @@ from dealkit.data.scenes.domains import DOMAINS
 from dealkit.data.subsets import first_images
 from dealkit.evaluate.benchmark import row_of
 from dealkit.evaluate.coco import evaluate
-from dealkit.files import PROJECT_ROOT, Json, Results, read_json, sha_of, write_json
+from dealkit.files import PROJECT_ROOT, Json, Results, sha_of, write_json
 from dealkit.model.checkpoint import load_model
 from dealkit.studies.runs import folder_of, trained
 
@@ -118,7 +119,7 @@ def applies(row: Row, files: Sequence[Path], checkpoint: Path | None, init: Coll
         return checkpoint is not None
     if row.regime == "zero":
         return row.model in init or row.model.startswith("template")
-    names = [{c["name"] for f in files for c in read_json(f.with_name(f"{s}.json"))["categories"]} for s in ("train", "val")]
+    names = [{c["name"] for f in files for c in read_coco(f.with_name(f"{s}.json"))["categories"]} for s in ("train", "val")]
     return not row.oracle or names[1] <= names[0]
 
 
@@ -139,7 +140,7 @@ def score_row(row: Row, files: Sequence[Path], out: Path, *, seed: int, budget: 
     model = None if row.model.startswith("template") else (load_model if row.model.startswith("deal") else load_detector)(file)
     scored = []
     for val in (train.with_name("val.json") for train in files):
-        truth = first_images(read_json(val), budget.images or None)
+        truth = first_images(read_coco(val), budget.images or None)
         part = out / f"val-{budget.images}" / val.parent.name / "val.json"
         write_json(part, truth)
         data, clicks = CocoFolder(part, val.parent / "images"), make_clicks(truth, setting="1/category", seed=seed)
@@ -169,7 +170,7 @@ def row_run(row: Row, files: Sequence[Path], out: Path, seed: int, budget: Budge
     """
     entries, cost = [], {"labels": 0, "labelled_images": 0, "drawn_from": 0}
     for file in files:
-        made = apply_regime(read_json(file), row.regime, seed=seed)
+        made = apply_regime(read_coco(file), row.regime, seed=seed)
         cost["labels"] += sum(not (r.get("iscrowd") or r.get("ignore")) for r in made["annotations"])
         cost["labelled_images"] += len(made["images"])
         parts = {"": {key: value for key, value in made.items() if key != "unlabelled"}}
@@ -187,7 +188,7 @@ def row_run(row: Row, files: Sequence[Path], out: Path, seed: int, budget: Budge
     train = TrainConfig(**limits, warmup=warmup, checkpoint_every=200, seed=seed)
     if row.model == "deal":
         return RunConfig(data=data, train=train, prompt=PromptConfig(cycles=2)), cost
-    names = sorted({c["name"] for file in files for c in read_json(file)["categories"]}) if row.oracle else ()
+    names = sorted({c["name"] for file in files for c in read_coco(file)["categories"]}) if row.oracle else ()
     width = {"backbone": budget.backbone, "hidden_dim": budget.hidden_dim}
     detector = DetectorConfig(detector=row.model, categories=tuple(names), **width)
     return DetectorRun(detector=detector, data=data, train=train, method=MethodConfig(method=row.method)), cost

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from dealkit.config import HELD_OUT, DataConfig, ModelConfig, PromptConfig, RunConfig, TrainConfig, portable
+from dealkit.data.annotations import read_coco
 from dealkit.data.subsets import find_sources, some_categories
 from dealkit.evaluate.benchmark import benchmark
-from dealkit.files import Results, read_json, sha_of
+from dealkit.files import Results, sha_of
 from dealkit.studies.runs import folder_of, trained
 
 HELD, OTHERS = "held out", "others"
@@ -116,7 +117,7 @@ def cells_of(
 
 def source_categories(root: Path, sources: Sequence[str]) -> dict[str, list[str]]:
     """Categories of each source, as its `train.json` has them."""
-    return {name: [c["name"] for c in read_json(Path(root) / name / "train.json")["categories"]] for name in sources}
+    return {name: [c["name"] for c in read_coco(Path(root) / name / "train.json")["categories"]] for name in sources}
 
 
 def left_out_scores(

@@ -12,10 +12,11 @@ from tqdm.auto import tqdm
 
 from dealkit.clicks import make_clicks
 from dealkit.config import MIN_SCORE
+from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder
 from dealkit.data.subsets import in_order, part_of
 from dealkit.evaluate.coco import evaluate
-from dealkit.files import Json, Results, read_json, sha_of
+from dealkit.files import Json, Results, sha_of
 from dealkit.predict.detections import to_rows
 from dealkit.predict.embedding import PromptEmbedding, mean_embedding
 from dealkit.predict.predictor import Predictor
@@ -79,7 +80,7 @@ def within_source(predictor: Predictor, file: Path, *, clicked: int = 5, targets
     A row holds `pairs`, the image-category pairs looked in, `ap50`, `ap75` and, with the object of the image's own click ignored,
     `ap50_ignored`, `ap75_ignored`. Empty where no category is in two images.
     """
-    data, truth = CocoFolder(file, file.parent / "images"), read_json(file)
+    data, truth = CocoFolder(file, file.parent / "images"), read_coco(file)
     clicks = make_clicks(truth, setting="1/category", seed=seed)
     points = {(p["image_id"], p["category_id"]): p["points"] for p in clicks["prompts"]}
     drawn = draw_images(list(points), clicked=clicked, targets=targets, seed=seed)
@@ -141,7 +142,7 @@ def main_category(truth: Json) -> tuple[int, str]:
 
 def prompt_of(predictor: Predictor, folder: Path, *, clicked: int, seed: int = 0) -> tuple[PromptEmbedding, str]:
     """One prompt for a source's main category: the mean of a click in each of up to `clicked` training images; and its name."""
-    truth = read_json(folder / "train.json")
+    truth = read_coco(folder / "train.json")
     category, name = main_category(truth)
     clicks = make_clicks(part_of(truth, categories=[category]), setting="1/category", seed=seed)
     points = {p["image_id"]: p["points"] for p in clicks["prompts"]}
@@ -170,7 +171,7 @@ def prompt_matrix(
     distance = source_distances(predictor, root, sources, images=images)
     for key in table.todo([{"to": b} for b in sources], "asked"):
         b = key["to"]
-        truth, name = read_json(root / b / "val.json"), made[b][1]
+        truth, name = read_coco(root / b / "val.json"), made[b][1]
         category = next((row["id"] for row in truth["categories"] if row["name"] == name), None)
         if category is None:
             raise ValueError(f"{root / b / 'val.json'}: expected the category {name!r} of train.json")

@@ -17,10 +17,11 @@ from dealkit.baselines.detector import Detector, load_detector
 from dealkit.baselines.scoring import found_agnostic
 from dealkit.clicks import make_clicks
 from dealkit.config import DataConfig, DetectorConfig, DetectorRun, RunConfig, TrainConfig, to_dict
+from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder
 from dealkit.data.scenes.scene import EVAL_SEED, write_coco
 from dealkit.evaluate.coco import evaluate
-from dealkit.files import Json, Results, read_json, short_path
+from dealkit.files import Json, Results, short_path
 from dealkit.model.checkpoint import load_model, save_model
 from dealkit.model.deal import DEAL
 from dealkit.studies.runs import trained
@@ -50,7 +51,7 @@ def score_point(model: DEAL | Detector, files: Sequence[tuple[Path, Path]]) -> J
     category and image, also `ap50_ignored` and `ap75_ignored`, without the clicked objects."""
     rows = []
     for file, images in files:
-        truth = read_json(file)
+        truth = read_coco(file)
         clicks = make_clicks(truth, setting="1/category", seed=0)
         scores = evaluate(truth, found_agnostic(model, CocoFolder(file, images), clicks), clicks, class_agnostic=True)
         parts = {"": scores["all"]} | ({"_ignored": scores["clicked_ignored"]} if isinstance(model, DEAL) else {})

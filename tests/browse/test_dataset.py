@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import shutil
 import sys
 
@@ -126,6 +127,27 @@ def test_a_broken_file_is_named(fo, make_coco, name):
     edit(file, lambda data: data["images"][0].update(width=91))
     with pytest.raises(ValueError, match=r"0\.png: image 1: width, height: stated 91 x 70, the file has 90 x 70"):
         browse.build_dataset([file], name=name)
+
+
+def test_the_app_shows_copies_of_images_that_no_browser_shows(fo, make_coco, name, told):
+    file = make_coco("parts", OBJECTS)
+    images = file.parent / "images"
+    Image.open(images / "0.png").save(images / "0.tif")
+    edit(file, lambda data: data["images"][0].update(file_name="0.tif"))
+    made = browse.build_dataset([file], name=name)
+    path, *others = made.dataset.values(browse.SHOWN)
+    assert others == [None, None] and made.dataset.app_config.media_fallback
+    assert made.dataset.app_config.grid_media_field == made.dataset.app_config.modal_media_field == browse.SHOWN
+    assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(images / "0.png")))
+    assert f"no browser shows 1 images such as {images / '0.tif'}: the App shows PNG copies in" in told()
+    assert counts(browse.build_dataset([file], name=name)) == (0, 0, 0, 3)
+
+    os.unlink(path)  # the folder was cleared
+    assert counts(browse.build_dataset([file], name=name)) == (0, 1, 0, 2) and os.path.isfile(path)
+    Image.fromarray(np.zeros((70, 90, 3), np.uint8)).save(images / "0.tif")
+    made = browse.build_dataset([file], name=name)
+    assert counts(made) == (0, 1, 0, 2) and not os.path.isfile(path)
+    assert not np.asarray(Image.open(made.dataset.values(browse.SHOWN)[0])).any()
 
 
 def test_an_image_of_two_files_is_refused(fo, make_coco, name):

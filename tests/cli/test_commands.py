@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 import dealkit.baselines.scoring
@@ -14,6 +16,7 @@ from dealkit.clicks import clicks_hash, load_clicks, make_clicks
 from dealkit.data.coco import CocoFolder
 from dealkit.data.scenes import domains
 from dealkit.files import PROJECT_ROOT, read_json
+from dealkit.predict.predictor import Predictor
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
@@ -127,6 +130,28 @@ def test_one_image_is_predicted_from_repeated_points(cli, tiny_coco, checkpoint,
     assert code == 0 and int(said.split()[0]) >= 1, "it shows at least what was clicked"
     code, _, err = cli("predict", image, "--checkpoint", checkpoint, "--point", 91, 5)
     assert code == 2 and "prompt set 0: point [91.0, 5.0] is outside the image; expected x in 0..90, y in 0..70" in err
+
+
+def test_page_bands_and_window_of_an_image_are_options(cli, checkpoint, tmp_path, monkeypatch):
+    values = np.zeros((2, 40, 50, 5), dtype=np.uint16)  # two pages of five bands
+    values[1, ..., 4], values[1, ..., 0] = 900, 300
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for page in values:
+            file.write(page, photometric="minisblack", planarconfig="contig")
+    seen, set_image = [], Predictor.set_image
+    monkeypatch.setattr(Predictor, "set_image", lambda self, image: seen.append(image) or set_image(self, image))
+    about = ("--checkpoint", checkpoint, "--point", 13, 16)
+    code, _, _ = cli("predict", tmp_path / "a.tif", *about, "--page", 2, "--bands", 5, 1, 2, "--window", 0, 1500)
+    assert code == 0 and seen[0][:, 0, 0].tolist() == [153, 51, 0]  # 900 / 1500, 300 / 1500
+    for bad, said in (
+        (("--page", 3), "a.tif: page: expected 1 to 2, got 3"),
+        (("--bands", 6), "a.tif: bands: expected one or three of 1 to 5, got 6"),
+        (("--window", 7, 7), "a.tif: window: expected two numbers, black below white, got 7.0 and 7.0"),
+    ):
+        code, _, err = cli("predict", tmp_path / "a.tif", *about, *bad)
+        assert code == 2 and said in err
+    code, _, err = cli("predict", "--coco", "a", "--images", "b", "--clicks", "c", "--out", "d", "--page", 2)
+    assert code == 2 and "predict --coco: expected no --page" in err
 
 
 def test_a_prompt_is_kept_in_a_file_and_asked_of_another_image(cli, tiny_coco, checkpoint, tmp_path):

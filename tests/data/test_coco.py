@@ -1,18 +1,19 @@
-"""`dealkit.data.coco`: reading images of every kind, COCO folders, and the check that names file, record and field."""
+"""`dealkit.data.coco`: COCO folders, and the check that names file, record and field."""
 
 import json
 import pickle
 
 import conftest
-import numpy as np
 import pytest
 import torch
+from image_cases import save_rotated, truncate
 from PIL import Image
 from pycocotools.coco import COCO
 
-import dealkit.data.images as images
+from dealkit.clicks import make_clicks
+from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder, check, check_report, coco_dict
-from dealkit.data.images import read_image
+from dealkit.evaluate.coco import evaluate
 
 REAL = conftest.REAL / "realsmall"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="needs real data: set DEALKIT_DATA to the folder that holds realsmall")
@@ -40,134 +41,6 @@ def write_folder(folder, *, change=None):
         change(data)
     (folder / "train.json").write_text(json.dumps(data))
     return folder / "train.json", folder / "images"
-
-
-# Images
-
-
-def test_a_colour_image_keeps_its_pixels(tmp_path):
-    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    image = read_image(tmp_path / "a.png")
-    assert image.dtype == torch.uint8 and image.is_contiguous()
-    assert torch.equal(image, torch.from_numpy(pixels).permute(2, 0, 1))
-
-
-@pytest.mark.parametrize("mode", ["L", "1", "P"])
-def test_grey_one_bit_and_palette_images_become_rgb(tmp_path, mode):
-    image = Image.new("L", (3, 2), 255).convert(mode)
-    image.putpixel((0, 0), 0)
-    if mode == "P":
-        image = Image.new("P", (3, 2), 1)
-        image.putpalette([10, 20, 30, 200, 100, 50])
-    image.save(tmp_path / "a.png")
-    out = read_image(tmp_path / "a.png")
-    assert out.shape == (3, 2, 3)
-    assert out[:, 1, 2].tolist() == ([200, 100, 50] if mode == "P" else [255, 255, 255])
-    assert mode == "P" or out[:, 0, 0].tolist() == [0, 0, 0]
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([0, 65535, 257], [0, 255, 1]),  # 16 bits: 257 * 255 / 65535 = 1
-        ([0, 4095, 2048], [0, 255, 128]),  # 12 bits: 2048 * 255 / 4095 = 127.5, to even
-        ([100, 1000, 512], [25, 249, 128]),  # 10 bits: 1000 * 255 / 1023 = 249.3; 512: 127.6
-        ([0, 200, 7], [0, 200, 7]),  # 8 bits in a 16-bit file
-    ],
-)
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_sixteen_bit_grey_is_scaled_by_its_bit_depth(tmp_path, values, expected, suffix):
-    Image.fromarray(np.array([values], dtype=np.uint16)).save(tmp_path / f"a.{suffix}")
-    assert read_image(tmp_path / f"a.{suffix}")[1, 0].tolist() == expected
-
-
-def test_big_endian_sixteen_bit_grey_is_read_alike(tmp_path):
-    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 65535\n" + np.array([257, 65535], dtype=">u2").tobytes())
-    assert read_image(tmp_path / "a.pgm")[0, 0].tolist() == [1, 255]
-
-
-def test_float_pixels_must_lie_in_zero_to_one(tmp_path):
-    Image.fromarray(np.array([[0.0, 0.5, 1.0]], dtype=np.float32)).save(tmp_path / "a.tif")
-    assert read_image(tmp_path / "a.tif")[0, 0].tolist() == [0, 128, 255]
-    Image.fromarray(np.array([[0.0, 300.0]], dtype=np.float32)).save(tmp_path / "b.tif")
-    with pytest.raises(ValueError, match=r"b\.tif: .*float pixels from 0\.0 to 300\.0, expected 0 to 1"):
-        read_image(tmp_path / "b.tif")
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparency_is_laid_over_black(tmp_path, mode):
-    for alpha, expected in ((255, 200), (0, 0), (51, 40)):  # 200 * 51 / 255 = 40
-        Image.new(mode, (2, 2), (200, alpha) if mode == "LA" else (200, 200, 200, alpha)).save(tmp_path / "a.png")
-        assert read_image(tmp_path / "a.png")[:, 0, 0].tolist() == [expected] * 3
-
-
-def test_a_transparent_palette_entry_is_laid_over_black(tmp_path):
-    image = Image.new("P", (2, 1), 1)
-    image.putpalette([10, 20, 30, 200, 100, 50])
-    image.putpixel((0, 0), 0)
-    image.save(tmp_path / "a.png", transparency=1)
-    assert read_image(tmp_path / "a.png")[:, 0].T.tolist() == [[10, 20, 30], [0, 0, 0]]
-
-
-def test_cmyk_becomes_rgb(tmp_path):
-    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=100)
-    red, green, blue = read_image(tmp_path / "a.jpg")[:, 4, 4].tolist()
-    assert red > 240 and green < 15 and blue < 15
-
-
-def save_rotated(path, *, size=(20, 10)):
-    """Black, white in the upper left quarter of the stored pixels; EXIF 6: turn clockwise to be upright."""
-    image = Image.new("L", size, 0)
-    image.paste(255, (0, 0, size[0] // 2, size[1] // 2))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image.save(path, exif=exif)
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_exif_rotation_is_applied(tmp_path, suffix):
-    save_rotated(tmp_path / f"a.{suffix}", size=(32, 16))
-    image = read_image(tmp_path / f"a.{suffix}")
-    assert image.shape == (3, 32, 16)
-    assert image[0, 2, 13] > 200 and image[0, 2, 2] < 50  # upper left goes to upper right
-
-
-def test_broken_exif_does_not_hide_the_pixels(tmp_path):
-    Image.new("L", (8, 8), 90).save(tmp_path / "a.jpg", exif=b"Exif\0\0garbage")
-    assert read_image(tmp_path / "a.jpg")[0, 4, 4] == 90
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
-def test_a_truncated_image_is_named(tmp_path, suffix):
-    path = tmp_path / f"a.{suffix}"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
-    truncate(path)
-    with pytest.raises(ValueError, match=f"a.{suffix}: "):
-        read_image(path)
-
-
-def test_what_is_no_image_and_what_is_missing_are_named(tmp_path):
-    (tmp_path / "a.png").write_text("not an image")
-    (tmp_path / "b.png").write_bytes(b"")
-    for name in ("a.png", "b.png"):
-        with pytest.raises(ValueError, match=f"{name}: not an image"):
-            read_image(tmp_path / name)
-    with pytest.raises(ValueError, match="cannot be read as an image"):
-        read_image(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"c\.png: no such image"):
-        read_image(tmp_path / "c.png")
-
-
-def test_an_image_above_the_pixel_limit_is_refused_with_its_size(tmp_path, monkeypatch):
-    Image.new("1", (40, 30)).save(tmp_path / "a.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
-    with pytest.raises(ValueError, match=r"a\.png: .*40 x 30 pixels, expected at most 1000"):
-        read_image(tmp_path / "a.png")
 
 
 # Folders
@@ -325,7 +198,9 @@ def test_each_fault_of_the_file_is_one_problem_that_names_record_and_field(tmp_p
         CocoFolder(annotations, images)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("", "not JSON"), ("[1]", "got a list"), ("\0\1", "not JSON")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "not a JSON"), ("", "not a JSON"), ("[1]", "got a list"), ("\0\1", "not a JSON")]
+)
 def test_a_file_that_is_not_coco_json_is_one_problem(tmp_path, text, message):
     annotations, images = write_folder(tmp_path)
     annotations.write_text(text)
@@ -375,6 +250,92 @@ def test_all_problems_are_listed_not_only_the_first(tmp_path):
     said = [line.split(": ")[1:3] for line in lines[:-1]]
     of_box = [["annotation 11", field] for field in ("category_id", "image_id", "bbox")]
     assert said == [["image 2", "file_name"], *of_box, ["image 3", "file_name"]]
+
+
+# Masks, boxes without a size, names that lead out
+
+
+def masked(data, *segmentations):
+    """One annotation for each mask, without a box; the last in `images[1]`, as all."""
+    rows = [{"id": i, "image_id": 1, "category_id": 5, "segmentation": s} for i, s in enumerate(segmentations, 21)]
+    data.update(annotations=rows)
+    return rows
+
+
+POLYGON = [[1, 2, 5, 2, 5, 4.5], [7, 3, 8, 3, 8, 4]]  # x 1 to 8, y 2 to 4.5
+RLE = {"size": [10, 20], "counts": [12, 4, 6, 4, 174]}  # columns 1 and 2, rows 2 to 5
+PACKED = {"size": [10, 20], "counts": "<460X5"}  # the same, as pycocotools writes it
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "xywh"),
+    [(POLYGON, [1, 2, 7, 2.5]), (RLE, [1, 2, 2, 4]), (PACKED, [1, 2, 2, 4])],
+    ids=["polygon", "rle", "packed"],
+)
+@pytest.mark.parametrize("bbox", ["missing", None, []])
+def test_boxes_come_from_the_masks_where_there_are_none_and_are_counted_once(tmp_path, told, segmentation, xywh, bbox):
+    def change(data):
+        for row in masked(data, segmentation, segmentation):
+            row.update({} if bbox == "missing" else {"bbox": bbox})
+
+    paths = write_folder(tmp_path, change=change)
+    assert check(*paths) == []
+    x, y, w, h = xywh
+    assert CocoFolder(*paths)[1].boxes.tolist() == [[x, y, x + w, y + h]] * 2
+    assert [row["bbox"] for row in read_coco(paths[0])["annotations"]] == [xywh] * 2
+    assert len(make_clicks(paths[0], setting="1/instance", seed=0)["prompts"][0]["points"]) == 2
+    assert evaluate(paths[0], [])["counts"]["objects"] == 2
+    assert told() == f"{paths[0]}: 2 annotations without a bbox: their boxes are those of their masks"
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "said"),
+    [
+        ([], "missing, and no mask"),
+        ([[1, 2, 3]], "expected polygons"),
+        ([[1, 2, 3, 4, 5, NAN]], "expected polygons"),
+        ("text", "expected polygons"),
+        ({"size": [10, 20]}, "expected an RLE {size, counts}: KeyError"),
+        ({"size": [10, 20], "counts": " 1"}, "expected an RLE {size, counts}: "),
+        ({"size": [10, 20], "counts": [1, -1]}, "expected an RLE {size, counts}: "),
+        ({"size": [10**400, 20], "counts": [1, 2]}, "expected an RLE {size, counts}: "),
+        ({"size": [10, 20], "counts": [200]}, "expected a positive width and height"),
+        ([[30, 2, 35, 2, 35, 4]], "is outside the image"),
+    ],
+)
+def test_a_mask_that_gives_no_box_is_one_problem(tmp_path, segmentation, said):
+    (problem,) = check(*write_folder(tmp_path, change=lambda data: masked(data, segmentation)))
+    assert problem.where == "annotation 21" and said in problem.message
+
+
+def test_boxes_without_a_size_are_a_problem_or_dropped_and_counted(tmp_path, told):
+    def change(data):
+        data["annotations"][0]["bbox"], data["annotations"][2]["bbox"] = [1, 2, 0, 4], [3, 3, 2, -1]
+
+    paths = write_folder(tmp_path, change=change)
+    assert ["`--drop` leaves the annotation out" in str(p) for p in check(*paths)] == [True, True]
+    assert check(*paths, drop=True) == [] and check_report(*paths, drop=True)[1] == 0
+    assert CocoFolder(*paths, drop=True).annotation_ids.tolist() == [12]
+    assert [row["id"] for row in read_coco(paths[0], drop=True)["annotations"]] == [12]
+    assert told() == f"{paths[0]}: 2 annotations without a positive width and height are left out"
+    with pytest.raises(ValueError, match="annotation 11: bbox: expected a positive width and height"):
+        read_coco(paths[0])
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../a.png", "a/../../a.png", ".."])
+def test_a_file_name_that_leads_out_of_the_folder_is_refused(tmp_path, name):
+    paths = write_folder(tmp_path, change=set_in("images", 2, file_name=name))
+    assert [str(p).split(": ")[1:3] for p in check(*paths)] == [["image 2", "file_name"]]
+    with pytest.raises(ValueError, match="image 2: file_name: expected a path inside the folder of images"):
+        read_coco(paths[0])
+
+
+def test_text_that_no_terminal_prints_is_refused_and_printed_in_another_way(tmp_path):
+    def change(data):
+        data["categories"][0]["name"] = data["images"][2]["file_name"] = "\ud800"
+
+    text, _ = check_report(*write_folder(tmp_path, change=change))
+    assert text.encode() and text.count("expected text, got '\\ud800'") == 2
 
 
 # Writing

@@ -95,6 +95,20 @@ def test_weights_that_do_not_fit_their_config_are_refused(tiny_model, tmp_path, 
         load_model(tmp_path / "model.safetensors")
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), torch.int8, torch.int64, torch.bool])
+def test_weights_that_are_no_finite_floats_are_refused_by_name(tiny_model, tmp_path, bad):
+    tensors = {k: v.contiguous().clone() for k, v in tiny_model.state_dict().items()}
+    weights = tensors["decoder.clicked"]
+    if isinstance(bad, float):
+        weights.view(-1)[-1] = bad
+    else:
+        tensors["decoder.clicked"] = weights.to(bad)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"config": json.dumps(to_dict(tiny_model.config))})
+    said = "expected finite numbers" if isinstance(bad, float) else f"expected torch.float32, got {bad}"
+    with pytest.raises(ValueError, match=rf"model.safetensors: decoder.clicked: {said}"):
+        load_model(tmp_path / "model.safetensors")
+
+
 def test_loading_never_asks_for_pretrained_weights(make_tiny, tiny_config, tmp_path):
     model = make_tiny()
     model.config = replace(tiny_config, pretrained=True)

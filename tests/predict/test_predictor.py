@@ -21,7 +21,6 @@ from dealkit.model.queries import Activation
 from dealkit.predict.detections import Detections
 from dealkit.predict.predictor import (
     Predictor,
-    as_image,
     compete,
     for_inference,
     predict_coco,
@@ -198,54 +197,6 @@ def test_bfloat16_gives_nearly_the_same(tiny_model, predictor, monkeypatch):
     found, expected = short.click(20, 30), predictor.click(20, 30)
     assert found.boxes.dtype == found.scores.dtype == torch.float32
     assert abs(found.scores.max() - expected.scores.max()) < 0.02 and found.count == pytest.approx(expected.count, rel=0.1)
-
-
-# Images
-
-
-@pytest.mark.parametrize(
-    "form",
-    ["path", "string", "tensor", "array", "grey array", "grey tensor", "four channels", "pil", "pil grey", "pil palette"],
-)
-def test_an_image_may_come_in_any_usual_form(tmp_path, form):
-    pixels = noise(5, 7)
-    array = pixels.permute(1, 2, 0).numpy()
-    grey = pixels[0].expand(3, -1, -1)
-    Image.fromarray(array).save(tmp_path / "a.png")
-    alpha = np.concatenate([array, np.full((5, 7, 1), 9, dtype=np.uint8)], 2)
-    forms = {
-        "path": (tmp_path / "a.png", pixels),
-        "string": (str(tmp_path / "a.png"), pixels),
-        "tensor": (pixels, pixels),
-        "array": (array, pixels),
-        "grey array": (array[..., 0], grey),
-        "grey tensor": (pixels[0], grey),
-        "four channels": (alpha, pixels),
-        "pil": (Image.fromarray(array), pixels),
-        "pil grey": (Image.fromarray(array[..., 0].copy()), grey),
-        "pil palette": (Image.fromarray(array[..., 0].copy()).convert("P"), grey),
-    }
-    given, expected = forms[form]
-    got = as_image(given)
-    assert got.dtype == torch.uint8 and torch.equal(got, expected)
-
-
-@pytest.mark.parametrize(
-    ("bad", "said"),
-    [
-        (torch.zeros(3, 4, 4), r"got \(3, 4, 4\) torch.float32"),
-        (np.zeros((4, 4, 3)), r"got \(3, 4, 4\) torch.float64"),
-        (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), r"got \(1, 3, 4, 4\)"),
-        (torch.zeros(2, 4, 4, dtype=torch.uint8), r"got \(2, 4, 4\)"),
-        (np.zeros((0, 4, 3), dtype=np.uint8), r"got \(3, 0, 4\)"),
-        ([[1, 2]], "a path, tensor, array or PIL image, got list"),
-        (None, "got NoneType"),
-    ],
-    ids=str,
-)
-def test_anything_else_is_refused_by_what_it_is(bad, said):
-    with pytest.raises(ValueError, match=f"image: expected .*{said}"):
-        as_image(bad)
 
 
 # Detections

@@ -11,8 +11,9 @@ from dealkit.data.scenes.scene import EVAL_SEED, make_scene
 from dealkit.data.tiles import tile_windows
 from dealkit.files import read_json
 from dealkit.model.checkpoint import save_model
-from dealkit.predict.predictor import Predictor, predict_prompts
-from dealkit.predict.tiles import cores, merge_boxes, predict_coco_tiled, predict_large
+from dealkit.predict.predictor import Predictor, for_inference, predict_prompts
+from dealkit.predict.tiles import cores, merge_boxes, predict_coco_tiled, predict_large, predict_tiles
+from dealkit.prompts import stack_prompts
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
@@ -50,6 +51,17 @@ def test_the_count_of_tiles_is_that_of_the_image_where_the_density_is_even(tiny_
     whole = predictor.click(96, 96).count
     [tiled] = predict_large(predictor, image, [([[96, 96]], None)], tile=128, overlap=64)
     assert tiled.count == pytest.approx(whole, rel=0.2)  # borders differ; counting the overlaps twice would be 1.8 times as many
+
+
+def test_the_limit_is_of_a_tile_and_told_when_it_is_reached(tiny_model, told):
+    model, image = for_inference(tiny_model), noise(128, 256)
+    prompts = stack_prompts([(torch.tensor([[20.0, 30.0]]), torch.tensor([1]))], [0])
+    options = {"tile": 128, "overlap": 32, "threshold": 0.0}
+    [free] = predict_tiles(model, image, prompts, **options)
+    assert not free.full and told() == ""
+    [found] = predict_tiles(model, image, prompts, **options, limit=10)
+    assert found.full and 10 < len(found) <= 30  # three tiles
+    assert "the most boxes of a prompt in one image or tile, 10, were reached" in told()
 
 
 def test_a_cut_box_yields_to_a_whole_one_of_another_tile_only():

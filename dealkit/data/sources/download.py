@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from dealkit.data.coco import Problem
+from dealkit.data.annotations import Problem
 from dealkit.data.sources.catalogue import SOURCES, Download, Source
 from dealkit.files import write_json
 

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from dealkit.config import BuildConfig
-from dealkit.data.coco import Problem
+from dealkit.data.annotations import Problem
 from dealkit.data.images import read_image
 from dealkit.data.sources.records import ImageRecord
 from dealkit.data.tiles import objects_in_window, tile_windows

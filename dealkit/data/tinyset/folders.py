@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from dealkit.data.sources.readers.voc_xml import read_voc
 from dealkit.data.sources.readers.yolo_txt import read_yolo
 from dealkit.data.sources.records import ImageRecord
 from dealkit.data.tinyset.chunks import Reader, SourceFolder
+from dealkit.files import read_json
 
 
 def detect_sources(
@@ -58,7 +58,7 @@ def read_coco_folder(folder: Path, *, source: str, on_problem: Any = None) -> It
     """
     for file in _coco_files(folder):
         data = CocoFolder(file, folder / "images", source=source)
-        groups = {row["id"]: row.get("group") for row in json.loads(file.read_text(encoding="utf-8-sig"))["images"]}
+        groups = {row["id"]: row.get("group") for row in read_json(file)["images"]}
         for i, (image_id, name) in enumerate(zip(data.image_ids, data.file_names, strict=True)):
             rows = data.rows(i)
             yield ImageRecord(

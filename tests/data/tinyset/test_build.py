@@ -18,7 +18,8 @@ from PIL import Image
 
 import dealkit.data.tinyset.chunks as chunks
 from dealkit.config import BuildConfig, DataConfig
-from dealkit.data.coco import CocoFolder, Problem, check
+from dealkit.data.annotations import Problem
+from dealkit.data.coco import CocoFolder, check
 from dealkit.data.sources.records import ImageRecord
 from dealkit.data.tinyset.build import assign_splits, build_tinyset, report_text
 from dealkit.data.tinyset.categories import SUPERCATEGORIES, supercategory

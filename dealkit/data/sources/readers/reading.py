@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from dealkit.data.coco import BOX_TOLERANCE, Problem
+from dealkit.data.annotations import BOX_TOLERANCE, Problem
 from dealkit.data.sources.records import ImageRecord
 
 OnProblem = Callable[[Problem], None]
