@@ -8,26 +8,34 @@ from typing import Literal
 
 import tyro
 
+from dealkit.cli.checks import Maybe, check_folder, check_json, check_out, check_place, check_weights, starts
 from dealkit.config import DEFAULT_THRESHOLD, BuildConfig
 from dealkit.files import PROJECT_ROOT, find_files
 
 
-def data_check(file: tyro.conf.Positional[Path], images: Path) -> None:
+def data_check(file: tyro.conf.Positional[Path], images: Maybe[Path] = None) -> None:
     """List everything that is wrong with a COCO file and its images; exit code 1 if there is anything.
+
+    Example: python -m dealkit data check val.json
 
     Args:
         file: COCO JSON.
-        images: folder that its file names are relative to.
+        images: folder that its file names are relative to; `images` beside it if not given.
     """
+    check_json("FILE", file)
+    check_folder(images, "--images")
     from dealkit.data.coco import check_report
+    from dealkit.data.objects import image_folder
 
-    text, code = check_report(file, images)
+    text, code = check_report(file, images or image_folder(file))
     print(text)
     sys.exit(code)
 
 
 def data_sources(write: bool = False) -> None:
     """List the public data sets that can be read: domain, licence, size, how to get each.
+
+    Example: python -m dealkit data sources
 
     Args:
         write: also write the table of the data card, `data/README.md`.
@@ -43,6 +51,8 @@ def data_get(name: tyro.conf.Positional[str], root: Path) -> None:
     """Fetch a source and check it, or say how to get it by hand; what is complete is not fetched again.
 
     Exit code 2 if it is not there, 1 if nothing in it can be read.
+
+    Example: python -m dealkit data get bccd --root data/raw
 
     Args:
         name: key of `data sources`; it goes into ROOT/NAME.
@@ -66,6 +76,8 @@ def data_build(
 
     Goes on where it was stopped. What was left out, and why, is in `report.json`.
 
+    Example: python -m dealkit data build --root data/raw --out data/processed/tinyset
+
     Args:
         root: folder with one folder per source.
         out: folder to write.
@@ -73,6 +85,9 @@ def data_build(
         workers: processes.
         engine: `ray` for Ray Data, on this machine or the cluster named by the variable RAY_ADDRESS.
     """
+    if not root.is_dir():
+        raise ValueError(f"--root {root}: no such folder of sources")
+    check_place(out)
     from dealkit.data.sources.catalogue import SOURCES
     from dealkit.data.tinyset.build import build_tinyset as run_build
     from dealkit.data.tinyset.build import report_text
@@ -85,8 +100,10 @@ def data_build(
     print(f"{out}: train.json, val.json, test.json, index.parquet, report.json")
 
 
-def data_scenes(out: Path, count: int = 500, size: int = 256, seed: int | None = None, domains: bool = False) -> None:
+def data_scenes(out: Path, count: int = 500, size: int = 256, seed: Maybe[int] = None, domains: bool = False) -> None:
     """Write procedural scenes as images and COCO, or the procedural data set of six domains.
+
+    Example: python -m dealkit data scenes --out scenes --count 100
 
     Args:
         out: folder to write: `annotations.json` and `images`.
@@ -95,6 +112,9 @@ def data_scenes(out: Path, count: int = 500, size: int = 256, seed: int | None =
         seed: family of scenes; the default is the one kept for evaluation, never trained on.
         domains: instead a folder for each of six domains, with `train.json` (100 scenes), `val.json` (40) and `images`.
     """
+    check_place(out)
+    if size < 16:
+        raise ValueError(f"--size {size}: expected at least 16 pixels")
     if domains:
         from dealkit.data.scenes.domains import write_domains
 
@@ -111,8 +131,11 @@ def clicks(
     setting: Literal["1/category", "3/category", "5/category", "1/instance"] = "1/category",
     seed: int = 0,
     kind: Literal["centre", "jitter"] = "centre",
+    overwrite: bool = False,
 ) -> None:
     """Draw a click list for a COCO file and write it; prints its hash.
+
+    Example: python -m dealkit clicks val.json --setting 1/category --seed 0 --out clicks.json
 
     Args:
         coco: COCO JSON.
@@ -120,7 +143,10 @@ def clicks(
         setting: clicks per category of an image, or one on every instance.
         seed: which instances are clicked.
         kind: at the box centre, or anywhere in the middle half of the box.
+        overwrite: write over a file that this command has not made.
     """
+    check_json("COCO", coco)
+    check_out(out, [coco], ours=starts('{"setting"'), overwrite=overwrite)
     from dealkit.clicks import clicks_hash, make_clicks, save_clicks
 
     made = make_clicks(coco, setting=setting, seed=seed, kind=kind)
@@ -130,13 +156,13 @@ def clicks(
 
 def browse(
     files: tyro.conf.Positional[tuple[str, ...]],
-    name: str | None = None,
+    name: Maybe[str] = None,
     domains: Path | None = PROJECT_ROOT / "data" / "domains.json",
     predictions: tuple[str, ...] = (),
-    clicks: str | None = None,
+    clicks: Maybe[str] = None,
     score: float = DEFAULT_THRESHOLD,
-    map_with: Path | None = None,
-    view: str | None = None,
+    map_with: Maybe[Path] = None,
+    view: Maybe[str] = None,
     port: int = 5151,
     app: bool = True,
     remote: bool = False,
@@ -144,6 +170,8 @@ def browse(
     """Look at COCO data sets, and at the mistakes of one or two models, in FiftyOne's App.
 
     Only images that have changed since the last time are read.
+
+    Example: python -m dealkit browse val.json --predictions preds.json --clicks clicks.json
 
     Args:
         files: COCO files, glob patterns allowed; images in `images` beside each.
@@ -161,6 +189,11 @@ def browse(
     found = find_files(list(files), "FILES")
     if (clicks or map_with) and not predictions:
         raise ValueError("--clicks, --map-with: expected --predictions, too")
+    check_json("FILES", *found)
+    for option, patterns in (("--predictions", predictions), ("--clicks", (clicks,) if clicks else ())):
+        for pattern in patterns:
+            check_json(option, *(Path(pattern.replace("{source}", file.resolve().parent.name)) for file in found))
+    check_weights(map_with)
     from dealkit.browse.dataset import build_dataset, open_app
     from dealkit.data.objects import load_domains, read_table
 
@@ -183,14 +216,20 @@ def browse(
             session.wait(-1)
 
 
-def export(file: tyro.conf.Positional[Path], out: Path, name: str | None = None) -> None:
+def export(file: tyro.conf.Positional[Path], out: Path, name: Maybe[str] = None, overwrite: bool = False) -> None:
     """Write a COCO file with what was tagged (wrong, missing, fix) and edited in FiftyOne's App.
+
+    Example: python -m dealkit export val.json --out corrected.json
 
     Args:
         file: COCO JSON that `browse` has shown.
         out: COCO JSON to write.
         name: of the FiftyOne data set, if the file is one of several in it.
+        overwrite: write over a file that this command has not made.
     """
+    check_json("FILE", file)
+    heads = (f'{{"{key}"' for key in ("info", "licenses", "images", "annotations", "categories"))
+    check_out(out, [file], ours=starts(*heads), overwrite=overwrite)
     from dealkit.browse.corrections import export_corrections
     from dealkit.browse.dataset import default_name
 

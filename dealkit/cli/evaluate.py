@@ -3,14 +3,23 @@
 from pathlib import Path
 from typing import Literal
 
+from dealkit.cli.checks import Maybe, check_json, check_out, check_weights, starts
 from dealkit.config import DEFAULT_CHECKPOINT
 from dealkit.files import find_files
 
 
 def evaluate(
-    coco: Path, predictions: Path, out: Path, clicks: Path | None = None, class_agnostic: bool = False, max_dets: int = 1500
+    coco: Path,
+    predictions: Path,
+    out: Path,
+    clicks: Maybe[Path] = None,
+    class_agnostic: bool = False,
+    max_dets: int = 1500,
+    overwrite: bool = False,
 ) -> None:
     """Score predictions: AP, size bins, recall, hit, count error; clicked objects counted and ignored.
+
+    Example: python -m dealkit evaluate --coco val.json --predictions preds.json --clicks clicks.json --out results.json
 
     Args:
         coco: COCO JSON of the ground truth.
@@ -19,7 +28,10 @@ def evaluate(
         clicks: the click list that the predictions were made from.
         class_agnostic: one foreground class, as in the paper's table.
         max_dets: most detections per image and category.
+        overwrite: write over a file that this command has not made.
     """
+    _check_scored(coco, predictions, clicks)
+    check_out(out, [coco, predictions, clicks], ours=starts('{"protocol"'), overwrite=overwrite)
     from dealkit.clicks import load_clicks
     from dealkit.evaluate.coco import evaluate as score
     from dealkit.evaluate.coco import summary_line
@@ -29,20 +41,24 @@ def evaluate(
     results = score(coco, predictions, click_list, max_dets=max_dets, class_agnostic=class_agnostic)
     write_json(out, results)
     print(summary_line(results))
+    print(out)
 
 
 def errors(
     coco: Path,
     predictions: Path,
     out: Path,
-    clicks: Path | None = None,
+    clicks: Maybe[Path] = None,
     max_dets: int = 1500,
     min_score: float = 0.0,
     foreground: float = 0.5,
     background: float = 0.1,
     ignore_clicked: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Find the kind of every mistake in predictions, and what AP50 would be without each kind.
+
+    Example: python -m dealkit errors --coco val.json --predictions preds.json --clicks clicks.json --out errors.json
 
     Args:
         coco: COCO JSON of the ground truth.
@@ -54,7 +70,10 @@ def errors(
         foreground: IoU from which a detection matches an object.
         background: IoU from which a detection concerns an object.
         ignore_clicked: the clicked objects are neither found nor missed.
+        overwrite: write over a file that this command has not made.
     """
+    _check_scored(coco, predictions, clicks)
+    check_out(out, [coco, predictions, clicks], ours=starts('{"request"'), overwrite=overwrite)
     from dealkit.clicks import load_clicks
     from dealkit.evaluate.errors import errors_json, errors_text, find_errors
     from dealkit.files import write_json
@@ -64,24 +83,37 @@ def errors(
     made = errors_json(find_errors(coco, predictions, click_list, **thresholds, ignore_clicked=ignore_clicked))
     write_json(out, made)
     print(errors_text(made))
+    print(out)
+
+
+def _check_scored(coco: Path, predictions: Path, clicks: Path | None) -> None:
+    check_json("--coco", coco)
+    check_json("--predictions", predictions)
+    check_json("--clicks", clicks)
 
 
 def benchmark(
     out: Path,
     coco: tuple[str, ...] = (),
     checkpoint: Path = DEFAULT_CHECKPOINT,
-    settings: tuple[str, ...] = ("1/category",),
-    kinds: tuple[str, ...] = ("centre",),
+    settings: tuple[Literal["1/category", "3/category", "5/category", "1/instance"], ...] = ("1/category",),
+    kinds: tuple[Literal["centre", "jitter"], ...] = ("centre",),
     seeds: int = 5,
-    clicks: Path | None = None,
+    clicks: Maybe[Path] = None,
     scenes: int = 0,
-    templates: tuple[str, ...] = (),
-    thresholds: Literal["choose", "compare"] | None = None,
+    templates: tuple[
+        Literal["box", "click", "box, scaled and turned", "owlv2", "grounding_dino", "sam3"],
+        ...,
+    ] = (),
+    thresholds: Maybe[Literal["choose", "compare"]] = None,
     images: int = 24,
+    overwrite: bool = False,
 ) -> None:
     """Score DEAL, a detector or template matching on several COCO sources; mean and spread over seeds.
 
     A detector without prompts is scored once, class-agnostic and per category.
+
+    Example: python -m dealkit benchmark --coco "data/raw/*/val.json" --out results.json
 
     Args:
         out: JSON of results.
@@ -92,21 +124,23 @@ def benchmark(
         seeds: click lists per setting and kind.
         clicks: folder to write the click lists to.
         scenes: a detector without prompts is scored on so many procedural scenes, too.
-        templates: instead of the checkpoint, template matching shown `box`, `click` or `box, scaled and turned`; or `owlv2`,
-            `grounding_dino`, `sam3` with weights in the local cache of Hugging Face.
+        templates: instead of the checkpoint, template matching shown the box or the click; or an open model with weights in the
+            local cache of Hugging Face.
         thresholds: `choose` finds the score threshold and duplicate IoU best on training images; `compare` sets the adaptive
             threshold beside fixed ones and the best cut of every prompt.
         images: how many images of each file the thresholds are tried on.
+        overwrite: write over a file that this command has not made.
     """
     files = find_files(list(coco)) if coco or not scenes else []
+    check_json("--coco", *files)
+    check_out(out, [checkpoint, *files], ours=starts('{"request"', '{"checkpoint"'), overwrite=overwrite)
+    if not templates:
+        check_weights(checkpoint)
     from dealkit.baselines.detector import is_detector
-    from dealkit.baselines.open_models import OPEN_MODELS
-    from dealkit.baselines.scoring import VARIANTS, benchmark_detector, benchmark_templates
+    from dealkit.baselines.scoring import benchmark_detector, benchmark_templates
     from dealkit.evaluate.benchmark import benchmark as run_benchmark
     from dealkit.evaluate.thresholds import calibrate, compare_thresholds
 
-    if not set(templates) <= {*VARIANTS, *OPEN_MODELS}:
-        raise ValueError(f"--templates: expected some of {'; '.join([*VARIANTS, *OPEN_MODELS])}, got {'; '.join(templates)}")
     if templates:
         benchmark_templates(files, out, variants=templates, seeds=seeds)
     elif thresholds == "choose":
@@ -117,3 +151,4 @@ def benchmark(
         benchmark_detector(checkpoint, files, out, scenes=scenes)
     else:
         run_benchmark(checkpoint, files, out, settings=list(settings), kinds=list(kinds), seeds=seeds, clicks_folder=clicks)
+    print(out)
