@@ -54,11 +54,13 @@ def in_coco(found: Sequence[Found], kind: str) -> dict[str, str]:
 
 
 def in_yolo(found: Sequence[Found], kind: str) -> dict[str, str]:
-    """YOLO: `data.yaml` and a text file per image, `0 x y width height` of the centre, as shares of the image.
+    """YOLO: `data.yaml`, a list of the images, and a text file per image, `0 x y width height`: centre and size as shares of it.
 
-    Choice: no sixth number for the score, which trainings take for a polygon.
+    Choice: no sixth number for the score, which trainings take for a polygon. Choice: a list of images, not their folder, which
+    readers would follow to where it really lies, without labels.
     """
-    made = {"yolo/data.yaml": f"train: images\nval: images\nnames: {json.dumps([kind])}\n"}
+    made = {"yolo/data.yaml": f"train: images.txt\nval: images.txt\nnames: {json.dumps([kind])}\n"}
+    made["yolo/images.txt"] = "".join(f"./images/{each.image}\n" for each in found)
     for each in found:
         lines = []
         for x1, y1, x2, y2 in each.boxes:
@@ -71,17 +73,18 @@ def in_yolo(found: Sequence[Found], kind: str) -> dict[str, str]:
 def in_voc(found: Sequence[Found], kind: str) -> dict[str, str]:
     """Pascal VOC: an XML file per image.
 
-    Choice: corners are the box's own, from 0 and not rounded, as tools of today read them: a pixel matters for small objects.
+    Choice: corners in whole pixels, since many readers fail at others, and from 0, as FiftyOne, CVAT and LabelImg have them;
+    `read_voc(one_based=False)` reads them.
     """
     made = {}
     for each in found:
         root = ElementTree.Element("annotation")
         _add(root, folder="JPEGImages", filename=each.image)
         _add(ElementTree.SubElement(root, "size"), width=each.width, height=each.height, depth=3)
-        for box in each.boxes:
+        for x1, y1, x2, y2 in ([round(v) for v in box] for box in each.boxes):
             item = ElementTree.SubElement(root, "object")
             _add(item, name=kind, pose="Unspecified", truncated=0, difficult=0)
-            _add(ElementTree.SubElement(item, "bndbox"), **dict(zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)))
+            _add(ElementTree.SubElement(item, "bndbox"), xmin=x1, ymin=y1, xmax=max(x2, x1 + 1), ymax=max(y2, y1 + 1))
         made[f"voc/Annotations/{_stem(each.image)}.xml"] = _xml(root)
     return made
 

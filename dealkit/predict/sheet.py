@@ -16,7 +16,7 @@ PAGE = 200
 """Most images on a page."""
 SIDE = 640
 """Longer side of a thumbnail in pixels; the page shows it at half of it, a click on it at all."""
-LEAST = 5
+LEAST = 6
 """Shortest side of a drawn box in pixels of the thumbnail: smaller ones could not be seen."""
 
 STYLE = """body{font:15px system-ui,sans-serif;margin:1.5em;background:#fafafa;color:#222}
@@ -81,7 +81,7 @@ def thumbnail(found: Found, folder: Path) -> bytes:
     for x1, y1, x2, y2 in found.boxes:
         x, y = scale * (x1 + x2) / 2, scale * (y1 + y2) / 2
         across, down = (max(LEAST, scale * side) / 2 for side in (x2 - x1, y2 - y1))
-        draw.rectangle([x - across - 1, y - down - 1, x + across, y + down], outline="#ffd400")
+        draw.rectangle([x - across - 1, y - down - 1, x + across, y + down], outline="#ffd400", width=2)
     picture = io.BytesIO()
     image.save(picture, "JPEG", quality=85, subsampling=0)
     return picture.getvalue()
