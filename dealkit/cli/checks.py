@@ -13,6 +13,8 @@ from dealkit.files import files_of
 T = TypeVar("T")
 Maybe = Annotated[T | None, tyro.conf.arg(help_behavior_hint="")]
 """An option that need not be given; its help says nothing of None."""
+Several = Annotated[tuple[T, ...], tyro.conf.arg(help_behavior_hint="")]
+"""Any number of values, by default none."""
 
 FIGURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg")
 LONGEST_NAME = 255

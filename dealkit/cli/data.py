@@ -8,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from dealkit.cli.checks import Maybe, check_folder, check_json, check_out, check_place, check_weights, starts
+from dealkit.cli.checks import Maybe, Several, check_folder, check_json, check_out, check_place, check_weights, starts
 from dealkit.config import DEFAULT_THRESHOLD, BuildConfig
 from dealkit.files import PROJECT_ROOT, find_files
 
@@ -155,10 +155,10 @@ def clicks(
 
 
 def browse(
-    files: tyro.conf.Positional[tuple[str, ...]],
+    files: tyro.conf.Positional[Several[str]],
     name: Maybe[str] = None,
     domains: Path | None = PROJECT_ROOT / "data" / "domains.json",
-    predictions: tuple[str, ...] = (),
+    predictions: Several[str] = (),
     clicks: Maybe[str] = None,
     score: float = DEFAULT_THRESHOLD,
     map_with: Maybe[Path] = None,

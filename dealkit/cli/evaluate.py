@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from dealkit.cli.checks import Maybe, check_json, check_out, check_weights, starts
+from dealkit.cli.checks import Maybe, Several, check_json, check_out, check_weights, starts
 from dealkit.config import DEFAULT_CHECKPOINT
 from dealkit.files import find_files
 
@@ -94,17 +94,14 @@ def _check_scored(coco: Path, predictions: Path, clicks: Path | None) -> None:
 
 def benchmark(
     out: Path,
-    coco: tuple[str, ...] = (),
+    coco: Several[str] = (),
     checkpoint: Path = DEFAULT_CHECKPOINT,
     settings: tuple[Literal["1/category", "3/category", "5/category", "1/instance"], ...] = ("1/category",),
     kinds: tuple[Literal["centre", "jitter"], ...] = ("centre",),
     seeds: int = 5,
     clicks: Maybe[Path] = None,
     scenes: int = 0,
-    templates: tuple[
-        Literal["box", "click", "box, scaled and turned", "owlv2", "grounding_dino", "sam3"],
-        ...,
-    ] = (),
+    templates: Several[Literal["box", "click", "box, scaled and turned", "owlv2", "grounding_dino", "sam3"]] = (),
     thresholds: Maybe[Literal["choose", "compare"]] = None,
     images: int = 24,
     overwrite: bool = False,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dealkit.cli.checks import Maybe, check_folder, check_json, check_out, check_place, check_weights, is_weights, starts
+from dealkit.cli.checks import Maybe, Several, check_folder, check_json, check_out, check_place, check_weights, is_weights, starts
 from dealkit.config import (
     DEFAULT_CHECKPOINT,
     DETECTORS,
@@ -166,8 +166,8 @@ def report(photos: bool = False, checkpoint: Path = DEFAULT_CHECKPOINT) -> None:
 def publish(
     run: tyro.conf.Positional[Path],
     out: Path,
-    after: tuple[Path, ...] = (),
-    weights: tuple[Path, ...] = (),
+    after: Several[Path] = (),
+    weights: Several[Path] = (),
     shares: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7, 1.0),
     scenes: int = 100,
     overwrite: bool = False,

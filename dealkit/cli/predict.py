@@ -9,6 +9,7 @@ import tyro
 from dealkit.cli.checks import (
     FIGURES,
     Maybe,
+    Several,
     check_folder,
     check_image,
     check_json,
@@ -54,9 +55,9 @@ def predict(
     save_embedding: Maybe[Path] = None,
     tile: Maybe[int] = None,
     overlap: Maybe[int] = None,
-    format: tuple[Literal["coco", "yolo", "voc", "labelstudio", "cvat", "csv", "geojson"], ...] = (),
+    format: Several[Literal["coco", "yolo", "voc", "labelstudio", "cvat", "csv", "geojson"]] = (),
     kind: Maybe[str] = None,
-    no_sheet: bool = False,
+    sheet: bool = True,
     overwrite: bool = False,
 ) -> None:
     """Detect everything of the clicked kind in one image, in every image of a folder, or in a COCO data set.
@@ -65,6 +66,7 @@ def predict(
     A folder and a data set go on where they were stopped.
 
     Example: python -m dealkit predict photo.jpg --point 120 85 --out boxes.json --figure out.png
+
     Example: python -m dealkit predict photos --of first.jpg --point 120 85 --out found --format coco csv
 
     Args:
@@ -86,7 +88,7 @@ def predict(
         overlap: pixels that tiles share; 128 if not given.
         format: files to write for other tools, from the results of a folder.
         kind: what the found kind is called in them.
-        no_sheet: write no contact sheet of a folder.
+        sheet: write a contact sheet of a folder, pages to check by eye.
         overwrite: write over files that this command has not made, and over results of another request.
     """
     if (image is None) == (coco is None):
@@ -94,7 +96,7 @@ def predict(
     mode = "--coco" if image is None else "FOLDER" if image.is_dir() else "IMAGE"
     given = {"point": point, "not_point": not_point, "of": of, "threshold": threshold, "images": images, "clicks": clicks}
     given |= {"out": out, "figure": figure, "embedding": embedding, "save_embedding": save_embedding, "tile": tile}
-    given |= {"overlap": overlap, "format": format, "kind": kind, "no_sheet": no_sheet}
+    given |= {"overlap": overlap, "format": format, "kind": kind, "no_sheet": not sheet}
     for name, value in given.items():
         if value not in (None, [], (), False) and name not in MODES[mode]:
             places = " or ".join(other for other, names in MODES.items() if name in names)
@@ -133,7 +135,7 @@ def predict(
         cut = DEFAULT_THRESHOLD if threshold is None else threshold
         about = {"checkpoint": checkpoint, "of": of, "embedding": embedding, "points": points, "labels": labels}
         kind = kind or (embedding.stem if embedding else "object")
-        _predict_folder(image, out, FolderPrompt(**about, threshold=cut, **tiles), format, kind, not no_sheet, overwrite)
+        _predict_folder(image, out, FolderPrompt(**about, threshold=cut, **tiles), format, kind, sheet, overwrite)
         return
     suffix = out.suffix.lower() if out else ".json"
     check_out(out, inputs, suffixes=list(OUTPUTS), ours=starts(*OUTPUTS.get(suffix, ())), overwrite=overwrite)
