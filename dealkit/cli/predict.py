@@ -24,7 +24,7 @@ from dealkit.cli.checks import (
 from dealkit.config import DEFAULT_CHECKPOINT, DEFAULT_THRESHOLD, BuildConfig
 from dealkit.files import journal, sha_of, stop_request, write_json, write_text
 from dealkit.predict.folder import JOURNAL, FolderPrompt, list_images, predict_folder
-from dealkit.predict.formats import FORMATS, Found, check_names, write_formats
+from dealkit.predict.formats import FORMATS, Findings, check_names, write_formats
 from dealkit.predict.threshold import check_threshold
 
 Points = Annotated[list[tuple[float, float]], tyro.conf.arg(metavar="X Y"), tyro.conf.UseAppendAction]
@@ -168,7 +168,7 @@ def predict(
         write_json(out, detections.to_dict())
     elif out is not None:
         height, width = detections.image.shape[1:]
-        found = Found(image=image.name, width=width, height=height, **detections.to_dict(), adaptive=0)
+        found = Findings(image=image.name, width=width, height=height, **detections.to_dict(), adaptive=0)
         write_text(out, *FORMATS[suffix[1:]]([found], "object").values())
     if out is not None:
         print(out)

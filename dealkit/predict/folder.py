@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from dealkit.config import DEFAULT_CHECKPOINT, DEFAULT_THRESHOLD, MIN_SCORE, BuildConfig
 from dealkit.files import IMAGE_SUFFIXES, Json, journal, sha_of, stop_request
-from dealkit.predict.formats import Found
+from dealkit.predict.formats import Findings
 from dealkit.predict.threshold import ADAPTIVE, check_threshold
 
 if TYPE_CHECKING:  # torch comes with the first image: what is wrong before is said at once
@@ -62,7 +62,7 @@ class FolderPrompt:
 class FolderResult:
     """What a prompt found in a folder."""
 
-    found: list[Found]
+    found: list[Findings]
     """One per image that could be read, by name."""
     failed: dict[str, str]
     """Image -> why it could not be read."""
@@ -159,7 +159,7 @@ def predict_folder(
         if "error" in row:
             failed[name] = row["error"]
         elif name in done:
-            found.append(Found(**row))
+            found.append(Findings(**row))
     return FolderResult(found=found, failed=failed, left=len(names) - len(done))
 
 
@@ -199,7 +199,7 @@ def _asker(prompt: FolderPrompt) -> "Callable[[Path], Detections]":
 
 
 def _row(ask: "Callable[[Path], Detections]", path: Path, threshold: float | str) -> Json:
-    """Fields of a `Found`, or `error`."""
+    """Fields of a `Findings`, or `error`."""
     try:
         every = ask(path)
         adaptive = every.adaptive()
@@ -207,5 +207,5 @@ def _row(ask: "Callable[[Path], Detections]", path: Path, threshold: float | str
         return {"error": " ".join(str(error).split()).removeprefix(f"{path}: ") or type(error).__name__}
     height, width = every.image.shape[1:]
     kept = adaptive if threshold == ADAPTIVE else every.above(threshold)
-    row = asdict(Found(image="", width=width, height=height, **kept.to_dict(), adaptive=len(adaptive)))
+    row = asdict(Findings(image="", width=width, height=height, **kept.to_dict(), adaptive=len(adaptive)))
     return {key: value for key, value in row.items() if key != "image"}

@@ -20,7 +20,7 @@ Box = Sequence[float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Findings:
     """What one prompt found in one image of a folder."""
 
     image: str
@@ -36,11 +36,11 @@ class Found:
     """How many boxes the adaptive threshold would keep."""
 
 
-def in_coco(found: Sequence[Found], kind: str) -> dict[str, str]:
+def in_coco(found: Sequence[Findings], kind: str) -> dict[str, str]:
     """COCO: images, annotations with a score, one category; ids from 1.
 
-    >>> made = in_coco([Found(image="a.png", width=8, height=6, boxes=[[1.0, 2.0, 4.0, 6.0]], scores=[0.5], adaptive=1)], "bolt")
-    >>> json.loads(made["coco.json"])["annotations"][0]["bbox"]
+    >>> one = Findings(image="a.png", width=8, height=6, boxes=[[1.0, 2.0, 4.0, 6.0]], scores=[0.5], adaptive=1)
+    >>> json.loads(in_coco([one], "bolt")["coco.json"])["annotations"][0]["bbox"]
     [1.0, 2.0, 3.0, 4.0]
     """
     images, rows = [], []
@@ -53,7 +53,7 @@ def in_coco(found: Sequence[Found], kind: str) -> dict[str, str]:
     return {"coco.json": _json({"images": images, "annotations": rows, "categories": [{"id": 1, "name": kind}]})}
 
 
-def in_yolo(found: Sequence[Found], kind: str) -> dict[str, str]:
+def in_yolo(found: Sequence[Findings], kind: str) -> dict[str, str]:
     """YOLO: `data.yaml`, a list of the images, and a text file per image, `0 x y width height`: centre and size as shares of it.
 
     Choice: no sixth number for the score, which trainings take for a polygon. Choice: a list of images, not their folder, which
@@ -70,7 +70,7 @@ def in_yolo(found: Sequence[Found], kind: str) -> dict[str, str]:
     return made
 
 
-def in_voc(found: Sequence[Found], kind: str) -> dict[str, str]:
+def in_voc(found: Sequence[Findings], kind: str) -> dict[str, str]:
     """Pascal VOC: an XML file per image.
 
     Choice: corners in whole pixels, since many readers fail at others, and from 0, as FiftyOne, CVAT and LabelImg have them;
@@ -89,7 +89,7 @@ def in_voc(found: Sequence[Found], kind: str) -> dict[str, str]:
     return made
 
 
-def in_cvat(found: Sequence[Found], kind: str) -> dict[str, str]:
+def in_cvat(found: Sequence[Findings], kind: str) -> dict[str, str]:
     """CVAT for images 1.1: one XML file."""
     root = ElementTree.Element("annotations")
     _add(root, version="1.1")
@@ -106,7 +106,7 @@ def in_cvat(found: Sequence[Found], kind: str) -> dict[str, str]:
     return {"cvat.xml": _xml(root)}
 
 
-def in_labelstudio(found: Sequence[Found], kind: str) -> dict[str, str]:
+def in_labelstudio(found: Sequence[Findings], kind: str) -> dict[str, str]:
     """Label Studio: tasks with predictions to accept or to mend, and the labelling interface that shows them.
 
     Images are local files: `LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT` is the folder that was predicted.
@@ -129,13 +129,13 @@ def in_labelstudio(found: Sequence[Found], kind: str) -> dict[str, str]:
     return {"labelstudio.json": _json(tasks), "labelstudio.xml": _xml(view)}
 
 
-def in_csv(found: Sequence[Found], kind: str) -> dict[str, str]:
+def in_csv(found: Sequence[Findings], kind: str) -> dict[str, str]:
     """A table of one box per line: image, kind, score, corners in pixels."""
     rows = ([e.image, kind, score, *box] for e in found for box, score in zip(e.boxes, e.scores, strict=True))
     return {"boxes.csv": _csv(["image", "kind", "score", "x1", "y1", "x2", "y2"], rows)}
 
 
-def in_geojson(found: Sequence[Found], kind: str) -> dict[str, str]:
+def in_geojson(found: Sequence[Findings], kind: str) -> dict[str, str]:
     """GeoJSON: a file per image, one polygon per box in pixels of the image; QuPath shows kind and boxes."""
     made = {}
     for each in found:
@@ -148,7 +148,7 @@ def in_geojson(found: Sequence[Found], kind: str) -> dict[str, str]:
     return made
 
 
-FORMATS: dict[str, Callable[[Sequence[Found], str], dict[str, str]]] = {
+FORMATS: dict[str, Callable[[Sequence[Findings], str], dict[str, str]]] = {
     **{"coco": in_coco, "yolo": in_yolo, "voc": in_voc, "labelstudio": in_labelstudio},
     **{"cvat": in_cvat, "csv": in_csv, "geojson": in_geojson},
 }
@@ -158,12 +158,12 @@ IMAGES_BESIDE = {"yolo": "yolo/images", "voc": "voc/JPEGImages"}
 """Formats whose readers look for images beside the labels, and where: there stands a link to the folder."""
 
 
-def write_formats(found: Sequence[Found], folder: Path, out: Path, kind: str, formats: Iterable[str]) -> list[Path]:
+def write_formats(found: Sequence[Findings], folder: Path, out: Path, kind: str, formats: Iterable[str]) -> list[Path]:
     """Write `counts.csv` and the formats into `out`; gives a path for each: its file, or the folder of its files.
 
     >>> import tempfile
     >>> out = Path(tempfile.mkdtemp())
-    >>> one = Found(image="a.png", width=8, height=6, boxes=[[1.0, 2.0, 4.0, 6.0]], scores=[0.5], adaptive=1)
+    >>> one = Findings(image="a.png", width=8, height=6, boxes=[[1.0, 2.0, 4.0, 6.0]], scores=[0.5], adaptive=1)
     >>> [path.name for path in write_formats([one], out, out, "bolt", ["coco", "yolo"])]
     ['counts.csv', 'coco.json', 'yolo']
     >>> print((out / "counts.csv").read_text().strip())

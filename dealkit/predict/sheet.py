@@ -10,13 +10,13 @@ from PIL import Image, ImageDraw
 from tqdm.auto import tqdm
 
 from dealkit.files import write_text
-from dealkit.predict.formats import Found
+from dealkit.predict.formats import Findings
 
 PAGE = 200
 """Most images on a page."""
 SIDE = 640
 """Longer side of a thumbnail in pixels; the page shows it at half of it, a click on it at all."""
-LEAST = 6
+SMALLEST = 6
 """Shortest side of a drawn box in pixels of the thumbnail: smaller ones could not be seen."""
 
 STYLE = """body{font:15px system-ui,sans-serif;margin:1.5em;background:#fafafa;color:#222}
@@ -26,7 +26,7 @@ figcaption{max-width:320px;overflow-wrap:anywhere;font-size:13px}.none figcaptio
 .bad{color:#a00}nav a{margin-right:.7em}"""
 
 
-def write_sheet(found: Sequence[Found], folder: Path, out: Path, kind: str, failed: dict[str, str]) -> list[Path]:
+def write_sheet(found: Sequence[Findings], folder: Path, out: Path, kind: str, failed: dict[str, str]) -> list[Path]:
     """Write `sheet.html`, `sheet-2.html`, ... into `out`, one for every `PAGE` images; gives their paths.
 
     Args:
@@ -35,7 +35,7 @@ def write_sheet(found: Sequence[Found], folder: Path, out: Path, kind: str, fail
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> Image.new("L", (8, 6)).save(folder / "a.png")
-    >>> one = Found(image="a.png", width=8, height=6, boxes=[[1.0, 2.0, 4.0, 6.0]], scores=[0.5], adaptive=1)
+    >>> one = Findings(image="a.png", width=8, height=6, boxes=[[1.0, 2.0, 4.0, 6.0]], scores=[0.5], adaptive=1)
     >>> [path.name for path in write_sheet([one], folder, folder, "bolt", {})]
     ['sheet.html']
     """
@@ -58,7 +58,7 @@ def write_sheet(found: Sequence[Found], folder: Path, out: Path, kind: str, fail
     return paths
 
 
-def _figure(found: Found, folder: Path) -> str:
+def _figure(found: Findings, folder: Path) -> str:
     name, count = escape(found.image), len(found.boxes)
     try:
         picture = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(thumbnail(found, folder)).decode()}">'
@@ -68,8 +68,8 @@ def _figure(found: Found, folder: Path) -> str:
     return f"<figure{'' if count else ' class=none'}>{picture}<figcaption><b>{name}</b><br>{said}</figcaption></figure>\n"
 
 
-def thumbnail(found: Found, folder: Path) -> bytes:
-    """The image as a JPEG of `SIDE` pixels or a little less with its boxes; those of small objects are widened to `LEAST`."""
+def thumbnail(found: Findings, folder: Path) -> bytes:
+    """The image as a JPEG of `SIDE` pixels or a little less with its boxes; those of small objects are widened to `SMALLEST`."""
     from dealkit.data.images import read_image  # here, so that the command line starts without torch
 
     image = Image.fromarray(read_image(Path(folder, found.image)).permute(1, 2, 0).numpy())
@@ -80,7 +80,7 @@ def thumbnail(found: Found, folder: Path) -> bytes:
     draw = ImageDraw.Draw(image)
     for x1, y1, x2, y2 in found.boxes:
         x, y = scale * (x1 + x2) / 2, scale * (y1 + y2) / 2
-        across, down = (max(LEAST, scale * side) / 2 for side in (x2 - x1, y2 - y1))
+        across, down = (max(SMALLEST, scale * side) / 2 for side in (x2 - x1, y2 - y1))
         draw.rectangle([x - across - 1, y - down - 1, x + across, y + down], outline="#ffd400", width=2)
     picture = io.BytesIO()
     image.save(picture, "JPEG", quality=85, subsampling=0)

@@ -18,7 +18,7 @@ from dealkit.files import PROJECT_ROOT, read_json_lines
 from dealkit.model.checkpoint import save_model
 from dealkit.predict import folder as module
 from dealkit.predict.folder import FolderPrompt, FolderResult, list_images, predict_folder
-from dealkit.predict.formats import Found
+from dealkit.predict.formats import Findings
 from dealkit.predict.predictor import Predictor
 from dealkit.predict.tiles import embed_large, predict_large
 
@@ -153,7 +153,7 @@ def test_prompts_and_folders_that_ask_nothing_are_refused(photos, prompt, tmp_pa
 
 def test_totals_are_right(photos):
     boxes = [[0.0, 0.0, 1.0, 1.0]]
-    found = [Found(image=str(n), width=9, height=9, boxes=boxes * n, scores=[0.5] * n, adaptive=4) for n in (0, 1, 2)]
+    found = [Findings(image=str(n), width=9, height=9, boxes=boxes * n, scores=[0.5] * n, adaptive=4) for n in (0, 1, 2)]
     text = FolderResult(found=found, failed={}, left=0).table()
     assert "3, 1 of them without objects" in text and "3, 1.0 per image" in text and "0.50" in text and "12 with" in text
     assert "mean score  none" in FolderResult(found=[], failed={}, left=0).table()

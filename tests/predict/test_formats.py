@@ -13,10 +13,10 @@ from PIL import Image
 from dealkit.data.coco import CocoFolder, check
 from dealkit.data.sources.readers.voc_xml import read_voc
 from dealkit.data.sources.readers.yolo_txt import read_yolo
-from dealkit.predict.formats import FORMATS, Found, check_names, write_formats
+from dealkit.predict.formats import FORMATS, Findings, check_names, write_formats
 
 FOUND = [
-    Found(
+    Findings(
         image="a.png",
         width=80,
         height=60,
@@ -24,8 +24,8 @@ FOUND = [
         scores=[0.9, 0.4],
         adaptive=1,
     ),
-    Found(image="empty.png", width=80, height=60, boxes=[], scores=[], adaptive=0),
-    Found(image="deep/b & <c>.jpg", width=33, height=47, boxes=[[1.07, 2.0, 5.0, 6.33]], scores=[0.25], adaptive=3),
+    Findings(image="empty.png", width=80, height=60, boxes=[], scores=[], adaptive=0),
+    Findings(image="deep/b & <c>.jpg", width=33, height=47, boxes=[[1.07, 2.0, 5.0, 6.33]], scores=[0.25], adaptive=3),
 ]
 KIND = 'bolt "M3" <&>'
 
@@ -101,7 +101,7 @@ def test_fiftyone_reads_voc_in_whole_pixels(fo, folder, written):
 
 
 def test_a_box_within_a_pixel_is_a_pixel_in_voc():
-    thin = Found(image="a.png", width=80, height=60, boxes=[[10.1, 20.1, 10.4, 25.0]], scores=[0.9], adaptive=1)
+    thin = Findings(image="a.png", width=80, height=60, boxes=[[10.1, 20.1, 10.4, 25.0]], scores=[0.9], adaptive=1)
     text = FORMATS["voc"]([thin], "bolt")["voc/Annotations/a.xml"]
     assert all(part in text for part in ("<xmin>10<", "<ymin>20<", "<xmax>11<", "<ymax>25<"))
 

@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 
 import dealkit.predict.sheet
-from dealkit.predict.formats import Found
-from dealkit.predict.sheet import LEAST, SIDE, thumbnail, write_sheet
+from dealkit.predict.formats import Findings
+from dealkit.predict.sheet import SIDE, SMALLEST, thumbnail, write_sheet
 
 
 def found(name, boxes, size=(80, 60)):
-    return Found(image=name, width=size[0], height=size[1], boxes=boxes, scores=[0.5] * len(boxes), adaptive=0)
+    return Findings(image=name, width=size[0], height=size[1], boxes=boxes, scores=[0.5] * len(boxes), adaptive=0)
 
 
 def pictures(page):
@@ -45,5 +45,5 @@ def test_a_thumbnail_of_a_large_image_shows_even_the_smallest_box(tmp_path):
     made = thumbnail(found("a.png", [[400.0, 400.0, 404.0, 404.0]], (4 * SIDE, 2 * SIDE)), tmp_path)
     pixels = np.array(Image.open(io.BytesIO(made)).convert("L"))
     assert pixels.shape == (SIDE // 2, SIDE)
-    rows, columns = np.nonzero(pixels > 100)  # 400..404 at a quarter: round 100.5, `LEAST` wide and a line more
-    assert rows.min() >= 96 and rows.max() <= 104 and np.ptp(columns) in (LEAST, LEAST + 1)
+    rows, columns = np.nonzero(pixels > 100)  # 400..404 at a quarter: round 100.5, `SMALLEST` wide and a line more
+    assert rows.min() >= 96 and rows.max() <= 104 and np.ptp(columns) in (SMALLEST, SMALLEST + 1)
