@@ -1,15 +1,20 @@
 """python -m dealkit COMMAND: click one small object, get all of its kind. `--help` after a command lists its options."""
 
+import os
 import sys
 import time
 from collections.abc import Sequence
 
 import tyro
 
-from dealkit.cli import data, evaluate, model, notebooks
+from dealkit import __version__
+from dealkit.cli import data, evaluate, model, notebooks, predict
 
 GROUPS = {
-    "Use": {"demo": model.demo, "predict": model.predict, "browse": data.browse, "export": data.export, "serve": model.serve},
+    "Use": {
+        **{"demo": model.demo, "predict": predict.predict, "browse": data.browse, "export": data.export},
+        **{"serve": model.serve},
+    },
     "Train and score": {
         **{"train": model.train, "clicks": data.clicks, "evaluate": evaluate.evaluate, "errors": evaluate.errors},
         **{"benchmark": evaluate.benchmark, "bench": model.bench},
@@ -23,6 +28,9 @@ GROUPS = {
 """Group -> command -> function; the docstring of the function is the help."""
 
 
+POINT_OPTIONS = ("--point", "--not-point", "--not_point", "--box")
+
+
 def overview() -> str:
     """Every command with the first line of its docstring, by group."""
     lines = [__doc__]
@@ -31,25 +39,65 @@ def overview() -> str:
     return "\n".join(lines)
 
 
+def with_points(args: Sequence[str]) -> list[str]:
+    """The arguments with points as two numbers each, however they were written.
+
+    >>> with_points(["a,b.png", "--point", "228,28", "--not-point=3,4", "--point", "5", "6"])
+    ['a,b.png', '--point', '228', '28', '--not-point', '3', '4', '--point', '5', '6']
+    """
+    made: list[str] = []
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        if name in POINT_OPTIONS and equals:
+            made += [name, *value.split(",")]
+        else:
+            made += filter(None, arg.split(",")) if made and made[-1] in POINT_OPTIONS else [arg]
+    return made
+
+
+def system_error(error: OSError) -> str:
+    """What the system refused, in a line: path, what was wanted, what it said.
+
+    >>> system_error(OSError(28, "cannot be written: No space left on device", "found.json"))
+    'found.json: cannot be written: No space left on device'
+    >>> system_error(PermissionError(13, "Permission denied", "photos"))
+    'photos: cannot be opened: Permission denied'
+    """
+    if error.errno is None:
+        return str(error)
+    said = error.strerror or os.strerror(error.errno)
+    return f"{error.filename or 'a file'}: {said if 'cannot be' in said else f'cannot be opened: {said}'}"
+
+
 def main(args: Sequence[str] | None = None) -> None:
-    """Run one command line, by default that of the process; exit code 2 after a mistake in it."""
+    """Run one command line, by default that of the process; exit code 2 after a mistake in it, 130 after Ctrl-C."""
     args = list(sys.argv[1:] if args is None else args)
     commands = {name: function for group in GROUPS.values() for name, function in group.items()}
     name = next((name for name in (" ".join(args[:2]), " ".join(args[:1])) if name in commands), None)
     started = time.monotonic()
     try:
         if name is not None:
-            rest = args[len(name.split()) :]
-            tyro.cli(commands[name], prog=f"python -m dealkit {name}", args=rest, config=(tyro.conf.OmitArgPrefixes,))
+            options = {"prog": f"python -m dealkit {name}", "args": with_points(args[len(name.split()) :])}
+            tyro.cli(commands[name], **options, config=(tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone))
+        elif args == ["--version"]:
+            print("dealkit", __version__)
         elif args and args[-1] not in ("-h", "--help"):
             raise ValueError(f"command: expected one of {', '.join(commands)}; got {' '.join(args[:2])!r}")
         else:
             print(overview())
-    except (ValueError, FloatingPointError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except (ValueError, FloatingPointError) as error:
+        _fail(str(error), 2)
+    except OSError as error:
+        _fail(system_error(error), 2)
+    except KeyboardInterrupt:
+        _fail("stopped by Ctrl-C", 130)
     if time.monotonic() - started > 5:
         print(f"done in {time.monotonic() - started:.0f} s")
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

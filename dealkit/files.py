@@ -1,5 +1,7 @@
 """Files: where the project lies, JSON that is read with clear errors and written in one move, hashes, what made a result."""
 
+import errno
+import fcntl
 import glob
 import hashlib
 import json
@@ -8,8 +10,11 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +28,9 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 Json = dict[str, Any]
 """A JSON object."""
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+"""What the names of image files end in, in lower case."""
 
 
 MOST_LINES = 20
@@ -81,19 +89,135 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make a file under another name, then move it to `path`: a kill leaves the old file, the new one, or none."""
+    """Let `write` make a file under another name, then move it to `path`: a kill leaves the old file, the new one, or none.
+
+    Raises:
+        OSError: the system refuses; names `path`, and of the other name nothing is left.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name[:50]}.{os.getpid()}.tmp")  # as short as a name may have to be
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
         mode = temporary.stat().st_mode  # what the umask leaves; safetensors makes a file that nobody else can read
         write(temporary)
         if temporary.stat().st_nlink == 1:  # a hard link has the mode of its file
             temporary.chmod(mode)
         os.replace(temporary, path)
+    except Exception as error:
+        raise _of_path(error, path) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _of_path(error: Exception, path: Path) -> Exception:
+    """An error of the system as an OSError that names the file to be written, others as they are.
+
+    Choice: safetensors and torch raise errors of their own, which have the system's number in their text, or none.
+    """
+    number = errno.ENOTDIR if isinstance(error, FileExistsError) else getattr(error, "errno", None)
+    if number is None and not isinstance(error, OSError | TypeError | ValueError):
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        full = not found and shutil.disk_usage(path.parent).free < 2**16
+        number = int(found[1]) if found else errno.ENOSPC if full else None
+    return error if number is None else OSError(number, f"cannot be written: {os.strerror(number)}", str(path))
+
+
+@contextmanager
+def journal(path: Path, request: Json, *, overwrite: bool = False) -> Iterator[tuple[list[Json], Callable[[Json], None]]]:
+    """Rows of a long job, one line each: the list of those there are, and a function that adds one, on disk at once.
+
+    A kill at any moment leaves whole lines and perhaps a cut one, which is taken off when the job goes on. The first line holds
+    `request`, what the rows depend on.
+
+    Args:
+        overwrite: begin anew where the rows are of another request.
+
+    Raises:
+        ValueError: the rows are of another request, or another process is adding some; names the file and what differs.
+        OSError: the system refuses; names the file.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for image in ("a.png", "b.png"):  # the second time the first row is there
+    ...         with journal(Path(folder, "found.jsonl"), {"threshold": 0.5}) as (rows, add):
+    ...             add({"image": image})
+    >>> [row["image"] for row in rows]
+    ['a.png', 'b.png']
+    """
+    path, request = Path(path), json.loads(json.dumps(request))  # as a file gives it back: tuples are lists
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b", buffering=0) as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back by a kill, too
+        except BlockingIOError:
+            raise ValueError(f"{path}: another process is writing it; expected one at a time") from None
+        stream.seek(0)
+        content, first = stream.read(), json.dumps({"request": request}).encode() + b"\n"
+        rows, end = _whole_lines(content)
+        made_for = rows[0].get("request", {}) if rows else request if first.startswith(content) else {}
+        if made_for != request and not overwrite:
+            name = next(name for name in {**request, **made_for} if made_for.get(name) != request.get(name))
+            asked = f"{name} {made_for.get(name)!r}, now {request.get(name)!r}"
+            raise ValueError(f"{path}: made for another request: {asked}; expected the same, another --out, or --overwrite")
+        if made_for != request:
+            rows, end = [], 0
+        stream.truncate(end)
+
+        def write(line: bytes) -> None:
+            try:
+                while line:
+                    line = line[stream.write(line) :]
+            except OSError as error:
+                raise _of_path(error, path) from error
+
+        def add(row: Json) -> None:
+            write(json.dumps(row).encode() + b"\n")
+            done.append(row)
+
+        done = rows[1:]
+        if not rows:
+            write(first)
+        yield done, add
+
+
+def _whole_lines(content: bytes) -> tuple[list[Json], int]:
+    """JSON objects of the whole lines at the start, and the byte after the last of them."""
+    rows, end = [], 0
+    for line in content.splitlines(keepends=True):
+        try:
+            row = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            break
+        rows.append(row)
+        end += len(line)
+    return rows, end
+
+
+@contextmanager
+def stop_request() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets instead of ending the program: a loop ends after its step. The second one ends it.
+
+    Outside the main thread, where Python takes no signals, nothing sets it.
+    """
+    event = threading.Event()
+    old: dict[int, Any] = {}
+
+    def restore(*_: Any) -> None:
+        event.set()
+        while old:
+            signal.signal(*old.popitem())
+
+    if threading.current_thread() is threading.main_thread():
+        old |= {number: signal.signal(number, restore) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        while old:
+            signal.signal(*old.popitem())
 
 
 def remove_strays(folder: Path) -> None:

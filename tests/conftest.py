@@ -18,6 +18,7 @@ from PIL import Image
 
 import dealkit.files
 import dealkit.train.loop
+from dealkit.__main__ import main
 from dealkit.browse import dataset as browse
 from dealkit.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from dealkit.data.coco import Sample
@@ -346,3 +347,19 @@ def checkpoint(tiny_model, tmp_path):
 def source(make_coco, checkpoint):
     """The annotation file of a tiny source with two images, and a checkpoint."""
     return make_coco("source", [[(5, (10, 10, 12, 8), 0), (5, (40, 30, 12, 8), 0)], [(9, (20, 20, 6, 6), 0)]]), checkpoint
+
+
+@pytest.fixture
+def cli(capsys):
+    """Runs a command line; gives the exit code, what it printed and its errors."""
+
+    def call(*args):
+        try:
+            main([str(arg) for arg in args])
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call

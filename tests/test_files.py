@@ -2,13 +2,27 @@
 
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from dealkit.files import Results, find_files, read_json, sha_of, tidy, write_atomically, write_json
+from dealkit.files import (
+    PROJECT_ROOT,
+    Results,
+    find_files,
+    journal,
+    read_json,
+    sha_of,
+    stop_request,
+    tidy,
+    write_atomically,
+    write_json,
+)
 
 KEYS = [{"source": "cells", "seed": 0}, {"source": "cells", "seed": 1}, {"source": "pools", "seed": 0}]
 
@@ -44,6 +58,107 @@ def test_every_file_has_the_mode_that_the_umask_leaves(tmp_path):
     finally:
         os.umask(before)
     assert [stat.S_IMODE(file.stat().st_mode) for file in sorted(tmp_path.iterdir())] == [0o640, 0o640]
+
+
+WRITES = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from PIL import Image
+from safetensors.numpy import save_file
+from dealkit.files import journal, write_atomically, write_json
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # as on a full disk, a write ends in the middle
+noise = np.random.default_rng(0).integers(0, 255, (90, 90), dtype=np.uint8)
+out = Path(sys.argv[1])
+
+def rows(path):
+    with journal(path, {}) as (_, add):
+        for n in range(1000):
+            add({"n": n})
+
+for name, write in {
+    "a.json": lambda path: write_json(path, list(range(9000))),
+    "a.png": lambda path: write_atomically(path, lambda to: Image.fromarray(noise).save(to, "PNG")),
+    "a.safetensors": lambda path: write_atomically(path, lambda to: save_file({"a": noise}, to)),
+    "a.jsonl": rows,
+}.items():
+    try:
+        write(out / name)
+    except OSError as error:
+        print(error.filename, error.strerror, sep=": ")
+"""
+
+
+def test_a_full_disk_leaves_no_part_of_a_file_and_names_it(tmp_path):
+    options = {"env": os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", WRITES, str(tmp_path)], **options)
+    names = ["a.json", "a.png", "a.safetensors", "a.jsonl"]
+    assert done.stdout.splitlines() == [f"{tmp_path / name}: cannot be written: File too large" for name in names], done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+    with journal(tmp_path / "a.jsonl", {}) as (rows, add):  # goes on where the whole lines end
+        done = len(rows)
+        add({"n": done})
+    assert [row["n"] for row in rows] == list(range(done + 1)) and done > 100
+
+
+def test_a_path_that_cannot_be_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="cannot be written: Not a directory: '.*file/a.json'"):
+        write_json(tmp_path / "file" / "a.json", {})
+    with pytest.raises(OSError, match="cannot be written: File name too long"):
+        write_json(tmp_path / ("x" * 300), {})
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="cannot be written: Is a directory"):
+        write_json(tmp_path / "folder", {})
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}
+    write_json(tmp_path / ("y" * 250 + ".json"), {})  # as long as a name may be
+
+
+def test_a_journal_is_of_one_request_and_one_process_and_no_foreign_file(tmp_path):
+    file = tmp_path / "found.jsonl"
+    with journal(file, {"threshold": 0.5}) as (_, add):
+        add({"image": "a"})
+        with pytest.raises(ValueError, match=r"found\.jsonl: another process is writing it"), journal(file, {"threshold": 0.5}):
+            pass
+    with pytest.raises(ValueError, match=r"threshold 0\.5, now None; expected the same"), journal(file, {}):
+        pass
+    with journal(file, {"threshold": 0.5, "tile": 4}, overwrite=True) as (rows, _):
+        assert rows == []
+    assert file.read_text() == '{"request": {"threshold": 0.5, "tile": 4}}\n'
+    for foreign in ("my notes", "my\nnotes\n", '{"image": "a"}\n'):
+        file.write_text(foreign)
+        with pytest.raises(ValueError, match="made for another request"), journal(file, {"threshold": 0.5}):
+            pass
+        assert file.read_text() == foreign
+
+
+def test_a_journal_that_was_cut_anywhere_goes_on_with_whole_lines(tmp_path):
+    file, every = tmp_path / "found.jsonl", [{"image": name} for name in ("a", "\u00e9", "c\n")]
+
+    def run():
+        with journal(file, {"sizes": (4, 8)}) as (rows, add):
+            for row in every[len(rows) :]:
+                add(row)
+            return list(rows)
+
+    assert run() == every
+    whole = file.read_bytes()
+    for cut in range(len(whole)):
+        file.write_bytes(whole[:cut])
+        assert run() == every and file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_is_an_event_and_the_second_one_ends_the_program(number):
+    before = signal.getsignal(number)
+    with stop_request() as stop:
+        assert not stop.is_set()
+        os.kill(os.getpid(), number)
+        assert stop.is_set() and signal.getsignal(number) == before
+    with stop_request() as stop:
+        assert not stop.is_set() and signal.getsignal(number) != before
+    assert signal.getsignal(number) == before
 
 
 def test_files_are_found_by_patterns_in_order_and_none_is_an_error(tmp_path):

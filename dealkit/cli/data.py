@@ -8,24 +8,31 @@ from typing import Literal
 
 import tyro
 
+from dealkit.cli.checks import Maybe, Several, check_folder, check_json, check_out, check_place, check_weights, starts
 from dealkit.config import COUNT_RANGE, DEFAULT_THRESHOLD, SEED_RANGE, SHARE_RANGE, BuildConfig, check_range
 from dealkit.files import PROJECT_ROOT, find_files
 
 
-def data_check(file: tyro.conf.Positional[Path], images: Path, drop: bool = False, out: Path | None = None) -> None:
+def data_check(file: tyro.conf.Positional[Path], images: Maybe[Path] = None, drop: bool = False, out: Maybe[Path] = None) -> None:
     """List everything that is wrong with a COCO file and its images; exit code 1 if there is anything.
+
+    Example: python -m dealkit data check val.json
 
     Args:
         file: COCO JSON.
-        images: folder that its file names are relative to.
+        images: folder that its file names are relative to; `images` beside it if not given.
         drop: leave out annotations without a positive width and height, and say how many.
         out: COCO JSON to write if nothing is wrong: with boxes from masks, without what is left out.
     """
+    check_json("FILE", file)
+    check_folder(images, "--images")
+    check_out(out, [file], ours=starts('{"images"', '{"info"'), overwrite=False)
     from dealkit.data.annotations import read_coco
     from dealkit.data.coco import check_report
+    from dealkit.data.objects import image_folder
     from dealkit.files import write_json
 
-    text, code = check_report(file, images, drop=drop)
+    text, code = check_report(file, images or image_folder(file), drop=drop)
     print(text)
     if out is not None and not code:
         write_json(out, read_coco(file, drop=drop))
@@ -35,6 +42,8 @@ def data_check(file: tyro.conf.Positional[Path], images: Path, drop: bool = Fals
 
 def data_sources(write: bool = False) -> None:
     """List the public data sets that can be read: domain, licence, size, how to get each.
+
+    Example: python -m dealkit data sources
 
     Args:
         write: also write the table of the data card, `data/README.md`.
@@ -50,6 +59,8 @@ def data_get(name: tyro.conf.Positional[str], root: Path) -> None:
     """Fetch a source and check it, or say how to get it by hand; what is complete is not fetched again.
 
     Exit code 2 if it is not there, 1 if nothing in it can be read.
+
+    Example: python -m dealkit data get bccd --root data/raw
 
     Args:
         name: key of `data sources`; it goes into ROOT/NAME.
@@ -73,6 +84,8 @@ def data_build(
 
     Goes on where it was stopped. What was left out, and why, is in `report.json`.
 
+    Example: python -m dealkit data build --root data/raw --out data/processed/tinyset
+
     Args:
         root: folder with one folder per source.
         out: folder to write.
@@ -80,6 +93,9 @@ def data_build(
         workers: processes.
         engine: `ray` for Ray Data, on this machine or the cluster named by the variable RAY_ADDRESS.
     """
+    if not root.is_dir():
+        raise ValueError(f"--root {root}: no such folder of sources")
+    check_place(out)
     from dealkit.data.sources.catalogue import SOURCES
     from dealkit.data.tinyset.build import build_tinyset as run_build
     from dealkit.data.tinyset.build import report_text
@@ -92,8 +108,10 @@ def data_build(
     print(f"{out}: train.json, val.json, test.json, index.parquet, report.json")
 
 
-def data_scenes(out: Path, count: int = 500, size: int = 256, seed: int | None = None, domains: bool = False) -> None:
+def data_scenes(out: Path, count: int = 500, size: int = 256, seed: Maybe[int] = None, domains: bool = False) -> None:
     """Write procedural scenes as images and COCO, or the procedural data set of six domains.
+
+    Example: python -m dealkit data scenes --out scenes --count 100
 
     Args:
         out: folder to write: `annotations.json` and `images`.
@@ -105,6 +123,7 @@ def data_scenes(out: Path, count: int = 500, size: int = 256, seed: int | None =
     check_range("--count", count, *COUNT_RANGE)
     check_range("--size", size, 16, 8192)
     check_range("--seed", seed, *SEED_RANGE)
+    check_place(out)
     if domains:
         from dealkit.data.scenes.domains import write_domains
 
@@ -122,8 +141,11 @@ def clicks(
     seed: int = 0,
     kind: Literal["centre", "jitter"] = "centre",
     drop: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Draw a click list for a COCO file and write it; prints its hash.
+
+    Example: python -m dealkit clicks val.json --setting 1/category --seed 0 --out clicks.json
 
     Args:
         coco: COCO JSON.
@@ -132,8 +154,11 @@ def clicks(
         seed: which instances are clicked.
         kind: at the box centre, or anywhere in the middle half of the box.
         drop: leave out annotations without a positive width and height, and say how many.
+        overwrite: write over a file that this command has not made.
     """
     check_range("--seed", seed, *SEED_RANGE)
+    check_json("COCO", coco)
+    check_out(out, [coco], ours=starts('{"setting"'), overwrite=overwrite)
     from dealkit.clicks import clicks_hash, make_clicks, save_clicks
     from dealkit.data.annotations import read_coco
 
@@ -143,14 +168,14 @@ def clicks(
 
 
 def browse(
-    files: tyro.conf.Positional[tuple[str, ...]],
-    name: str | None = None,
+    files: tyro.conf.Positional[Several[str]],
+    name: Maybe[str] = None,
     domains: Path | None = PROJECT_ROOT / "data" / "domains.json",
-    predictions: tuple[str, ...] = (),
-    clicks: str | None = None,
+    predictions: Several[str] = (),
+    clicks: Maybe[str] = None,
     score: float = DEFAULT_THRESHOLD,
-    map_with: Path | None = None,
-    view: str | None = None,
+    map_with: Maybe[Path] = None,
+    view: Maybe[str] = None,
     port: int = 5151,
     app: bool = True,
     remote: bool = False,
@@ -158,6 +183,8 @@ def browse(
     """Look at COCO data sets, and at the mistakes of one or two models, in FiftyOne's App.
 
     Only images that have changed since the last time are read.
+
+    Example: python -m dealkit browse val.json --predictions preds.json --clicks clicks.json
 
     Args:
         files: COCO files, glob patterns allowed; images in `images` beside each.
@@ -177,6 +204,11 @@ def browse(
         raise ValueError("--clicks, --map-with: expected --predictions, too")
     check_range("--score", score, *SHARE_RANGE)
     check_range("--port", port, 1, 65535)
+    check_json("FILES", *found)
+    for option, patterns in (("--predictions", predictions), ("--clicks", (clicks,) if clicks else ())):
+        for pattern in patterns:
+            check_json(option, *(Path(pattern.replace("{source}", file.resolve().parent.name)) for file in found))
+    check_weights(map_with)
     from dealkit.browse.dataset import build_dataset, open_app
     from dealkit.data.objects import load_domains, read_table
 
@@ -199,14 +231,20 @@ def browse(
             session.wait(-1)
 
 
-def export(file: tyro.conf.Positional[Path], out: Path, name: str | None = None) -> None:
+def export(file: tyro.conf.Positional[Path], out: Path, name: Maybe[str] = None, overwrite: bool = False) -> None:
     """Write a COCO file with what was tagged (wrong, missing, fix) and edited in FiftyOne's App.
+
+    Example: python -m dealkit export val.json --out corrected.json
 
     Args:
         file: COCO JSON that `browse` has shown.
         out: COCO JSON to write.
         name: of the FiftyOne data set, if the file is one of several in it.
+        overwrite: write over a file that this command has not made.
     """
+    check_json("FILE", file)
+    heads = (f'{{"{key}"' for key in ("info", "licenses", "images", "annotations", "categories"))
+    check_out(out, [file], ours=starts(*heads), overwrite=overwrite)
     from dealkit.browse.corrections import export_corrections
     from dealkit.browse.dataset import default_name
 

@@ -3,20 +3,28 @@
 from pathlib import Path
 from typing import Literal
 
+from dealkit.cli.checks import Maybe, Several, check_json, check_out, check_weights, starts
 from dealkit.config import COUNT_RANGE, DEFAULT_CHECKPOINT, SHARE_RANGE, check_range
 from dealkit.files import find_files
+
+Template = Literal[
+    "box", "click", "box, scaled and turned", "features, box", "features, click", "owlv2", "grounding_dino", "sam3"
+]
 
 
 def evaluate(
     coco: Path,
     predictions: Path,
     out: Path,
-    clicks: Path | None = None,
+    clicks: Maybe[Path] = None,
     class_agnostic: bool = False,
     max_dets: int = 1500,
     drop: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Score predictions: AP, size bins, recall, hit, count error; clicked objects counted and ignored.
+
+    Example: python -m dealkit evaluate --coco val.json --predictions preds.json --clicks clicks.json --out results.json
 
     Args:
         coco: COCO JSON of the ground truth.
@@ -26,7 +34,10 @@ def evaluate(
         class_agnostic: one foreground class, as in the paper's table.
         max_dets: most detections per image and category.
         drop: leave out annotations without a positive width and height, and say how many.
+        overwrite: write over a file that this command has not made.
     """
+    _check_scored(coco, predictions, clicks)
+    check_out(out, [coco, predictions, clicks], ours=starts('{"protocol"'), overwrite=overwrite)
     from dealkit.clicks import load_clicks
     from dealkit.data.annotations import read_coco
     from dealkit.evaluate.coco import evaluate as score
@@ -38,21 +49,25 @@ def evaluate(
     results = score(truth, predictions, click_list, max_dets=max_dets, class_agnostic=class_agnostic)
     write_json(out, results)
     print(summary_line(results))
+    print(out)
 
 
 def errors(
     coco: Path,
     predictions: Path,
     out: Path,
-    clicks: Path | None = None,
+    clicks: Maybe[Path] = None,
     max_dets: int = 1500,
     min_score: float = 0.0,
     foreground: float = 0.5,
     background: float = 0.1,
     ignore_clicked: bool = False,
     drop: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Find the kind of every mistake in predictions, and what AP50 would be without each kind.
+
+    Example: python -m dealkit errors --coco val.json --predictions preds.json --clicks clicks.json --out errors.json
 
     Args:
         coco: COCO JSON of the ground truth.
@@ -65,9 +80,12 @@ def errors(
         background: IoU from which a detection concerns an object.
         ignore_clicked: the clicked objects are neither found nor missed.
         drop: leave out annotations without a positive width and height, and say how many.
+        overwrite: write over a file that this command has not made.
     """
     for option, share in (("--min-score", min_score), ("--foreground", foreground), ("--background", background)):
         check_range(option, share, *SHARE_RANGE)
+    _check_scored(coco, predictions, clicks)
+    check_out(out, [coco, predictions, clicks], ours=starts('{"request"'), overwrite=overwrite)
     from dealkit.clicks import load_clicks
     from dealkit.data.annotations import read_coco
     from dealkit.evaluate.errors import errors_json, errors_text, find_errors
@@ -79,24 +97,34 @@ def errors(
     made = errors_json(find_errors(truth, predictions, click_list, **thresholds, ignore_clicked=ignore_clicked))
     write_json(out, made)
     print(errors_text(made))
+    print(out)
+
+
+def _check_scored(coco: Path, predictions: Path, clicks: Path | None) -> None:
+    check_json("--coco", coco)
+    check_json("--predictions", predictions)
+    check_json("--clicks", clicks)
 
 
 def benchmark(
     out: Path,
-    coco: tuple[str, ...] = (),
+    coco: Several[str] = (),
     checkpoint: Path = DEFAULT_CHECKPOINT,
-    settings: tuple[str, ...] = ("1/category",),
-    kinds: tuple[str, ...] = ("centre",),
+    settings: tuple[Literal["1/category", "3/category", "5/category", "1/instance"], ...] = ("1/category",),
+    kinds: tuple[Literal["centre", "jitter"], ...] = ("centre",),
     seeds: int = 5,
-    clicks: Path | None = None,
+    clicks: Maybe[Path] = None,
     scenes: int = 0,
-    templates: tuple[str, ...] = (),
-    thresholds: Literal["choose", "compare"] | None = None,
+    templates: Several[Template] = (),
+    thresholds: Maybe[Literal["choose", "compare"]] = None,
     images: int = 24,
+    overwrite: bool = False,
 ) -> None:
     """Score DEAL, a detector or template matching on several COCO sources; mean and spread over seeds.
 
     A detector without prompts is scored once, class-agnostic and per category.
+
+    Example: python -m dealkit benchmark --coco "data/raw/*/val.json" --out results.json
 
     Args:
         out: JSON of results.
@@ -113,20 +141,21 @@ def benchmark(
         thresholds: `choose` finds the score threshold and duplicate IoU best on training images; `compare` sets the adaptive
             threshold beside fixed ones and the best cut of every prompt.
         images: how many images of each file the thresholds are tried on.
+        overwrite: write over a file that this command has not made.
     """
     check_range("--seeds", seeds, 1, 1000)
     check_range("--scenes", scenes)
     check_range("--images", images, *COUNT_RANGE)
     files = find_files(list(coco)) if coco or not scenes else []
+    check_json("--coco", *files)
+    check_out(out, [checkpoint, *files], ours=starts('{"request"', '{"checkpoint"'), overwrite=overwrite)
+    if not templates:
+        check_weights(checkpoint)
     from dealkit.baselines.detector import is_detector
-    from dealkit.baselines.open_models import OPEN_MODELS
-    from dealkit.baselines.scoring import FEATURES, VARIANTS, benchmark_detector, benchmark_templates
+    from dealkit.baselines.scoring import benchmark_detector, benchmark_templates
     from dealkit.evaluate.benchmark import benchmark as run_benchmark
     from dealkit.evaluate.thresholds import calibrate, compare_thresholds
 
-    known = [*VARIANTS, *FEATURES, *OPEN_MODELS]
-    if not set(templates) <= set(known):
-        raise ValueError(f"--templates: expected some of {'; '.join(known)}, got {'; '.join(templates)}")
     if templates:
         benchmark_templates(files, out, variants=templates, seeds=seeds)
     elif thresholds == "choose":
@@ -137,3 +166,4 @@ def benchmark(
         benchmark_detector(checkpoint, files, out, scenes=scenes)
     else:
         run_benchmark(checkpoint, files, out, settings=list(settings), kinds=list(kinds), seeds=seeds, clicks_folder=clicks)
+    print(out)

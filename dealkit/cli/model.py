@@ -1,4 +1,4 @@
-"""Commands that train and use a model, time it, and publish it."""
+"""Commands that show a model, train it, time it, and publish it."""
 
 import contextlib
 from dataclasses import dataclass
@@ -7,15 +7,14 @@ from typing import Annotated, Literal
 
 import tyro
 
+from dealkit.cli.checks import Maybe, Several, check_folder, check_json, check_out, check_place, check_weights, is_weights, starts
 from dealkit.config import (
     COUNT_RANGE,
     DEFAULT_CHECKPOINT,
     DEFAULT_THRESHOLD,
     DETECTORS,
-    LARGEST,
     MODELS,
     SHARE_RANGE,
-    BuildConfig,
     DataConfig,
     DetectorConfig,
     DetectorRun,
@@ -28,7 +27,7 @@ from dealkit.config import (
     load_config,
     to_dict,
 )
-from dealkit.files import PROJECT_ROOT, write_json
+from dealkit.files import PROJECT_ROOT, find_files, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +41,15 @@ class DetectorOptions(DetectorConfig):
 def demo(out: Path = PROJECT_ROOT / "data" / "runs" / "demo", checkpoint: Path = DEFAULT_CHECKPOINT) -> None:
     """Click one coin of a photograph and get all coins; then the galaxies of the Hubble deep field.
 
+    Example: python -m dealkit demo --out pictures
+
     Args:
         out: folder of the pictures.
         checkpoint: model to show.
     """
+    check_place(out)
+    check_folder(out if out.exists() else None, "--out")
+    check_weights(checkpoint)
     from dealkit.report.publish import demo as run_demo
 
     run_demo(out, checkpoint)
@@ -61,11 +65,14 @@ def train(
     detector: DetectorOptions = DetectorOptions(),  # noqa: B008
     method: MethodConfig = MethodConfig(),  # noqa: B008
     per_category: bool = False,
-    config: Path | None = None,
+    config: Maybe[Path] = None,
     resume: bool = False,
-    init: Path | None = None,
+    init: Maybe[Path] = None,
+    partly: bool = False,
 ) -> None:
     """Train a DEAL, or a detector without prompts, on procedural scenes and COCO folders.
+
+    Example: python -m dealkit train --out data/runs/mine --coco train.json --max-minutes 60
 
     Args:
         out: folder of the run: config, log, state to resume, model.
@@ -76,7 +83,11 @@ def train(
         config: JSON of a whole run (as `config.json` of another), instead of the options above.
         resume: continue the run in `out` with its own config.
         init: checkpoint to start the weights from.
+        partly: the checkpoint may have another config; what fits is taken over.
     """
+    check_place(out)
+    check_folder(out if out.exists() else None, "--out")
+    check_weights(init)
     if resume:
         config = out / "config.json"
     if config:
@@ -89,6 +100,8 @@ def train(
         run = DetectorRun(detector=chosen, data=data, train=schedule, method=method)
     else:
         run = RunConfig(model=MODELS[model], data=data, train=schedule, loss=loss, prompt=prompt)
+    for pattern in (entry.partition(":")[0] for entry in run.data.coco):
+        check_json("--coco", *(file for file in find_files([pattern]) if file.suffix != ".parquet"))
     from dealkit.baselines.methods import train_with
     from dealkit.baselines.scoring import validate_detector
     from dealkit.evaluate.benchmark import validate_on_scenes
@@ -97,105 +110,12 @@ def train(
     if isinstance(run, DetectorRun):
         train_with(run, out, resume=resume, init=init, validate=validate_detector)
     else:
-        fit(run, out, resume=resume, init=init, validate=validate_on_scenes)
-
-
-def predict(
-    image: tyro.conf.Positional[Path | None] = None,
-    checkpoint: Path = DEFAULT_CHECKPOINT,
-    point: Annotated[list[tuple[float, float]], tyro.conf.arg(metavar="X Y"), tyro.conf.UseAppendAction] = [],  # noqa: B006
-    not_point: Annotated[list[tuple[float, float]], tyro.conf.arg(metavar="X Y"), tyro.conf.UseAppendAction] = [],  # noqa: B006
-    threshold: float | Literal["adaptive"] | None = None,
-    coco: Path | None = None,
-    images: Path | None = None,
-    clicks: Path | None = None,
-    out: Path | None = None,
-    figure: Path | None = None,
-    embedding: Path | None = None,
-    save_embedding: Path | None = None,
-    tile: int = 0,
-    overlap: int = BuildConfig.overlap,
-    page: int | None = None,
-    bands: tuple[int, ...] = (),
-    window: tuple[float, float] | None = None,
-    drop: bool = False,
-) -> None:
-    """Detect everything of the clicked kind in one image, or in a COCO data set from a click list.
-
-    In IMAGE the kind is what lies at each --point, or the --embedding of a click in another image.
-
-    Args:
-        image: one image file.
-        checkpoint: model weights.
-        point: pixel of an object; repeat for several objects of one kind.
-        not_point: pixel of something that is not meant; repeatable.
-        threshold: lowest score written for one image, or `adaptive`: a cut of its own; a fixed default if not given.
-        coco: COCO JSON of a data set.
-        images: folder of its images.
-        clicks: click list of `python -m dealkit clicks`.
-        out: JSON to write: boxes and scores of one image, or COCO results of a data set.
-        figure: picture to write, for one image.
-        embedding: file of --save-embedding, instead of points: finds the kind that was clicked in another image.
-        save_embedding: file to keep what the points mean in, for other images.
-        tile: read one image in tiles of this side in pixels, for images too large for the memory; 0: in one piece.
-        overlap: pixels that tiles share.
-        page: of an image file of several pages or frames, from 1.
-        bands: bands shown as red, green and blue, or one in grey, from 1, of an image that has more than three.
-        window: pixel values shown as black and as white, of an image that has not eight bits.
-        drop: leave out annotations of a data set without a positive width and height, and say how many.
-    """
-    if (image is None) == (coco is None):
-        raise ValueError("predict: expected either IMAGE with --point X Y, or --coco, --images and --clicks")
-    if coco is not None and (images is None or clicks is None or out is None):
-        raise ValueError("predict --coco: expected --images, --clicks and --out, too")
-    if image is not None and not point and embedding is None:
-        raise ValueError("predict IMAGE: expected at least one --point X Y, or --embedding")
-    if embedding is not None and (point or not_point or save_embedding):
-        raise ValueError("predict --embedding: expected no --point, --not-point or --save-embedding")
-    if image is None and (page is not None or bands or window):
-        raise ValueError("predict --coco: expected no --page, --bands or --window")
-    if tile and save_embedding is not None:
-        raise ValueError("predict --tile: expected no --save-embedding; embed in an image that is read in one piece")
-    check_range("--tile", tile)
-    check_range("--overlap", overlap, 0, (tile or LARGEST) - 1)
-    from dealkit.clicks import load_clicks
-    from dealkit.data.annotations import read_coco
-    from dealkit.data.coco import CocoFolder
-    from dealkit.data.images import as_image
-    from dealkit.model.checkpoint import load_model
-    from dealkit.predict.embedding import load_embedding
-    from dealkit.predict.predictor import Predictor, predict_coco
-    from dealkit.predict.tiles import predict_large
-
-    if coco is not None:
-        data, asked = CocoFolder(coco, images, drop=drop), load_clicks(clicks, read_coco(coco, drop=drop))
-        found = predict_coco(load_model(checkpoint), data, [asked])[0]
-        write_json(out, found)
-        print(f"{out}: {len(found)} detections")
-        return
-    predictor = Predictor(checkpoint, threshold=DEFAULT_THRESHOLD if threshold is None else threshold)
-    pixels = as_image(image, page=page, bands=bands, window=window)
-    points, labels = point + not_point, [1] * len(point) + [0] * len(not_point)
-    kind = load_embedding(embedding) if embedding else None
-    if tile:
-        asked = [] if kind else [(points, labels)]
-        detections = predict_large(predictor, pixels, asked, embedding=kind, tile=tile, overlap=overlap)[0]
-    else:
-        predictor.set_image(pixels)
-        detections = predictor.predict_embedding(kind) if kind else predictor.predict(points, labels)
-    if save_embedding is not None:
-        predictor.embed(None, points, labels).save(save_embedding)
-    print(f"{len(detections)} objects")
-    if out is not None:
-        write_json(out, detections.to_dict())
-    if figure is not None:
-        figure.parent.mkdir(parents=True, exist_ok=True)
-        detections.save_figure(figure)
+        fit(run, out, resume=resume, init=init, partly=partly, validate=validate_on_scenes)
 
 
 def serve(
-    root: Path | None = None,
-    media: Path | None = None,
+    root: Maybe[Path] = None,
+    media: Maybe[Path] = None,
     checkpoint: Path = DEFAULT_CHECKPOINT,
     threshold: float | Literal["adaptive"] = DEFAULT_THRESHOLD,
     host: str = "127.0.0.1",
@@ -229,31 +149,44 @@ def serve(
 
 
 def bench(
-    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None, checkpoint: Path = DEFAULT_CHECKPOINT, size: int = 512
+    json_file: Annotated[Maybe[Path], tyro.conf.arg(name="json")] = None,
+    checkpoint: Path = DEFAULT_CHECKPOINT,
+    size: int = 512,
+    overwrite: bool = False,
 ) -> None:
     """Time encode, click, training and evaluation, as ratios to RT-DETRv2-R18 in the same process.
+
+    Example: python -m dealkit bench --json bench.json
 
     Args:
         json_file: write the figures to this file.
         checkpoint: model to time.
         size: side of the timed image.
+        overwrite: write over a file that this command has not made.
     """
     check_range("--size", size, 16, 8192)
+    check_out(json_file, [checkpoint], ours=starts('{"checkpoint"'), overwrite=overwrite, option="--json")
+    check_weights(checkpoint)
     from dealkit.studies.speed import run_bench
 
     figures = run_bench(checkpoint, size=size)
     print(*(f"{name}: {value}" for name, value in figures.items()), sep="\n")
     if json_file is not None:
         write_json(json_file, figures)
+        print(json_file)
 
 
 def report(photos: bool = False, checkpoint: Path = DEFAULT_CHECKPOINT) -> None:
     """Write the tables of the README and of `data/results` from the results there are.
 
+    Example: python -m dealkit report
+
     Args:
         photos: first score the checkpoint on photographs and scenes, and draw the README's picture with the default one.
         checkpoint: model weights.
     """
+    if photos:
+        check_weights(checkpoint)
     from dealkit.report.tables import update_tables
 
     if photos:
@@ -268,15 +201,18 @@ def report(photos: bool = False, checkpoint: Path = DEFAULT_CHECKPOINT) -> None:
 def publish(
     run: tyro.conf.Positional[Path],
     out: Path,
-    after: tuple[Path, ...] = (),
-    weights: tuple[Path, ...] = (),
+    after: Several[Path] = (),
+    weights: Several[Path] = (),
     shares: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7, 1.0),
     scenes: int = 100,
+    overwrite: bool = False,
 ) -> None:
     """Make a finished run, or an average of weights of one training, a checkpoint in half precision.
 
     Config and log go beside it as `<name>.config.json` and `<name>.log.jsonl`; minutes and scores of the averages go to
     `data/results` for a checkpoint of `data/checkpoints`, else beside it.
+
+    Example: python -m dealkit publish data/runs/mine --out mine.safetensors
 
     Args:
         run: folder of the run.
@@ -285,10 +221,17 @@ def publish(
         weights: checkpoints to publish instead of the run's own: one as it is, or an average of the first and later ones.
         shares: shares of the later weights to try; held-out procedural scenes decide.
         scenes: number of these scenes.
+        overwrite: write over a file that is no checkpoint.
     """
     check_range("--scenes", scenes, *COUNT_RANGE)
     for share in shares:
         check_range("--shares", share, *SHARE_RANGE)
+    for folder in (run, *after):
+        check_folder(folder, "RUN" if folder == run else "--after")
+    for file in weights or (run / "model.safetensors",):
+        check_weights(file)
+    inputs = [*weights, *(folder / "model.safetensors" for folder in (run, *after))]
+    check_out(out, inputs, suffixes=(".safetensors",), ours=is_weights, overwrite=overwrite)
     from dealkit.report.publish import choose_average
     from dealkit.report.publish import publish as publish_run
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from dealkit.cli.checks import Maybe
 from dealkit.files import PROJECT_ROOT
 
 NOTEBOOKS = PROJECT_ROOT / "notebooks"
@@ -27,7 +28,7 @@ METADATA = {
 
 def run_notebook(
     name: tyro.conf.Positional[str],
-    params: Annotated[Path | None, tyro.conf.arg(aliases=["-f"])] = None,
+    params: Annotated[Maybe[Path], tyro.conf.arg(aliases=["-f"])] = None,
     param: Annotated[
         tuple[tuple[str, str], ...], tyro.conf.arg(aliases=["-p"], metavar="NAME VALUE"), tyro.conf.UseAppendAction
     ] = (),
@@ -40,6 +41,8 @@ def run_notebook(
     The copy is `<out>/<name>/<stem of params, or default>-<hash of code and parameters>.ipynb`. While it runs, and after a
     failure, its name ends in `.part.ipynb`: a run that was killed or failed is run again, a finished one is not.
 
+    Example: python -m dealkit run 02_train_deal -p steps 500
+
     Args:
         name: of the notebook, as `02_train_deal`.
         params: YAML file with one `name: value` per line.
@@ -51,14 +54,16 @@ def run_notebook(
     Raises:
         ValueError: no such notebook, or parameters that it does not take, both before anything runs; or a failing cell.
     """
-    import nbformat
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
     source = folder / f"{name.removesuffix('.ipynb')}.ipynb"
     if not source.is_file():
         known = ", ".join(sorted(path.stem for path in folder.glob("*.ipynb")))
         raise ValueError(f"notebook: expected one of {known or '(none there)'}; {folder} has no {source.name!r}")
+    if params and not params.is_file():
+        raise ValueError(f"{params}: not a YAML file: No such file")
+    import nbformat
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
     notebook = nbformat.read(source, as_version=4)
     values = check_parameters(notebook_parameters(notebook, source.name), params, param)
     target = out / source.stem / f"{params.stem if params else 'default'}-{run_hash(notebook, values)}.ipynb"

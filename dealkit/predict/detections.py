@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dealkit.files import write_atomically
 from dealkit.predict.threshold import adaptive_threshold
 
 
@@ -88,19 +89,20 @@ class Detections:
         return ax
 
     def save_figure(self, path: Path, *, title: str | None = None) -> None:
-        """Write the drawing to an image file."""
+        """Write the drawing to an image file, in one move."""
+        picture = self._drawn(Path(path).suffix[1:] or "png", title)
+        write_atomically(path, lambda temporary: temporary.write_bytes(picture))
+
+    def _drawn(self, kind: str, title: str | None = None) -> bytes:
         import matplotlib.pyplot as plt
 
-        figure = self.plot(title=title).figure
-        figure.savefig(path)
+        figure, buffer = self.plot(title=title).figure, io.BytesIO()
+        figure.savefig(buffer, format=kind)
         plt.close(figure)
+        return buffer.getvalue()
 
     def _repr_png_(self) -> bytes | None:
-        if self.image is None:
-            return None
-        buffer = io.BytesIO()
-        self.save_figure(buffer)
-        return buffer.getvalue()
+        return None if self.image is None else self._drawn("png")
 
 
 def to_rows(found: Detections, image_id: int, category_id: int) -> list[dict[str, Any]]:

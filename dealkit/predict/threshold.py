@@ -1,8 +1,10 @@
 """The cut of each image and prompt, from its own scores and its own count: no number set by hand for a whole data set."""
 
 import math
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # so that a threshold is checked without torch
+    from torch import Tensor
 
 ADAPTIVE = "adaptive"
 """What to give as a threshold for a cut per image and prompt."""
@@ -11,7 +13,7 @@ SHARE, TRUST, LOWEST, HIGHEST = 0.9, 0.3, 0.15, 0.6
 """Share of Otsu's cut, exponent of the count's say, and the range of the cut. Choice: see `adaptive_threshold`."""
 
 
-def otsu_cut(scores: Tensor) -> float:
+def otsu_cut(scores: "Tensor") -> float:
     """The middle of the gap that splits scores into two groups of least variance; 0 for fewer than two scores.
 
     Args:
@@ -35,7 +37,7 @@ def otsu_cut(scores: Tensor) -> float:
     return float(values[k] + values[k + 1]) / 2
 
 
-def adaptive_threshold(scores: Tensor, count: float) -> float:
+def adaptive_threshold(scores: "Tensor", count: float) -> float:
     """The score to cut at in one image for one prompt.
 
     cut = 0.9 x otsu_cut x (sum of scores / count)^0.3, never under 0.15 nor over 0.6, so that a bad count can neither flood

@@ -8,7 +8,7 @@ sets, `P` points, `D` width. Boxes and points are pixels of the whole image.
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ from dealkit.predict.predictor import (
     embed,
     encode_images,
     for_inference,
+    predict_prompts,
     prompted_images,
     read_prompts,
     shown,
@@ -93,6 +94,27 @@ def predict_large(
     return [replace(shown(found[0], predictor.threshold), image=pixels, clicked=None)]
 
 
+def embed_large(
+    predictor: Predictor, image: Any, prompt: Prompt, *, tile: int, overlap: int = BuildConfig.overlap
+) -> PromptEmbedding:
+    """`Predictor.embed` for an image of any size: every click is seen in the tile that shows it best.
+
+    Raises:
+        ValueError: as `Predictor.embed`; an overlap that is not smaller than the tile.
+
+    >>> from dealkit.config import ModelConfig
+    >>> predictor = Predictor(DEAL(ModelConfig(hidden_dim=32, fine_dim=16)))
+    >>> embed_large(predictor, torch.zeros(3, 80, 100, dtype=torch.uint8), ([[20, 30]], None), tile=64, overlap=16).clicks
+    1
+    """
+    pixels = as_image(image)
+    sets = read_prompts([prompt], tuple(pixels.shape[1:]))
+    windows = tile_windows(pixels.shape[2], pixels.shape[1], tile, overlap)
+    with torch.inference_mode():
+        vectors = _embed_sets(predictor.model, pixels, windows, stack_sets_of(sets).to(predictor.device))[0][0].cpu()
+    return PromptEmbedding(vectors=vectors, clicks=len(sets[0][0]), model=predictor.model_hash)
+
+
 def predict_coco_tiled(
     model: DEAL,
     data: CocoFolder,
@@ -109,6 +131,25 @@ def predict_coco_tiled(
         stacked = stack_clicks([prompt for _, prompt in prompts])
         found = predict_tiles(model, data[index].image, stacked, tile=tile, overlap=overlap, limit=max_dets)
         yield data.image_ids[index], [(k, p, f) for (k, p), f in zip(prompts, found, strict=True)]
+
+
+def predict_data_set(
+    model: DEAL,
+    data: CocoFolder,
+    clicks: Json,
+    done: Collection[int] = (),
+    *,
+    tile: int = 0,
+    overlap: int = BuildConfig.overlap,
+) -> Iterator[tuple[int, list[tuple[Json, Detections]]]]:
+    """Image by image, but of those in `done`, its id and (prompt, detections) for every prompt; whole where `tile` is 0."""
+    if tile:
+        for image_id, found in predict_coco_tiled(model, data, [clicks], tile=tile, overlap=overlap, done=done):
+            yield image_id, [(prompt, each) for _, prompt, each in found]
+        return
+    rest = {**clicks, "prompts": [prompt for prompt in clicks["prompts"] if prompt["image_id"] not in done]}
+    for image_id, found in groupby(predict_prompts(model, data, [rest]), key=lambda each: each[1]["image_id"]):
+        yield image_id, [(prompt, each) for _, prompt, each in found]
 
 
 @torch.inference_mode()

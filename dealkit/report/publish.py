@@ -14,7 +14,7 @@ from dealkit.data.photos import photo
 from dealkit.data.scenes.scene import CHOICE_SEED
 from dealkit.data.transforms import pad_to, to_input
 from dealkit.evaluate.benchmark import click_every_object, evaluate_on_scenes, recall_precision, row_of
-from dealkit.files import Json, provenance, read_json, sha_of, short_path, write_json
+from dealkit.files import Json, provenance, read_json, sha_of, short_path, write_json, write_text
 from dealkit.model.checkpoint import load_model, save_model
 from dealkit.model.deal import DEAL
 from dealkit.predict.predictor import Predictor, to_detections
@@ -78,7 +78,7 @@ def publish(
         made = {"batch_size": config["train"]["batch_size"], "device": config.get("made_by", {}).get("device", "unknown")}
         parts.append(size_of_part(read_log(folder)) | made)
     write_json(out.with_suffix(".config.json"), {**configs[-1], "started_from": configs[:-1]})
-    out.with_suffix(".log.jsonl").write_text("".join(logs))
+    write_text(out.with_suffix(".log.jsonl"), "".join(logs))
     if training is not None:
         parameters = sum(p.numel() for p in model.parameters())
         write_json(training, {"checkpoint": out.name, "sha256": sha_of(out), "parameters": parameters, "parts": parts})

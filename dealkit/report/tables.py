@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from dealkit.config import MODELS
 from dealkit.evaluate.benchmark import SCALE_BINS, over_seeds, with_spread
 from dealkit.evaluate.matching import per_cent
-from dealkit.files import PROJECT_ROOT, Json, read_json, tidy
+from dealkit.files import PROJECT_ROOT, Json, read_json, tidy, write_text
 from dealkit.studies.claims import COLUMNS, MODEL_NAMES, PAPER_ROWS, REGIME_NAMES, method_name, row_means
 from dealkit.studies.clicks import CURVES
 from dealkit.studies.dior_dota import PAPER
@@ -602,4 +602,4 @@ def update_tables(pages: Sequence[Path] = PAGES, results: Path = RESULTS) -> Non
         head, rest = texts[found[0]].split(start)
         texts[found[0]] = f"{head}{start}\n{table(made)}\n{end}{rest.split(end, 1)[1]}"
     for page, text in texts.items():
-        page.write_text(text)
+        write_text(page, text)

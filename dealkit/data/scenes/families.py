@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from dealkit.config import BuildConfig
 from dealkit.data.coco import Sample, coco_dict
 from dealkit.data.scenes.scene import EVAL_SEED, make_scene, scene_factors
 from dealkit.data.tiles import objects_in_window
+from dealkit.files import write_atomically, write_text
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "tiny": {"object_size": 7.0, "num_objects": 24},
@@ -65,9 +67,9 @@ def write_families(
                 whole = visible >= BuildConfig.min_visible
                 labels, boxes = scene.labels[torch.from_numpy(shown[whole])], torch.from_numpy(boxes[whole])
                 pixels = scene.image[:, :, window[0] : window[2]].permute(1, 2, 0).numpy()
-                Image.fromarray(pixels).save(folder / "images" / f"{tile:03d}.png")
+                write_atomically(folder / "images" / f"{tile:03d}.png", partial(Image.fromarray(pixels).save, format="PNG"))
                 rows.append((f"{tile:03d}.png", (size, size), boxes, labels))
-            (folder / f"{split}.json").write_text(json.dumps(coco_dict(rows, kinds)), encoding="utf-8")
+            write_text(folder / f"{split}.json", json.dumps(coco_dict(rows, kinds)))
     return list(families)
 
 

@@ -7,6 +7,7 @@ another, so a model trained on `TRAIN_SEED` has seen nothing of `EVAL_SEED`.
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +40,7 @@ from dealkit.data.scenes.plan import (
     scene_categories,
 )
 from dealkit.data.scenes.sprites import Category, category_names, render_variants
+from dealkit.files import write_atomically, write_text
 
 TRAIN_SEED = 0
 """Seed of scenes for training."""
@@ -252,9 +254,10 @@ def write_coco(
     for index in tqdm(range(count), desc="scenes", unit="scene", disable=not progress):
         scene = _render(index, (size, size), seed, SceneControls(**controls))
         file_name = f"images/{index + 1:06d}.png"
-        Image.fromarray(scene.sample.image.permute(1, 2, 0).numpy()).save(folder / file_name)
+        image = Image.fromarray(scene.sample.image.permute(1, 2, 0).numpy())
+        write_atomically(folder / file_name, partial(image.save, format="PNG"))
         rows.append((file_name, (size, size), scene.sample.boxes, scene.sample.labels + len(names)))
         names += [f"scene{index}/{name}" for name in category_names(scene.categories)]
     path = folder / "annotations.json"
-    path.write_text(json.dumps(coco_dict(rows, names)), encoding="utf-8")
+    write_text(path, json.dumps(coco_dict(rows, names)))
     return path

@@ -17,7 +17,7 @@ from dealkit.data.sources.readers.text_lines import DOTA_CATEGORIES, read_dota, 
 from dealkit.data.sources.readers.voc_xml import read_bccd, read_dior, read_sirst, read_voc
 from dealkit.data.sources.readers.yolo_txt import read_yolo
 from dealkit.data.sources.records import ImageRecord
-from dealkit.files import PROJECT_ROOT, Json, read_json
+from dealkit.files import PROJECT_ROOT, Json, read_json, write_text
 
 DATA_DOMAINS = (
     *("remote sensing", "unmanned aerial vehicle", "daily-life scenarios", "autonomous driving", "microscopic observation"),
@@ -170,5 +170,5 @@ def update_data_card(card: Path = PROJECT_ROOT / "data" / "README.md") -> str:
     if not mark or end not in rest:
         raise ValueError(f"{card}: expected the marks {start} and {end}")
     text = f"{head}{start}\n{sources_markdown()}\n{end}{rest.split(end, 1)[1]}"
-    card.write_text(text, encoding="utf-8")
+    write_text(card, text)
     return text

@@ -17,9 +17,9 @@ from PIL import Image, UnidentifiedImageError
 
 from dealkit.data.annotations import BOX_TOLERANCE, Problem
 from dealkit.data.sources.records import ImageRecord
+from dealkit.files import IMAGE_SUFFIXES
 
 OnProblem = Callable[[Problem], None]
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 ORIENTATION = 0x0112
 """EXIF tag; 5 to 8 are images lying on their side."""
 
