@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dealkit.browse.dataset import import_fiftyone
+from dealkit.browse.find import FOUND_IN, lay_out_found
 
 ADDRESS = "127.0.0.1"
 """Where the App's server listens."""
@@ -48,6 +49,7 @@ def open_app(dataset: Any, *, port: int = 5151, view: str | None = None, remote:
     for warning in open_settings(fo.config):
         print(f"warning: {warning}", file=sys.stderr)
     add_plugin()
+    lay_out_found(dataset, FOUND_IN)
     _OPENED.add(port)
     shown = dataset.load_saved_view(view) if view else None
     return fo.launch_app(dataset, view=shown, address=ADDRESS, port=port, remote=remote)

@@ -28,8 +28,9 @@ ACCEPT = "accept"
 SCOPES: dict[str, str] = {"sample": "this image", "view": "all images of the current view", "dataset": "the whole data set"}
 """Where to look -> how the App says it."""
 
-FOUND_COLOUR = "#009E73"
-"""Colour of a found box in the App; of Okabe and Ito, and none of the colours of size bins."""
+AS_CLICKED, AS_FOUND, AS_ACCEPTED = "clicked", "found", "accepted"
+FOUND_COLOURS: dict[str, str] = {AS_CLICKED: "#D55E00", AS_FOUND: "#009E73", AS_ACCEPTED: "#0072B2"}
+"""Colour of a found box in the App by its state; of Okabe and Ito, and none of the colours of size bins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Search:
     """How far a search is."""
 
     run: str
@@ -78,7 +79,9 @@ class Accepted:
 
 
 def read_example(dataset: Any, selected: Sequence[Mapping[str, Any]]) -> Example:
-    """Clicks on selected labels: the centre of a box, the points of a keypoint (that of a click "not this" counts as such).
+    """Clicks on selected labels: the centre of a box, the points of a keypoint.
+
+    Keypoints that mean "not this" are negative clicks; they count in images in which an object is selected, too.
 
     Args:
         dataset: FiftyOne data set.
@@ -93,7 +96,8 @@ def read_example(dataset: Any, selected: Sequence[Mapping[str, Any]]) -> Example
         for label in (label for name in fields for label in _labels(sample[name])):
             points.setdefault(sample.id, []).extend(_clicks_on(label))
             names.add(label.label)
-    if not any(positive for clicks in points.values() for *_, positive in clicks):
+    points = {sample_id: clicks for sample_id, clicks in points.items() if any(positive for *_, positive in clicks)}
+    if not points:
         raise ValueError("selection: expected one or more objects: open an image and click the box of an object in it")
     if len(names - {None}) > 1:
         raise ValueError(f"selection: expected objects of one label, got {', '.join(sorted(names - {None}))}")
@@ -118,12 +122,12 @@ def scope_ids(scope: str, example: Example, view: Any) -> list[str]:
 
 def find_alike(
     dataset: Any, example: Example, ids: Sequence[str], predictor: Predictor, *, into: str = FOUND_IN
-) -> Iterator[Found]:
+) -> Iterator[Search]:
     """Search samples for all of the kind of the example; yields how far it is, first of all and after every image.
 
     The image of the example is asked with the clicks on it, as `Predictor.predict` is; all others with the embedding of these
-    clicks, or with their mean if there are several such images. Detections have label, box, `confidence`, `clicked` and
-    `accepted`; samples get `<into>_count`, the number that the density map sums to, and `<into>_run`, written with them.
+    clicks, or with their mean if there are several such images. Detections have label, box, `confidence` and `state` (key of
+    `FOUND_COLOURS`). Samples get `<into>_count`, the number that the density map sums to, and `<into>_run`.
 
     Samples that have the result of the same run are skipped: a search that was stopped goes on, and one of an image may be
     widened to the data set. `dataset.info["found"]` tells of the run in each field.
@@ -146,7 +150,7 @@ def find_alike(
     _prepare(dataset, into, run, example, predictor)
     searched = dict(zip(*dataset.select(ids).values(["id", f"{into}_run"]), strict=True))
     todo = [i for i in ids if searched.get(i) != run]
-    state = Found(run=run, total=len(todo), skipped=len(ids) - len(todo))
+    state = Search(run=run, total=len(todo), skipped=len(ids) - len(todo))
     yield state
     embedding = None
     with tqdm(todo, desc="find", unit="image", delay=3, leave=False) as bar:
@@ -173,7 +177,7 @@ def accept_found(dataset: Any, selected: Sequence[Mapping[str, Any]] = (), *, in
     """Append found detections to the ground truth: the selected ones, or without any all that are tagged `ACCEPT`.
 
     A copy goes to `into`, with `found_by`, the run (`dataset.info["found"]` tells of it), `found_score` and its size; so
-    `export_corrections` adds it to the COCO file. The detection itself stays, `accepted` and without the tag.
+    `export_corrections` adds it to the COCO file. The detection itself stays, in the state `AS_ACCEPTED` and without the tag.
 
     Args:
         dataset: FiftyOne data set in which `find_alike` has searched.
@@ -205,9 +209,30 @@ def accept_found(dataset: Any, selected: Sequence[Mapping[str, Any]] = (), *, in
             counts[known] += 1
             if not known:
                 sample[into].detections.append(_as_object(fo, label, sample, sample[f"{name}_run"]))
-            label.accepted = True
+            label.state = AS_ACCEPTED
             label.tags = [tag for tag in label.tags if tag != ACCEPT]
     return Accepted(added=counts[False], known=counts[True])
+
+
+def lay_out_found(dataset: Any, into: str) -> None:
+    """Give what is found in a field its colours in the App, and the field its place in the sidebar once it is there.
+
+    An App that is open takes new colours when it is loaded again.
+    """
+    import fiftyone as fo
+
+    config = dataset.app_config
+    colours = config.color_scheme or fo.ColorScheme(color_by="value")
+    values = [{"value": state, "color": colour} for state, colour in FOUND_COLOURS.items()]
+    others = [field for field in colours.fields or [] if field["path"] != into]
+    colours.fields = [*others, {"path": into, "colorByAttribute": "state", "valueColors": values}]
+    config.color_scheme = colours
+    if dataset.has_field(into) and config.sidebar_groups:
+        groups = {group.name: group.paths for group in config.sidebar_groups}
+        for name, path in (("labels", into), ("data", f"{into}_count"), ("files", f"{into}_run")):
+            if path not in groups.get(name, [path]):
+                groups[name].append(path)
+    dataset.save()
 
 
 def _labels(value: Any) -> list[Any]:
@@ -237,8 +262,7 @@ def _embed(dataset: Any, example: Example, predictor: Predictor) -> PromptEmbedd
     parts = []
     for sample_id, clicks in example.points.items():
         image = read_image(dataset[sample_id].filepath)
-        if any(positive for *_, positive in clicks):
-            parts.append(predictor.embed(image, *_clicks(clicks, image)))
+        parts.append(predictor.embed(image, *_clicks(clicks, image)))
     return mean_embedding(parts)
 
 
@@ -260,27 +284,14 @@ def _prepare(dataset: Any, into: str, run: str, example: Example, predictor: Pre
             dataset.clear_sample_field(name)
     if not known:
         dataset.add_sample_field(into, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
-        dataset.add_dynamic_sample_fields({f"{into}.detections.{name}": fo.BooleanField() for name in ("clicked", "accepted")})
+        dataset.add_dynamic_sample_fields({f"{into}.detections.state": fo.StringField()})
         dataset.add_sample_field(f"{into}_count", fo.FloatField)
         dataset.add_sample_field(f"{into}_run", fo.StringField)
-        _show(fo, dataset, into)
+        lay_out_found(dataset, into)
     about = {"run": run, "label": example.label, "model": predictor.model_hash, "threshold": predictor.threshold}
     clicks = {dataset[i].filepath: [list(click) for click in clicks] for i, clicks in example.points.items()}
     dataset.info[FOUND_IN] = runs | {into: about | {"clicks": clicks}}
     dataset.save()
-
-
-def _show(fo: Any, dataset: Any, into: str) -> None:
-    """Put a new field among the labels of the App's sidebar, in its colour."""
-    config = dataset.app_config
-    colours = config.color_scheme or fo.ColorScheme()
-    colours.fields = [*(colours.fields or []), {"path": into, "fieldColor": FOUND_COLOUR, "colorByAttribute": None}]
-    config.color_scheme = colours
-    groups = config.sidebar_groups or fo.DatasetAppConfig.default_sidebar_groups(dataset)
-    labels = next((group for group in groups if group.name == "labels"), None)
-    if labels is not None and into not in labels.paths:
-        labels.paths.append(into)
-    config.sidebar_groups = groups
 
 
 def _write(sample: Any, into: str, run: str, label: str, found: Detections) -> None:
@@ -290,10 +301,10 @@ def _write(sample: Any, into: str, run: str, label: str, found: Detections) -> N
     height, width = found.image.shape[1:]
     boxes = box_convert(found.boxes.double(), "xyxy", "xywh") / torch.tensor([width, height] * 2)
     clicked = [False] * len(found) if found.clicked is None else found.clicked.tolist()
-    rows = zip(boxes.tolist(), found.scores.tolist(), clicked, strict=True)
     sample[into] = fo.Detections(
         detections=[
-            fo.Detection(label=label, bounding_box=box, confidence=score, clicked=own, accepted=False) for box, score, own in rows
+            fo.Detection(label=label, bounding_box=box, confidence=score, state=AS_CLICKED if own else AS_FOUND)
+            for box, score, own in zip(boxes.tolist(), found.scores.tolist(), clicked, strict=True)
         ]
     )
     sample[f"{into}_count"] = found.count

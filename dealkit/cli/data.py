@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Literal
@@ -184,6 +185,7 @@ def browse(
     if app:
         from dealkit.browse.app import open_app, tunnel_command
 
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
         session = open_app(made.dataset, port=port, view=view, remote=remote)
         if remote:
             print(f"from another machine: {tunnel_command(port)}", flush=True)
