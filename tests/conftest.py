@@ -307,6 +307,20 @@ def serve(fo, tmp_path):
 
 
 @pytest.fixture
+def listening(fo):
+    """Addresses at which this machine listens to a port."""
+    import psutil
+
+    def hosts(port):
+        try:
+            return {c.laddr.ip for c in psutil.net_connections("tcp") if (c.status, c.laddr.port) == (psutil.CONN_LISTEN, port)}
+        except psutil.AccessDenied:
+            pytest.skip("this system shows sockets to its administrator only")
+
+    return hosts
+
+
+@pytest.fixture
 def app_images(browser):
     """Opens the App on a saved view and waits until it shows so many images with their boxes; gives the page."""
 

@@ -1,4 +1,4 @@
-"""A data set in FiftyOne: every object with its size, density and contrast, saved views, and the App to look at them.
+"""A data set in FiftyOne: every object with its size, density and contrast, and saved views.
 
 Only `dealkit/browse` uses fiftyone, and imports it only when a function is called: everything else works without it. FiftyOne is
 for looking; no figure that is reported comes from it.
@@ -157,34 +157,16 @@ def save_views(dataset: Any) -> None:
         dataset.save_view(view, dataset.filter_labels(OBJECTS, rules[view]), description=description, overwrite=True)
 
 
-def open_app(dataset: Any, *, port: int = 5151, view: str | None = None, remote: bool = False) -> Any:
-    """Open FiftyOne's App on a data set; returns its session. In a notebook it shows under the cell.
-
-    On another machine's notebook server the App needs a way to your browser: forward the port by ssh, or set
-    `FIFTYONE_APP_PROXY_URL`.
-
-    Args:
-        port: of the App's server, on this machine only.
-        view: name of a saved view to start with.
-        remote: serve it without opening a browser.
-
-    Raises:
-        ValueError: the data set has no saved view of that name; names those it has.
-    """
-    fo = import_fiftyone()
-    if view is not None and not dataset.has_saved_view(view):
-        raise ValueError(f"view: expected one of {', '.join(dataset.list_saved_views())}; got {view!r}")
-    shown = dataset.load_saved_view(view) if view else None
-    return fo.launch_app(dataset, view=shown, port=port, remote=remote)
-
-
 def import_fiftyone() -> Any:
     """The module fiftyone, with a database server that works and without usage statistics sent to anyone.
+
+    Its banner and its advice are not printed, unless `FIFTYONE_LOGGING_LEVEL` says otherwise.
 
     Raises:
         ValueError: it is not installed, or has no database; says what to do.
     """
     os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "true")
+    os.environ.setdefault("FIFTYONE_LOGGING_LEVEL", "ERROR")
     try:
         ensure_mongod()
         import fiftyone

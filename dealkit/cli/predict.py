@@ -31,25 +31,12 @@ Points = Annotated[list[tuple[float, float]], tyro.conf.arg(metavar="X Y"), tyro
 
 Boxes = Annotated[list[tuple[float, float, float, float]], tyro.conf.arg(metavar="X1 Y1 X2 Y2"), tyro.conf.UseAppendAction]
 
+SHARED = {"point", "not_point", "box", "of", "embedding", "threshold", "tile", "overlap", "out"}
 MODES = {
-    "IMAGE": {"point", "not_point", "of", "embedding", "threshold", "figure", "save_embedding", "tile", "overlap", "out", "box"},
-    "FOLDER": {
-        "point",
-        "not_point",
-        "of",
-        "embedding",
-        "threshold",
-        "tile",
-        "overlap",
-        "out",
-        "format",
-        "kind",
-        "no_sheet",
-        "box",
-    },
+    "IMAGE": SHARED | {"figure", "save_embedding", "page", "bands", "window"},
+    "FOLDER": SHARED | {"format", "kind", "no_sheet"},
     "--coco": {"images", "clicks", "tile", "overlap", "out", "drop"},
 }
-MODES["IMAGE"] |= {"page", "bands", "window"}
 """What `predict` is given -> the options that have an effect then."""
 OUTPUTS = {".json": ('{"boxes"',), ".csv": ("image,kind,score",), ".geojson": ('{"type":"FeatureCollection"',)}
 """Suffix of the output for one image -> what the file begins with."""
@@ -169,7 +156,9 @@ def predict(
             "boxes": tuple(box),
         }
         kind = kind or (embedding.stem if embedding else "object")
-        _predict_folder(image, out, FolderPrompt(**about, threshold=cut, **tiles), format, kind, sheet, overwrite)
+        _predict_folder(
+            image, out, FolderPrompt(**about, boxes=tuple(box), threshold=cut, **tiles), format, kind, sheet, overwrite
+        )
         return
     suffix = out.suffix.lower() if out else ".json"
     check_out(out, inputs, suffixes=list(OUTPUTS), ours=starts(*OUTPUTS.get(suffix, ())), overwrite=overwrite)

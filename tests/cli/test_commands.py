@@ -269,8 +269,6 @@ def test_a_run_is_published_with_its_own_weights_others_or_an_average(cli, check
         (("data", "scenes", "--out", "scenes", "--count", "-1"), "--count: expected 1 to 1,000,000, got -1"),
         (("clicks", "none.json", "--out", "c.json", "--seed", "-1"), "--seed: expected 0 to 4,294,967,295, got -1"),
         (("bench", "--size", "-1"), "--size: expected 16 to 8,192, got -1"),
-        ((*POINT, "--tile", "-5"), "--tile: expected 0 to 1,000,000, got -5"),
-        ((*POINT, "--tile", "64"), "--overlap: expected 0 to 63, got 128"),
         (("browse", __file__, "--score", "nan"), "--score: expected 0 to 1, got nan"),
         (("benchmark", "--coco", __file__, "--out", "r.json", "--seeds", "0"), "--seeds: expected 1 to 1,000, got 0"),
         (("publish", "run", "--out", "a.safetensors", "--shares", "2"), "--shares: expected 0 to 1, got 2"),
