@@ -9,7 +9,10 @@ import tyro
 from dealkit.cli import data, evaluate, model, notebooks
 
 GROUPS = {
-    "Use": {"demo": model.demo, "predict": model.predict, "browse": data.browse, "export": data.export},
+    "Use": {
+        **{"demo": model.demo, "click": model.click, "predict": model.predict},
+        **{"browse": data.browse, "export": data.export},
+    },
     "Train and score": {
         **{"train": model.train, "clicks": data.clicks, "evaluate": evaluate.evaluate, "errors": evaluate.errors},
         **{"benchmark": evaluate.benchmark, "bench": model.bench},

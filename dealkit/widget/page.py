@@ -80,8 +80,8 @@ def make_server(session: Session, port: int = 0) -> tuple[ThreadingHTTPServer, s
             """Name of the page that is asked for; None if the request was refused: not our host name, or not our token."""
             parts = urlsplit(self.path)
             given = parse_qs(parts.query).get("token", [""])[0]
-            own_hosts = {f"{name}:{self.server.server_port}" for name in (HOST, "localhost")}
-            if self.headers.get("Host") in own_hosts and secrets.compare_digest(given.encode(), token.encode()):
+            name = self.headers.get("Host", "").rpartition(":")[0]  # any port: it may be forwarded
+            if name in (HOST, "localhost") and secrets.compare_digest(given.encode(), token.encode()):
                 return parts.path.removeprefix("/")
             self.close_connection = True
             self._refuse(HTTPStatus.FORBIDDEN, "expected the address that the program printed, with its token")

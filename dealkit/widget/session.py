@@ -452,10 +452,8 @@ def images_of(source: Any) -> list[tuple[str, AnyImage]]:
             raise FileNotFoundError(f"{path}: no such image or folder")
     paths = [Path(image).absolute() for image in several if isinstance(image, (str, Path))]
     root = os.path.commonpath([path.parent for path in paths]) if paths else ""
-    named = [
-        os.path.relpath(image, root) if isinstance(image, (str, Path)) else f"image_{n}.png" for n, image in enumerate(several, 1)
-    ]
-    return list(zip(named, several, strict=True))
+    names = [os.path.relpath(i, root) if isinstance(i, (str, Path)) else f"image_{n}.png" for n, i in enumerate(several, 1)]
+    return list(zip(names, several, strict=True))
 
 
 def certain(found: Detections | None) -> float:
