@@ -149,7 +149,7 @@ function mount(root, link) {
   function fit() {
     const { width, height } = state.image;
     const w = Math.max(holder.clientWidth, 200);
-    const h = Math.round(Math.min(Math.max((w * height) / width, 160), Math.max(window.innerHeight * 0.72, 240)));
+    const h = Math.round(Math.min(Math.max((w * height) / width, 160), Math.max(window.innerHeight * 0.65, 240)));
     const ratio = window.devicePixelRatio || 1;
     Object.assign(canvas, { width: Math.round(w * ratio), height: Math.round(h * ratio) });
     Object.assign(canvas.style, { width: `${w}px`, height: `${h}px` });
