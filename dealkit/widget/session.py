@@ -24,7 +24,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from dealkit import figures
-from dealkit.config import DEFAULT_THRESHOLD
+from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD
 from dealkit.files import Json
 from dealkit.predict.detections import Detections
 from dealkit.predict.embedding import PromptEmbedding, mean_embedding
@@ -36,8 +36,11 @@ Box = tuple[float, float, float, float]
 LEAST_SHOWN = 0.05
 """Lowest score that the slider reaches. Choice: what scores lower is noise, and would be most of what is sent."""
 
-SAME_BOX = 0.5
-"""IoU from which a verdict on a box holds for a detection."""
+SAME_BOX = DEFAULT_NMS
+"""IoU from which a verdict on a box holds for another. Choice: no two detections of one answer overlap more."""
+
+COVERED_BY_RIGHT = 0.5
+"""IoU from which a box that is right stands for a detection: an object has one box."""
 
 LEAST_CERTAIN = DEFAULT_THRESHOLD
 """Score of the click itself below which there is nothing certain under it. Choice: its object would not be shown either."""
@@ -224,15 +227,16 @@ class Session:
     def rows(self, kind: int | None = None, index: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes (N, 4), scores (N,) and verdicts (N,) 1, 0 or -1 from `LEAST_SHOWN` on, strongest first.
 
-        A detection on a judged box is that box; a judged box that is not found scores 1.
+        Judged boxes stand for the detections that they cover; one that covers none scores 1.
         """
         marks = self.marks(kind, index)
         found = marks.found or Detections(boxes=torch.zeros(0, 4), scores=torch.zeros(0))
         judged = marks.judged()
         boxes = torch.tensor([box for box, _ in judged]).reshape(-1, 4)
-        overlap = box_iou(boxes, found.boxes)  # (V, N)
-        own = [float(found.scores[row >= SAME_BOX].max()) if (row >= SAME_BOX).any() else 1.0 for row in overlap]
-        free = ~(overlap >= SAME_BOX).any(0)
+        least = torch.tensor([COVERED_BY_RIGHT if verdict == 1 else SAME_BOX for _, verdict in judged])
+        covers = box_iou(boxes, found.boxes) >= least[:, None]  # (V, N)
+        own = [float(found.scores[row].max()) if row.any() else 1.0 for row in covers]
+        free = ~covers.any(0)
         every = torch.cat([boxes, found.boxes[free]])
         scores = torch.cat([torch.tensor(own).reshape(-1), found.scores[free]])
         verdicts = torch.tensor([verdict for _, verdict in judged] + [0] * int(free.sum()), dtype=torch.int64)

@@ -130,7 +130,17 @@ def test_a_drawn_box_asks_at_its_centre_counts_as_right_and_can_be_taken_back(se
     assert session.rows()[0].tolist() == [[10, 10, 20, 20], [30, 10, 40, 20], [48, 8, 62, 22], [5, 40, 9, 44]]
     assert session.rows()[2].tolist() == [0, 0, 1, 0]
     session.judge([48, 8, 62, 22], -1)
-    assert session.rows()[2].tolist() == [0, 0, -1, 0]
+    assert session.detections().boxes[:, 0].tolist() == [10, 30, 50], "the detection is back, which nobody called wrong"
+
+
+def test_a_wrong_duplicate_leaves_the_right_box_beside_it(session):
+    session.click(15, 15)
+    session.judge([10, 10, 20, 20], 1)
+    session.judge([10, 10, 20, 16], -1)  # IoU 0.6 with the right one
+    assert session.detections().boxes[:, 0].tolist() == [10, 30, 50]
+    session.judge([12, 10, 22, 20], -1)  # IoU 80 / 120 with the right one
+    session.judge([10, 10, 20, 20], 0)
+    assert session.detections().boxes[:, 0].tolist() == [10, 30, 50], "nobody called this one wrong"
 
 
 def test_a_drawn_box_goes_to_a_predictor_that_takes_boxes(folder):
@@ -265,7 +275,8 @@ def test_the_meaning_of_a_kind_is_saved_and_nothing_is_without_a_click(session, 
     session.save_embedding(tmp_path / "kind.safetensors")
     assert load_embedding(tmp_path / "kind.safetensors").clicks == 1
     name, content = session.export("embedding")
-    assert name == "bolt.safetensors" and content == (tmp_path / "kind.safetensors").read_bytes()
+    (tmp_path / name).write_bytes(content)
+    assert name == "bolt.safetensors" and load_embedding(tmp_path / name).vectors.tolist() == [[1, 0], [0, 0]]
 
 
 @pytest.mark.parametrize(
