@@ -12,8 +12,8 @@ from dealkit.cli import data, evaluate, model, notebooks, predict
 
 GROUPS = {
     "Use": {
-        **{"demo": model.demo, "predict": predict.predict, "browse": data.browse, "export": data.export},
-        **{"serve": model.serve},
+        **{"demo": model.demo, "click": model.click, "predict": predict.predict},
+        **{"browse": data.browse, "export": data.export, "serve": model.serve},
     },
     "Train and score": {
         **{"train": model.train, "clicks": data.clicks, "evaluate": evaluate.evaluate, "errors": evaluate.errors},

@@ -262,9 +262,9 @@ def name(fo, request):
         fo.delete_dataset(name)
 
 
-@pytest.fixture
-def browser(tmp_path):
-    """Headless Chromium with a fresh profile."""
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Headless Chromium with a fresh profile, one for the tests of a file."""
     if importlib.util.find_spec("playwright") is None:
         pytest.skip("playwright is not installed: `pip install -e .[dev]`")
     if CHROMIUM is None:
@@ -274,7 +274,7 @@ def browser(tmp_path):
     with sync_playwright() as driver:
         options = {"executable_path": CHROMIUM, "headless": True, "args": CHROMIUM_FLAGS}
         context = driver.chromium.launch_persistent_context(
-            tmp_path / "profile", viewport={"width": 1400, "height": 900}, **options
+            tmp_path_factory.mktemp("profile"), viewport={"width": 1400, "height": 900}, **options
         )
         yield context
         context.close()

@@ -10,7 +10,7 @@ FLOORS = [
     {"model"},
     {"train", "predict"},
     {"evaluate", "figures"},
-    {"baselines", "browse", "serve"},
+    {"baselines", "browse", "serve", "widget"},
     {"studies"},
     {"report"},
     {"cli"},
@@ -21,7 +21,8 @@ DATA = {"coco": 0, "scenes": 1, "sources": 1, "tinyset": 2}
 """Floors inside `dealkit/data`."""
 BESIDE = {("config", "files"), ("clicks", "data")}
 NOT = {("model", "data")}
-ONLY_IN = {"fiftyone": {"browse"}, "tyro": {"cli", "__main__"}, "papermill": {"cli"}, "nbconvert": {"cli"}}
+ONLY_IN = {"fiftyone": {"browse"}, "anywidget": {"widget"}, "tyro": {"cli", "__main__"}}
+ONLY_IN |= {"papermill": {"cli"}, "nbconvert": {"cli"}}
 
 
 def imports():

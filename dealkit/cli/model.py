@@ -148,6 +148,31 @@ def serve(
         server.serve_forever()
 
 
+def click(
+    images: tyro.conf.Positional[Path],
+    checkpoint: Path = DEFAULT_CHECKPOINT,
+    threshold: float | Literal["adaptive"] = DEFAULT_THRESHOLD,
+    port: int = 0,
+    browser: bool = True,
+) -> None:
+    """Click in a folder of images, or in one image, on a page in the browser; correct and export the boxes.
+
+    The page is served to this machine only, at an address with a secret token.
+
+    Args:
+        images: folder of images, or one image file.
+        checkpoint: model weights.
+        threshold: lowest score shown at first, or `adaptive`: a cut of its own for every answer.
+        port: where the page is served; 0: any port that is free.
+        browser: open the page; else its address is printed only.
+    """
+    from dealkit.predict.predictor import Predictor
+    from dealkit.widget.page import serve_page
+    from dealkit.widget.session import Session
+
+    serve_page(Session(images, Predictor(checkpoint, threshold=threshold)), port, browser=browser)
+
+
 def bench(
     json_file: Annotated[Maybe[Path], tyro.conf.arg(name="json")] = None,
     checkpoint: Path = DEFAULT_CHECKPOINT,

@@ -147,18 +147,10 @@ def predict(
         check_weights(checkpoint)
         check_weights(embedding, "prompt embedding")
         cut = DEFAULT_THRESHOLD if threshold is None else threshold
-        about = {
-            "checkpoint": checkpoint,
-            "of": of,
-            "embedding": embedding,
-            "points": points,
-            "labels": labels,
-            "boxes": tuple(box),
-        }
+        about = {"checkpoint": checkpoint, "of": of, "embedding": embedding, "points": points, "labels": labels}
+        asked = FolderPrompt(**about, boxes=tuple(box), threshold=cut, **tiles)
         kind = kind or (embedding.stem if embedding else "object")
-        _predict_folder(
-            image, out, FolderPrompt(**about, boxes=tuple(box), threshold=cut, **tiles), format, kind, sheet, overwrite
-        )
+        _predict_folder(image, out, asked, format, kind, sheet, overwrite)
         return
     suffix = out.suffix.lower() if out else ".json"
     check_out(out, inputs, suffixes=list(OUTPUTS), ours=starts(*OUTPUTS.get(suffix, ())), overwrite=overwrite)

@@ -1,0 +1,478 @@
+"""What a user has clicked, drawn and judged in some images, and what the model answers: the state behind widget and page.
+
+Points, boxes and sizes are pixels of the original image; boxes are xyxy.
+"""
+
+import copy
+import csv
+import io
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from dealkit import figures
+from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD
+from dealkit.files import Json
+from dealkit.predict.detections import Detections
+from dealkit.predict.embedding import PromptEmbedding, mean_embedding
+from dealkit.predict.predictor import AnyImage, Predictor, as_image
+from dealkit.predict.threshold import ADAPTIVE, adaptive_threshold
+
+Box = tuple[float, float, float, float]
+
+LEAST_SHOWN = 0.05
+"""Lowest score that the slider reaches. Choice: what scores lower is noise, and would be most of what is sent."""
+
+SAME_BOX = DEFAULT_NMS
+"""IoU from which a verdict on a box holds for another. Choice: no two detections of one answer overlap more."""
+
+COVERED_BY_RIGHT = 0.5
+"""IoU from which a box that is right stands for a detection: an object has one box."""
+
+LEAST_CERTAIN = DEFAULT_THRESHOLD
+"""Score of the click itself below which there is nothing certain under it. Choice: its object would not be shown either."""
+
+LONG_SIDE = 2048
+"""Most pixels of a side of the picture that a browser gets. Choice: a screen shows no more, and it weighs under 2 MB."""
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Files of a folder that count as images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """Something to look for."""
+
+    name: str
+    colour: str
+    """#RRGGBB."""
+    threshold: float
+    """Lowest score shown."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Marks:
+    """What was done for one kind in one image, and the answer."""
+
+    clicks: tuple[tuple[float, float, int], ...] = ()
+    """x, y, label: 1 this, 0 not this."""
+    drawn: tuple[Box, ...] = ()
+    """Round example objects."""
+    verdicts: tuple[tuple[Box, int], ...] = ()
+    """1 right, -1 wrong."""
+    found: Detections | None = None
+    """From `LEAST_SHOWN` on, without the image."""
+
+    def prompt(self) -> tuple[list[tuple[float, float]], list[int]]:
+        """Points and labels; a drawn box is a click on its centre."""
+        points = [(x, y) for x, y, _ in self.clicks] + [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in self.drawn]
+        return points, [label for *_, label in self.clicks] + [1] * len(self.drawn)
+
+    def judged(self) -> list[tuple[Box, int]]:
+        """Verdicts, and the drawn boxes that none of them is about as right."""
+        boxes = [box for box, _ in self.verdicts]
+        return [*self.verdicts, *((box, 1) for box in self.drawn if not _same(box, boxes))]
+
+
+class Session:
+    """Clicks in images, several kinds, verdicts on boxes, undo; runs without a browser.
+
+    Every method below `apply` is an event that a browser may send. The model reads an image once, at its first question.
+
+    >>> from dealkit.config import ModelConfig
+    >>> from dealkit.model.deal import DEAL
+    >>> predictor = Predictor(DEAL(ModelConfig(hidden_dim=32, fine_dim=16)))
+    >>> session = Session(torch.zeros(3, 50, 70, dtype=torch.uint8), predictor)
+    >>> session.click(20, 30)
+    >>> session.draw_box([40, 10, 50, 22])
+    >>> len(session.to_coco()["annotations"]) >= 1, session.prompts()[0]["points"]
+    (True, [[20.0, 30.0]])
+    """
+
+    def __init__(self, images: Any, predictor: Predictor | None = None):
+        """`images`: as for `images_of`. `predictor`: of the default checkpoint if None; a copy is used, the model is shared."""
+        self.images = images_of(images)
+        self.predictor = copy.copy(predictor or Predictor())
+        self.adaptive = self.predictor.threshold == ADAPTIVE
+        self.start = DEFAULT_THRESHOLD if self.adaptive else self.predictor.threshold
+        self.predictor.threshold = min(LEAST_SHOWN, self.start)
+        self.kinds: list[Kind] = []
+        self.kind = 0
+        self.pages: dict[int, dict[int, Marks]] = {}
+        self.history: dict[int, list[dict[int, Marks]]] = {}
+        self.sizes_wh: dict[int, tuple[int, int]] = {}
+        self.embeddings: dict[tuple[int, int], PromptEmbedding] = {}
+        self.message = ""
+        self.add_kind("object")
+        self.open(0)
+
+    def apply(self, event: Json) -> Json:
+        """Do what an event asks for and give the new `view`; a mistake changes nothing and becomes its `message`.
+
+        An event is `{"do": NAME, ...arguments, "id": anything}`; the view has the id as `done`.
+        """
+        self.message = ""
+        try:
+            if not isinstance(event, dict) or event.get("do") not in EVENTS:
+                raise ValueError(f"event: expected one of {', '.join(EVENTS)} as `do`, got {str(event)[:80]}")
+            given = {name: value for name, value in event.items() if name not in ("do", "id")}
+            for name, kind in EVENTS[event["do"]].items():
+                if not isinstance(given.get(name), kind) or isinstance(given[name], bool):
+                    raise ValueError(f"{event['do']}: {name}: expected {kind}, got {given.get(name)!r}")
+            getattr(self, event["do"])(**{name: given[name] for name in EVENTS[event["do"]]})
+        except Exception as error:  # a browser that hears nothing would wait for ever
+            self.message = (
+                str(error) if isinstance(error, (ValueError, FileNotFoundError)) else f"{type(error).__name__}: {error}"
+            )
+        return self.view() | {"done": event.get("id") if isinstance(event, dict) else None}
+
+    def open(self, index: int) -> None:
+        """Show another image; the model reads it at `read`, or at the first click."""
+        if not 0 <= index < len(self.images):
+            raise ValueError(f"open: index: expected 0 to {len(self.images) - 1}, got {index}")
+        image = as_image(self.images[index][1])
+        if self.sizes_wh:
+            self._keep_embeddings()
+        self.index, self.image, self.is_read = index, image, False
+        self.sizes_wh[index] = (image.shape[2], image.shape[1])
+
+    def read(self) -> None:
+        """Let the model read the image, and look in it for the kinds that were clicked in others."""
+        if self.is_read:
+            return
+        self.predictor.set_image(self.image)
+        self.is_read = True
+        for kind in range(len(self.kinds)):
+            marks = self.marks(kind)
+            if not marks.prompt()[0] and (known := self._embedding(kind)):
+                found = self._cut(kind, self.predictor.predict_embedding(known))
+                self.pages[self.index] = self.page() | {kind: replace(marks, found=found)}
+
+    def click(self, x: float, y: float, label: int = 1) -> None:
+        """Something of the kind, or with label 0 something that is not meant."""
+        if label not in (0, 1):
+            raise ValueError(f"click: label: expected 1 (this) or 0 (not this), got {label!r}")
+        marks = self.marks()
+        self._ask(replace(marks, clicks=(*marks.clicks, (float(x), float(y), int(label)))))
+
+    def draw_box(self, box: Sequence[float]) -> None:
+        """A box drawn round one example of the kind: it asks as a click does, and counts as right."""
+        marks = self.marks()
+        self._ask(replace(marks, drawn=(*marks.drawn, self._box(box))))
+
+    def judge(self, box: Sequence[float], verdict: int) -> None:
+        """Say of a box that it is right (1), wrong (-1), or take that back (0); one that nothing found is added as right."""
+        if verdict not in (-1, 0, 1):
+            raise ValueError(f"judge: verdict: expected 1, -1 or 0, got {verdict!r}")
+        marks, box = self.marks(), self._box(box)
+        others = tuple(pair for pair in marks.verdicts if not _same(box, [pair[0]]))
+        self._commit(replace(marks, verdicts=(*others, (box, verdict)) if verdict else others))
+
+    def set_threshold(self, value: float) -> None:
+        """Lowest score shown of the kind, 0 to 1, in all images."""
+        if not 0 <= value <= 1:
+            raise ValueError(f"set_threshold: value: expected 0 to 1, got {value}")
+        self._change_kind(threshold=float(value))
+
+    def choose_kind(self, index: int) -> None:
+        """The kind that clicks are about from now on."""
+        if not 0 <= index < len(self.kinds):
+            raise ValueError(f"choose_kind: index: expected 0 to {len(self.kinds) - 1}, got {index}")
+        self.kind = index
+
+    def add_kind(self, name: str = "") -> None:
+        """Another kind, which clicks are about from now on; without a name it is numbered."""
+        n = len(self.kinds)
+        name = self._kind_name(name or f"object {n + 1}")
+        colour = figures.CATEGORY_COLOURS[n % len(figures.CATEGORY_COLOURS)]
+        self.kinds.append(Kind(name=name, colour=colour, threshold=self.start))
+        self.kind = n
+
+    def rename_kind(self, name: str) -> None:
+        """Another name for the kind."""
+        if name.strip() != self.kinds[self.kind].name:
+            self._change_kind(name=self._kind_name(name))
+
+    def undo(self) -> None:
+        """Take back the last click, box, verdict or clearing in this image."""
+        if not self.history.get(self.index):
+            raise ValueError("undo: nothing was done in this image")
+        self.pages[self.index] = self.history[self.index].pop()
+
+    def clear(self) -> None:
+        """Forget all that was done for the kind in this image."""
+        self._commit(Marks())
+
+    def page(self, index: int | None = None) -> dict[int, Marks]:
+        """Kind -> marks in an image, by default the one shown."""
+        return self.pages.get(self.index if index is None else index, {})
+
+    def marks(self, kind: int | None = None, index: int | None = None) -> Marks:
+        """Marks of one kind in one image, by default those shown."""
+        return self.page(index).get(self.kind if kind is None else kind, Marks())
+
+    def rows(self, kind: int | None = None, index: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (N, 4), scores (N,) and verdicts (N,) 1, 0 or -1 from `LEAST_SHOWN` on, strongest first.
+
+        Judged boxes stand for the detections that they cover; one that covers none scores 1.
+        """
+        marks = self.marks(kind, index)
+        found = marks.found or Detections(boxes=torch.zeros(0, 4), scores=torch.zeros(0))
+        judged = marks.judged()
+        boxes = torch.tensor([box for box, _ in judged]).reshape(-1, 4)
+        least = torch.tensor([COVERED_BY_RIGHT if verdict == 1 else SAME_BOX for _, verdict in judged])
+        covers = box_iou(boxes, found.boxes) >= least[:, None]  # (V, N)
+        own = [float(found.scores[row].max()) if row.any() else 1.0 for row in covers]
+        free = ~covers.any(0)
+        every = torch.cat([boxes, found.boxes[free]])
+        scores = torch.cat([torch.tensor(own).reshape(-1), found.scores[free]])
+        verdicts = torch.tensor([verdict for _, verdict in judged] + [0] * int(free.sum()), dtype=torch.int64)
+        order = scores.argsort(descending=True, stable=True)
+        return every[order], scores[order], verdicts[order]
+
+    def detections(self, kind: int | None = None, index: int | None = None) -> Detections:
+        """What holds of a kind in an image, by default those shown: right boxes, and unjudged ones above its threshold."""
+        kind = self.kind if kind is None else kind
+        boxes, scores, verdicts = self.rows(kind, index)
+        keep = (verdicts == 1) | ((verdicts == 0) & (scores >= self.kinds[kind].threshold))
+        marks = self.marks(kind, index)
+        points, labels = marks.prompt()
+        return Detections(
+            boxes=boxes[keep],
+            scores=scores[keep],
+            image=self.image if index in (None, self.index) else None,
+            points=torch.tensor(points).reshape(-1, 2),
+            labels=torch.tensor(labels, dtype=torch.int64),
+            count=marks.found.count if marks.found else None,
+        )
+
+    def view(self) -> Json:
+        """All that a browser draws, as JSON; `rows` are x1, y1, x2, y2, score, verdict."""
+        kinds = []
+        for n, kind in enumerate(self.kinds):
+            marks, (boxes, scores, verdicts) = self.marks(n), self.rows(n)
+            table = torch.cat([boxes, scores[:, None], verdicts[:, None]], dim=1).tolist()
+            rows = [[*(round(v, 1) for v in row[:4]), round(row[4], 3), int(row[5])] for row in table]
+            unsure = certain(marks.found) < LEAST_CERTAIN if marks.clicks and marks.found else False
+            row = {"name": kind.name, "colour": kind.colour, "threshold": round(kind.threshold, 3), "rows": rows}
+            row |= {"clicks": marks.clicks, "drawn": marks.drawn, "nothing_certain": unsure}
+            kinds.append(row | {"count": None if marks.found is None else marks.found.count})
+        (width, height), name = self.sizes_wh[self.index], self.images[self.index][0]
+        image = {"name": name, "index": self.index, "of": len(self.images), "width": width, "height": height}
+        about = {"read": self.is_read, "undo": bool(self.history.get(self.index)), "message": self.message}
+        return about | {"image": image, "kinds": kinds, "kind": self.kind, "least": min(LEAST_SHOWN, self.start)}
+
+    def picture(self) -> bytes:
+        """The image as a JPEG of at most `LONG_SIDE` pixels a side."""
+        picture, out = Image.fromarray(self.image.permute(1, 2, 0).numpy()), io.BytesIO()
+        picture.thumbnail((LONG_SIDE, LONG_SIDE))
+        picture.save(out, "JPEG", quality=92, subsampling=0)
+        return out.getvalue()
+
+    def draw(self) -> Figure:
+        """The image with the boxes and clicks of every kind, and how many there are."""
+        (ax,) = figures.image_axes(tuple(self.image.shape[1:]))
+        figures.show_image(ax, self.image, self.images[self.index][0])
+        for n, kind in enumerate(self.kinds):
+            found = self.detections(n)
+            figures.draw_boxes(ax, found.boxes, kind.colour, label=f"{len(found)} {kind.name}")
+            figures.draw_clicks(ax, found.points, found.labels, size=50)
+        figures.legend_below(ax)
+        return ax.figure
+
+    def prompts(self) -> list[Json]:
+        """Every prompt given: `image`, `kind`, `points` with `labels`, and `boxes` drawn."""
+        given = []
+        for index, page in sorted(self.pages.items()):
+            for kind, marks in sorted(page.items()):
+                if marks.clicks or marks.drawn:
+                    row = {"image": self.images[index][0], "kind": self.kinds[kind].name}
+                    row |= {"points": [[x, y] for x, y, _ in marks.clicks], "labels": [label for *_, label in marks.clicks]}
+                    given.append(row | {"boxes": [list(box) for box in marks.drawn]})
+        return given
+
+    def to_coco(self) -> Json:
+        """COCO JSON of the images in which something was asked or drawn: right and unjudged boxes, with their `score`.
+
+        `checked` says that a user called the box right. Images without a box stay in: they were looked at.
+        """
+        images, annotations = [], []
+        for index, page in sorted(self.pages.items()):
+            width, height = self.sizes_wh[index]
+            images.append({"id": index + 1, "file_name": self.images[index][0], "width": width, "height": height})
+            for kind in sorted(page):
+                boxes, scores, verdicts = self.rows(kind, index)
+                for (x1, y1, x2, y2), score, verdict in zip(boxes.tolist(), scores.tolist(), verdicts.tolist(), strict=True):
+                    if verdict == 1 or (verdict == 0 and score >= self.kinds[kind].threshold):
+                        box = [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]
+                        row = {"id": len(annotations) + 1, "image_id": index + 1, "category_id": kind + 1, "bbox": box}
+                        row |= {"area": round(box[2] * box[3], 2), "iscrowd": 0}
+                        annotations.append(row | {"score": round(score, 4), "checked": verdict == 1})
+        categories = [{"id": n, "name": kind.name} for n, kind in enumerate(self.kinds, 1)]
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+    def to_csv(self) -> str:
+        """The boxes of `to_coco` as lines `image,kind,x1,y1,x2,y2,score,checked`."""
+        coco, text = self.to_coco(), io.StringIO()
+        names = {row["id"]: row["file_name"] for row in coco["images"]}
+        lines = csv.writer(text, lineterminator="\n")
+        lines.writerow(("image", "kind", "x1", "y1", "x2", "y2", "score", "checked"))
+        for row in coco["annotations"]:
+            x, y, w, h = row["bbox"]
+            corners = (x, y, round(x + w, 2), round(y + h, 2))
+            kind = self.kinds[row["category_id"] - 1].name
+            lines.writerow((names[row["image_id"]], kind, *corners, row["score"], int(row["checked"])))
+        return text.getvalue()
+
+    def save_embedding(self, path: str | Path) -> None:
+        """Write what the kind means to the model, the mean over the images it was clicked in.
+
+        Raises:
+            ValueError: it was clicked in no image.
+        """
+        self._keep_embeddings()
+        if not (known := self._embedding(self.kind)):
+            raise ValueError(f"save_embedding: {self.kinds[self.kind].name!r} was clicked in no image")
+        known.save(path)
+
+    def export(self, what: str) -> tuple[str, bytes]:
+        """File name and content of `coco`, `csv` or `embedding`; a ValueError names another `what`."""
+        if what == "coco":
+            return "boxes.json", json.dumps(self.to_coco(), indent=1).encode()
+        if what == "csv":
+            return "boxes.csv", self.to_csv().encode()
+        if what != "embedding":
+            raise ValueError(f"export: expected coco, csv or embedding, got {what!r}")
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_embedding(Path(folder) / "kind")
+            stem = re.sub(r"[^A-Za-z0-9._-]+", "_", self.kinds[self.kind].name).strip("._") or "kind"
+            return f"{stem}.safetensors", (Path(folder) / "kind").read_bytes()
+
+    def _ask(self, marks: Marks) -> None:
+        """Let the model answer and keep both, unless it refuses."""
+        self.read()
+        points, labels = marks.prompt()
+        if not any(labels):
+            raise ValueError("click: expected one on an object first; a box that is wrong can be rejected in review")
+        if marks.drawn and "boxes" in signature(self.predictor.predict).parameters:
+            clicks = len(marks.clicks)
+            found = self.predictor.predict(points[:clicks] or None, labels[:clicks] or None, boxes=torch.tensor(marks.drawn))
+        else:
+            found = self.predictor.predict(points, labels)
+        self._commit(replace(marks, found=self._cut(self.kind, found)))
+
+    def _cut(self, kind: int, found: Detections) -> Detections:
+        """An answer without its image; "adaptive": its cut becomes the threshold of the kind."""
+        if self.adaptive and found.count is not None:
+            cut = adaptive_threshold(found.scores, found.count)
+            self.kinds[kind] = replace(self.kinds[kind], threshold=cut)
+        return replace(found, image=None)
+
+    def _commit(self, marks: Marks) -> None:
+        self.history.setdefault(self.index, []).append(self.page())
+        self.pages[self.index] = self.page() | {self.kind: marks}
+
+    def _box(self, box: Sequence[float]) -> Box:
+        """xyxy of the part of a box that lies in the image, at least a pixel wide and high."""
+        if len(box) != 4 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in box):
+            raise ValueError(f"box: expected four numbers x1, y1, x2, y2, got {list(box)}")
+        width, height = self.sizes_wh[self.index]
+        x1, y1, x2, y2 = max(box[0], 0.0), max(box[1], 0.0), min(box[2], width), min(box[3], height)
+        if x2 - x1 < 1 or y2 - y1 < 1:
+            raise ValueError(f"box: expected at least 1 x 1 pixels in the image of {width} x {height}, got {list(box)}")
+        return float(x1), float(y1), float(x2), float(y2)
+
+    def _kind_name(self, name: str) -> str:
+        name = name.strip()
+        if not name or len(name) > 60 or name in [kind.name for kind in self.kinds]:
+            raise ValueError(f"kind: name: expected 1 to 60 letters that no other kind has, got {name!r}")
+        return name
+
+    def _change_kind(self, **fields: Any) -> None:
+        self.kinds[self.kind] = replace(self.kinds[self.kind], **fields)
+
+    def _keep_embeddings(self) -> None:
+        """Note what every kind means by the clicks in the image shown, which the model has read."""
+        for kind in range(len(self.kinds)):
+            points, labels = self.marks(kind).prompt()
+            if not any(labels):
+                self.embeddings.pop((self.index, kind), None)
+            elif self.is_read:
+                self.embeddings[self.index, kind] = self.predictor.embed(None, points, labels)
+
+    def _embedding(self, kind: int) -> PromptEmbedding | None:
+        known = [embedding for (_, of), embedding in self.embeddings.items() if of == kind]
+        return mean_embedding(known) if known else None
+
+
+EVENTS: dict[str, dict[str, Any]] = {
+    "open": {"index": int},
+    "read": {},
+    "click": {"x": int | float, "y": int | float, "label": int},
+    "draw_box": {"box": list},
+    "judge": {"box": list, "verdict": int},
+    "set_threshold": {"value": int | float},
+    "choose_kind": {"index": int},
+    "add_kind": {"name": str},
+    "rename_kind": {"name": str},
+    "undo": {},
+    "clear": {},
+}
+"""What a browser may ask a session for: method -> argument -> type."""
+
+
+def images_of(source: Any) -> list[tuple[str, AnyImage]]:
+    """Name and source of the images: one of any form that `Predictor.set_image` takes, a list of them, or those of a folder.
+
+    Raises:
+        ValueError: a folder without images, or an empty list. FileNotFoundError: a path that is not there.
+
+    >>> images_of(torch.zeros(3, 4, 6, dtype=torch.uint8))[0][0]
+    'image_1.png'
+    """
+    if isinstance(source, (str, Path)) and Path(source).is_dir():
+        paths = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+        if not paths:
+            raise ValueError(f"{source}: expected a folder with images ({', '.join(SUFFIXES)}), found none")
+        source = paths
+    several = source if isinstance(source, (list, tuple)) else [source]
+    if not several:
+        raise ValueError("images: expected at least one")
+    for path in several:
+        if isinstance(path, (str, Path)) and not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such image or folder")
+    paths = [Path(image).absolute() for image in several if isinstance(image, (str, Path))]
+    root = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    names = [os.path.relpath(i, root) if isinstance(i, (str, Path)) else f"image_{n}.png" for n, i in enumerate(several, 1)]
+    return list(zip(names, several, strict=True))
+
+
+def certain(found: Detections | None) -> float:
+    """How sure the model is that there is something at the clicks: the best score of what they stand on, 0 to 1.
+
+    >>> certain(Detections(boxes=torch.zeros(2, 4), scores=torch.tensor([0.9, 0.4]), clicked=torch.tensor([False, True])))
+    0.4000000059604645
+    """
+    given = getattr(found, "certain", None)
+    if given is not None:
+        return float(given)
+    own = found.scores[found.clicked] if found is not None and found.clicked is not None else torch.zeros(0)
+    return float(own.max()) if len(own) else 0.0
+
+
+def _same(box: Box, boxes: Sequence[Box]) -> bool:
+    """Whether one of the boxes is about this one."""
+    return bool(boxes) and bool((box_iou(torch.tensor([box]), torch.tensor(list(boxes))) >= SAME_BOX).any())
