@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import noise, same
 
-from dealkit.cli.model import predict
+from dealkit.cli.predict import predict
 from dealkit.clicks import make_clicks
 from dealkit.data.coco import CocoFolder
 from dealkit.data.scenes.scene import EVAL_SEED, make_scene
