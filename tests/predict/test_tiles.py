@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("float32_cpu")
 
 
 def test_one_tile_gives_the_untiled_answer(predictor):
-    prompts = [([[20, 30]], None), ([[40, 30], [8, 50], [60, 12]], [1, 0, 1])]
+    prompts = [([[20, 30]], None), ([[40, 30], [8, 50], [60, 12]], [1, 0, 1]), ([[70, 20]], None, [[40, 40, 50, 52]])]
     for tiled, whole in zip(
         predict_large(predictor, predictor.image, prompts), predictor.predict_categories(prompts), strict=True
     ):
