@@ -126,6 +126,8 @@ def serve(
 
     Label Studio refuses models on its own machine, unless it is started with LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false.
 
+    Example: python -m dealkit serve --root photos
+
     Args:
         root: folder of Label Studio's Local Storage, its LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT.
         media: folder of its uploads; default: where it keeps them for this user.
@@ -158,6 +160,8 @@ def click(
     """Click in a folder of images, or in one image, on a page in the browser; correct and export the boxes.
 
     The page is served to this machine only, at an address with a secret token.
+
+    Example: python -m dealkit click photos
 
     Args:
         images: folder of images, or one image file.

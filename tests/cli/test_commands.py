@@ -273,7 +273,7 @@ def test_a_run_is_published_with_its_own_weights_others_or_an_average(cli, check
         (("benchmark", "--coco", __file__, "--out", "r.json", "--seeds", "0"), "--seeds: expected 1 to 1,000, got 0"),
         (("publish", "run", "--out", "a.safetensors", "--shares", "2"), "--shares: expected 0 to 1, got 2"),
         (("run", "99_none"), "notebook: expected one of 00_quickstart, "),
-        (("fly", "high"), "command: expected one of demo, predict, browse"),
+        (("fly", "high"), "command: expected one of demo, click, predict, browse"),
         (("data",), "got 'data'"),
     ],
     ids=lambda v: " ".join(v)[:60] if isinstance(v, tuple) else None,

@@ -240,4 +240,4 @@ def test_notebook_01_runs_on_a_folder_of_ones_own(make_coco, tmp_path):
     executed = run_notebook("01_explore_dataset", params, out=tmp_path / "runs")
     made = json.loads(stats.read_text())
     assert (made["total"]["images"], made["total"]["objects"], made["problems"]) == (8, 16, {"broken": 1})
-    assert "3 files, 2 without a problem" in executed.read_text() and "not JSON" in executed.read_text()
+    assert "3 files, 2 without a problem" in executed.read_text() and "not a JSON file" in executed.read_text()

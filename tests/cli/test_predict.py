@@ -168,7 +168,7 @@ def test_no_input_and_no_foreign_file_is_written_over(cli, tiny_coco, checkpoint
 
 BAD = [
     ("predict", "expected either IMAGE or FOLDER with --point X Y, or --coco"),
-    ("predict good.png", "predict IMAGE: expected at least one --point X Y, or --embedding"),
+    ("predict good.png", "predict IMAGE: expected at least one --point X Y, a --box, or --embedding"),
     ("predict good.png --point 1 2 --embedding b", "predict --embedding: expected no --point"),
     ("predict good.png --point 1 2 --threshold 2", "threshold: expected a score, 0 to 1, or 'adaptive', got 2"),
     ("predict good.png --point 1 2 --threshold nan", "threshold: expected a score"),
@@ -211,7 +211,7 @@ BAD = [
     ("train --out good.png", "--out good.png: is a file, expected a folder"),
     ("train --out run --coco none*.json", "no file matches none*.json"),
     ("train --out run --init none.safetensors", "none.safetensors: no such checkpoint"),
-    ("train --out run --resume", "config.json: cannot be opened: No such file"),
+    ("train --out run --resume", "config.json: no such file"),
     ("evaluate --coco none.json --predictions good.json --out r.json", "--coco none.json: no such file"),
     ("evaluate --coco good.json --predictions good.json --out good.json", "--out good.json: is an input of this command"),
     ("errors --coco good.json --predictions good.png --out r.json", "--predictions good.png: not a JSON file"),

@@ -80,17 +80,17 @@ def test_a_threshold_an_embedding_and_tiles_are_kept_to(photos, prompt, tmp_path
     kept = [s for each in predict_folder(photos, tmp_path / "cut", replace(prompt, threshold=cut)).found for s in each.scores]
     assert 0 < len(kept) < len(scores) and min(kept) >= round(cut, 4)
     tiled = predict_folder(photos, tmp_path / "tiles", replace(prompt, tile=32, overlap=16)).found[1]
-    kind = embed_large(predictor, prompt.of, prompt.points, tile=32, overlap=16)
+    kind = embed_large(predictor, prompt.of, (prompt.points, None), tile=32, overlap=16)
     expected = predict_large(predictor, photos / "b.png", embedding=kind, tile=32, overlap=16)[0]
     assert tiled.boxes == expected.to_dict()["boxes"]
 
 
 def test_embedding_in_one_tile_is_that_of_the_whole_image(predictor):
-    kind = embed_large(predictor, predictor.image, [[20, 30], [50, 40]], [1, 0], tile=512)
+    kind = embed_large(predictor, predictor.image, ([[20, 30], [50, 40]], [1, 0]), tile=512)
     torch.testing.assert_close(kind.vectors, predictor.embed(None, [[20, 30], [50, 40]], [1, 0]).vectors)
     assert kind.model == predictor.model_hash and kind.clicks == 2
     with pytest.raises(ValueError, match="outside the image"):
-        embed_large(predictor, predictor.image, [[200, 30]], tile=512)
+        embed_large(predictor, predictor.image, ([[200, 30]], None), tile=512)
 
 
 def test_bad_images_are_named_and_tried_again_and_all_others_are_found(photos, prompt, tmp_path):

@@ -56,7 +56,7 @@ def test_the_count_of_tiles_is_that_of_the_image_where_the_density_is_even(tiny_
 def test_the_limit_is_of_a_tile_and_told_when_it_is_reached(tiny_model, told):
     model, image = for_inference(tiny_model), noise(128, 256)
     prompts = stack_prompts([(torch.tensor([[20.0, 30.0]]), torch.tensor([1]))], [0])
-    options = {"tile": 128, "overlap": 32, "threshold": 0.0}
+    options = {"tile": 128, "overlap": 32}
     [free] = predict_tiles(model, image, prompts, **options)
     assert not free.full and told() == ""
     [found] = predict_tiles(model, image, prompts, **options, limit=10)
@@ -134,5 +134,3 @@ def test_the_command_in_tiles_writes_what_it_writes_in_one_piece(tiny_model, tin
     predict(point=[(13.0, 16.0)], out=tmp_path / "tiled.json", tile=256, overlap=32, **options)
     whole, tiled = (read_json(tmp_path / f"{name}.json") for name in ("whole", "tiled"))
     assert len(whole["boxes"]) == len(tiled["boxes"]) > 0 and whole["scores"] == pytest.approx(tiled["scores"], abs=1e-3)
-    with pytest.raises(ValueError, match="predict --tile: expected no --save-embedding"):
-        predict(point=[(13.0, 16.0)], tile=256, save_embedding=tmp_path / "kind.safetensors", **options)

@@ -9,7 +9,7 @@ from conftest import ALIKE, bfloat16, changed, losses, seeded
 from safetensors.torch import load_file
 
 import dealkit.train.deal
-from dealkit.config import LossConfig, PromptConfig, TrainConfig
+from dealkit.config import PromptConfig, TrainConfig
 from dealkit.data.scenes.scene import make_scene
 from dealkit.model.checkpoint import save_model
 from dealkit.model.deal import build_model
@@ -96,7 +96,7 @@ def test_bfloat16_changes_the_forward_pass_a_little_and_the_losses_stay_float32(
 
 def test_a_run_starts_from_the_weights_of_a_checkpoint(run, make_tiny, tmp_path):
     save_model(make_tiny(5), tmp_path / "init.safetensors")
-    fit(changed(run, lr=1e-12), tmp_path / "run", init=tmp_path / "init.safetensors", stop_at=1)
+    fit(changed(run, lr=1e-9), tmp_path / "run", init=tmp_path / "init.safetensors", stop_at=1)
     start, end = (load_file(tmp_path / name) for name in ("init.safetensors", "run/model.safetensors"))
     assert all(torch.allclose(start[k], end[k], atol=1e-6) for k in start if "running" not in k and "num_batches" not in k)
     other = replace(run, model=replace(run.model, decoder_layers=1))
@@ -111,18 +111,11 @@ def test_batches_without_objects_are_passed_over(make_coco, run, tmp_path):
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 3
 
 
-@pytest.mark.parametrize("name", ["peak", "giou"])
-def test_a_loss_that_is_not_finite_is_named_with_step_and_images(run, tmp_path, name):
-    broken = replace(run, loss=LossConfig(**{name: math.inf}))
-    with pytest.raises(FloatingPointError, match=rf"loss_{name} is (inf|nan) at step 0, images \[\('synthetic', \d+\), "):
-        fit(broken, tmp_path / "run")
-
-
 @pytest.mark.parametrize("part", ["activate.heads.bias", "decoder.layers.1.box.2.bias", "backbone.stages.0.0.0.weight"])
-def test_weights_that_are_not_numbers_end_in_a_named_loss(run, make_tiny, tmp_path, part):
+def test_weights_that_are_not_numbers_end_in_a_named_loss(run, make_tiny, tmp_path, monkeypatch, part):
     model = make_tiny()
     with torch.no_grad():
         model.get_parameter(part).fill_(math.nan)
-    save_model(model, tmp_path / "broken.safetensors")
-    with pytest.raises(FloatingPointError, match=r"loss_\w+ is nan at step 0, images"):
-        fit(run, tmp_path / "run", init=tmp_path / "broken.safetensors")
+    monkeypatch.setattr("dealkit.train.deal.build_model", lambda _: model)
+    with pytest.raises(FloatingPointError, match=r"loss_\w+ is nan at step 0, images \[\('synthetic', \d+\), "):
+        fit(run, tmp_path / "run")
