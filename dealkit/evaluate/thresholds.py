@@ -21,9 +21,11 @@ from dealkit.data.subsets import first_images
 from dealkit.evaluate.coco import evaluate
 from dealkit.files import Json, provenance, write_json
 from dealkit.model.checkpoint import load_model
+from dealkit.model.deal import DEAL
 from dealkit.predict.detections import Detections
 from dealkit.predict.predictor import predict_coco, predict_prompts
 from dealkit.predict.threshold import adaptive_threshold
+from dealkit.train.stream import bare_ground
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 17))
 OVERLAPS = (1.0, 0.8, 0.7, 0.6, 0.5)
@@ -83,9 +85,10 @@ def calibrate(checkpoint: Path, files: list[Path], out: Path, *, images: int = 2
     Args:
         files: training annotation files; images lie in `images` beside each. images: how many of each file.
         out: JSON to write: `ap50`, `ap75` per duplicate IoU, `f1` per duplicate IoU and threshold, means over sources, and
-            the best.
+            the best; `certain` of `certainties`.
     """
     model = load_model(checkpoint)
+    certain = certainties(model, files, images)
     rows: dict[float, list[Json]] = {overlap: [] for overlap in OVERLAPS}
     for data, truth, clicks in _trials(files, images):
         every = predict_coco(model, data, [clicks], overlap=1.0)[0]
@@ -104,10 +107,44 @@ def calibrate(checkpoint: Path, files: list[Path], out: Path, *, images: int = 2
         "thresholds": list(THRESHOLDS),
         "duplicate_iou": table,
         "best": {"duplicate_iou": float(best), "threshold": THRESHOLDS[int(np.argmax(table[best]["f1"]))]},
+        "certain": certain,
         "made_by": provenance(),
     }
     write_json(out, results)
     return results
+
+
+CERTAINTIES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
+"""Cuts of `Detections.certain` that are tried."""
+
+
+def certainties(model: DEAL, files: Sequence[Path], images: int) -> Json:
+    """How often clicks on objects and on bare ground are taken for clicks on something, at every one of `CERTAINTIES`.
+
+    Returns:
+        `cuts`, `objects` and `ground` (shares that are kept), `clicks` (numbers of both), `best`: the highest cut that keeps 99
+        of 100 objects.
+    """
+    scores: dict[str, list[float]] = {"objects": [], "ground": []}
+    generator = torch.Generator().manual_seed(0)
+    for data, _, clicks in _trials(files, images):
+        for _, _, found in predict_prompts(model, data, [clicks]):
+            scores["objects"].append(found.certain)
+        grounds = []
+        for i in range(min(images, len(data))):
+            if (point := bare_ground(data[i], generator)) is not None:
+                prompt = {"image_id": data.image_ids[i], "category_id": data.categories[0][0], "points": point.tolist()}
+                grounds.append(prompt | {"labels": [1], "annotation_ids": [1]})
+        for _, _, found in predict_prompts(model, data, [{**clicks, "prompts": grounds}]):
+            scores["ground"].append(found.certain)
+    kept = {
+        name: [float(np.mean(np.array(values) >= cut)) if values else None for cut in CERTAINTIES]
+        for name, values in scores.items()
+    }
+    best = max(
+        (cut for cut, share in zip(CERTAINTIES, kept["objects"], strict=True) if (share or 0) >= 0.99), default=CERTAINTIES[0]
+    )
+    return {"cuts": list(CERTAINTIES), **kept, "clicks": {k: len(v) for k, v in scores.items()}, "best": best}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

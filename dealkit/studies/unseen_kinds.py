@@ -10,10 +10,12 @@ from pathlib import Path
 
 from dealkit.clicks import make_clicks
 from dealkit.config import MODELS, DataConfig, RunConfig, TrainConfig, as_json
+from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder
+from dealkit.data.subsets import first_images
 from dealkit.evaluate.benchmark import row_of
 from dealkit.evaluate.coco import evaluate
-from dealkit.files import Json, Results, read_json, sha_of
+from dealkit.files import Results, sha_of
 from dealkit.model.checkpoint import load_model
 from dealkit.predict.predictor import predict_coco
 from dealkit.studies.ablation import Changes, changed
@@ -74,7 +76,7 @@ def part_results(
         model, rows = load_model(place / "model.safetensors"), []
         for group, files in groups.items():
             for file in files:
-                truth = first_images(read_json(file), images)
+                truth = first_images(read_coco(file), images)
                 lists = [make_clicks(truth, setting="1/category", seed=0, kind=kind) for kind in ("centre", "box")]
                 found = predict_coco(model, CocoFolder(file, file.parent / "images"), lists, together=True)
                 for clicks, of_list in zip(lists, found, strict=True):
@@ -82,15 +84,3 @@ def part_results(
                     rows.append(about | row_of(evaluate(truth, of_list, clicks)))
         results.add(key, *rows)
     return results
-
-
-def first_images(truth: Json, most: int) -> Json:
-    """The ground truth of the first images of a file.
-
-    >>> truth = {"images": [{"id": 1}, {"id": 2}], "annotations": [{"image_id": 2}], "categories": []}
-    >>> first_images(truth, 1)
-    {'images': [{'id': 1}], 'annotations': [], 'categories': []}
-    """
-    images = truth["images"][:most]
-    ids = {image["id"] for image in images}
-    return {**truth, "images": images, "annotations": [a for a in truth["annotations"] if a["image_id"] in ids]}
