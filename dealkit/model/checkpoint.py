@@ -108,5 +108,5 @@ def fill_model(model: Model, tensors: dict[str, Tensor], path: Path) -> Model:
     try:
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     except RuntimeError as error:
-        raise ValueError(f"{path}: weights do not fit their config: {error}") from None
+        raise ValueError(f"{path}: weights do not fit their config: {' '.join(str(error).split()):.200}") from None
     return model.eval()
