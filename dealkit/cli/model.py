@@ -82,8 +82,6 @@ def train(
     """
     check_place(out)
     check_folder(out if out.exists() else None, "--out")
-    check_weights(init)
-    check_weights(teacher)
     if resume:
         config = out / "config.json"
     if config:
@@ -100,6 +98,8 @@ def train(
         check_json("--coco", *(file for file in find_files([pattern]) if file.suffix != ".parquet"))
     if teacher and (init or isinstance(run, DetectorRun)):
         raise ValueError("--teacher: expected a DEAL and no --init, since the weights start from the teacher")
+    check_weights(init)
+    check_weights(teacher)
     from dealkit.baselines.methods import train_with
     from dealkit.baselines.scoring import validate_detector
     from dealkit.evaluate.benchmark import validate_on_scenes
