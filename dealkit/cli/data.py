@@ -96,6 +96,8 @@ def data_build(
     """
     if not root.is_dir():
         raise ValueError(f"--root {root}: no such folder of sources")
+    if out.resolve() == root.resolve():
+        raise ValueError(f"--out {out}: is an input of this command; expected another folder")
     check_place(out)
     from dealkit.data.sources.catalogue import SOURCES
     from dealkit.data.tinyset.build import build_tinyset as run_build

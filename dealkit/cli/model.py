@@ -87,7 +87,6 @@ def train(
     """
     check_place(out)
     check_folder(out if out.exists() else None, "--out")
-    check_weights(init)
     if resume:
         config = out / "config.json"
     if config:
@@ -102,6 +101,7 @@ def train(
         run = RunConfig(model=MODELS[model], data=data, train=schedule, loss=loss, prompt=prompt)
     for pattern in (entry.partition(":")[0] for entry in run.data.coco):
         check_json("--coco", *(file for file in find_files([pattern]) if file.suffix != ".parquet"))
+    check_weights(init)
     from dealkit.baselines.methods import train_with
     from dealkit.baselines.scoring import validate_detector
     from dealkit.evaluate.benchmark import validate_on_scenes

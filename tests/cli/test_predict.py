@@ -223,6 +223,7 @@ BAD = [
     ("data check none.json", "FILE none.json: no such file"),
     ("data check good.json --images none", "--images none: no such folder"),
     ("data build --root none", "--root none: no such folder of sources"),
+    ("data build --root photos --out photos", "--out photos: is an input of this command"),
     ("data scenes --out scenes --size 8", "--size 8: expected at least 16 pixels"),
     ("clicks none.json --out c.json", "COCO none.json: no such file"),
     ("browse none*.json", "FILES: no file matches none*.json"),

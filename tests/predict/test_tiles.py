@@ -11,6 +11,7 @@ from dealkit.data.scenes.scene import EVAL_SEED, make_scene
 from dealkit.data.tiles import tile_windows
 from dealkit.files import read_json
 from dealkit.model.checkpoint import save_model
+from dealkit.predict.embedding import load_embedding
 from dealkit.predict.predictor import Predictor, for_inference, predict_prompts
 from dealkit.predict.tiles import cores, merge_boxes, predict_coco_tiled, predict_large, predict_tiles
 from dealkit.prompts import stack_prompts
@@ -134,3 +135,5 @@ def test_the_command_in_tiles_writes_what_it_writes_in_one_piece(tiny_model, tin
     predict(point=[(13.0, 16.0)], out=tmp_path / "tiled.json", tile=256, overlap=32, **options)
     whole, tiled = (read_json(tmp_path / f"{name}.json") for name in ("whole", "tiled"))
     assert len(whole["boxes"]) == len(tiled["boxes"]) > 0 and whole["scores"] == pytest.approx(tiled["scores"], abs=1e-3)
+    predict(point=[(13.0, 16.0)], tile=256, overlap=32, save_embedding=tmp_path / "kind.safetensors", **options)
+    assert load_embedding(tmp_path / "kind.safetensors").clicks == 1
