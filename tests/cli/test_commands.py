@@ -9,6 +9,7 @@ from PIL import Image
 
 import dealkit.baselines.scoring
 import dealkit.report.publish
+import dealkit.widget.page
 from dealkit.__main__ import GROUPS, main
 from dealkit.clicks import clicks_hash, load_clicks, make_clicks
 from dealkit.data.coco import CocoFolder
@@ -135,6 +136,18 @@ def test_a_prompt_is_kept_in_a_file_and_asked_of_another_image(cli, tiny_coco, c
     assert cli("predict", first, "--point", 13, 16, "--save-embedding", prompt, *options)[0] == 0
     code, out, _ = cli("predict", second, "--embedding", prompt, *options, "--out", tmp_path / "found.json")
     assert code == 0 and f"{len(read_json(tmp_path / 'found.json')['boxes'])} objects" in out
+
+
+def test_the_click_page_prints_its_address_and_ends_with_ctrl_c(cli, tiny_coco, checkpoint, monkeypatch):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dealkit.widget.page.ThreadingHTTPServer, "serve_forever", interrupt)
+    options = ("--checkpoint", checkpoint, "--threshold", "adaptive", "--no-browser")
+    code, out, _ = cli("click", tiny_coco.parent / "images", *options)
+    assert code == 0 and out.startswith("http://127.0.0.1:") and "?token=" in out
+    code, _, err = cli("click", tiny_coco.parent / "none", *options)
+    assert code == 2 and "none: no such image or folder" in err
 
 
 def test_a_data_set_is_predicted_from_a_click_list_and_scored(cli, tiny_coco, checkpoint, tmp_path):
