@@ -1,6 +1,7 @@
 """The click page as a Jupyter widget; without a front end, as in papermill, a picture of it."""
 
 import base64
+import io
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import anywidget
+import matplotlib.pyplot as plt
 import traitlets
 
-from dealkit import figures
 from dealkit.files import Json
 from dealkit.predict.detections import Detections
 from dealkit.predict.predictor import Predictor
@@ -112,8 +113,11 @@ class ClickWidget(anywidget.AnyWidget):
         """The widget where someone can use it, else its picture."""
         if any(name in os.environ for name in FRONT_ENDS):
             return super()._repr_mimebundle_(**options)
-        found = self._after(lambda: figures.flat_picture(self.session.draw()))
-        return {"image/png": base64.b64encode(found).decode(), "text/plain": repr(self)}
+        self._after(int)  # all is answered; drawing is for the notebook's own thread
+        figure, picture = self.session.draw(), io.BytesIO()
+        figure.savefig(picture, format="jpeg", pil_kwargs={"quality": 75, "subsampling": 0})
+        plt.close(figure)
+        return {"image/jpeg": base64.b64encode(picture.getvalue()).decode(), "text/plain": repr(self)}
 
     def __repr__(self) -> str:
         return f"ClickWidget({self.session.images[self.session.index][0]}, {len(self.detections)} boxes)"

@@ -284,7 +284,7 @@ class Session:
 
     def draw(self) -> Figure:
         """The image with the boxes and clicks of every kind, and how many there are."""
-        (ax,) = figures.image_axes(tuple(self.image.shape[1:]))
+        (ax,) = figures.image_axes(tuple(self.image.shape[1:]), width=5.5)
         figures.show_image(ax, self.image, self.images[self.index][0])
         for n, kind in enumerate(self.kinds):
             found = self.detections(n)

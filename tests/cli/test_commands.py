@@ -14,6 +14,7 @@ import tifffile
 import dealkit
 import dealkit.baselines.scoring
 import dealkit.report.publish
+import dealkit.widget.page
 from dealkit.__main__ import GROUPS
 from dealkit.clicks import clicks_hash, load_clicks, make_clicks
 from dealkit.data.coco import CocoFolder
@@ -162,6 +163,18 @@ def test_page_bands_and_window_of_an_image_are_options(cli, checkpoint, tmp_path
     ):
         code, _, err = cli("predict", tmp_path / "a.tif", *about, *bad)
         assert code == 2 and said in err
+
+
+def test_the_click_page_prints_its_address_and_ends_with_ctrl_c(cli, tiny_coco, checkpoint, monkeypatch):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dealkit.widget.page.ThreadingHTTPServer, "serve_forever", interrupt)
+    options = ("--checkpoint", checkpoint, "--threshold", "adaptive", "--no-browser")
+    code, out, _ = cli("click", tiny_coco.parent / "images", *options)
+    assert code == 0 and out.startswith("http://127.0.0.1:") and "?token=" in out
+    code, _, err = cli("click", tiny_coco.parent / "none", *options)
+    assert code == 2 and "none: no such image or folder" in err
 
 
 def test_a_data_set_is_predicted_from_a_click_list_and_scored(cli, tiny_coco, checkpoint, tmp_path):

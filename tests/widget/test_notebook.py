@@ -99,8 +99,8 @@ def test_a_front_end_gets_the_picture_before_the_view_and_files_to_save(model, t
 def test_without_a_front_end_it_is_a_picture_and_with_one_a_widget(model, alone, monkeypatch):
     widget = ClickWidget(IMAGE, model, points=[[20, 30]])
     made = widget._repr_mimebundle_()
-    assert set(made) == {"image/png", "text/plain"} and f"{len(widget.detections)} boxes" in made["text/plain"]
-    assert Image.open(io.BytesIO(base64.b64decode(made["image/png"]))).width > 300
+    assert set(made) == {"image/jpeg", "text/plain"} and f"{len(widget.detections)} boxes" in made["text/plain"]
+    assert Image.open(io.BytesIO(base64.b64decode(made["image/jpeg"]))).width > 300
     monkeypatch.setenv("JPY_SESSION_NAME", "some.ipynb")
     assert "application/vnd.jupyter.widget-view+json" in str(widget._repr_mimebundle_())
 
