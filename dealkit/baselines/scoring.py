@@ -154,7 +154,8 @@ def pooled_results(scored: Sequence[tuple[Json, list[Json], Json]]) -> Json:
 
         def moved(row: Json, by: int = k * 10**7) -> Json:
             ids = {key: row[key] + by for key in ("id", "image_id", "category_id") if key in row}
-            return row | ids | {key: [i + by for i in row[key]] for key in ("annotation_ids",) if key in row}
+            names = {"file_name": f"{by}/{row['file_name']}"} if "file_name" in row else {}
+            return row | ids | names | {key: [i + by for i in row[key]] for key in ("annotation_ids",) if key in row}
 
         for name in truth:
             truth[name] += map(moved, of_source[name])

@@ -58,12 +58,13 @@ def benchmark(
     *,
     settings: Sequence[str] = ("1/category",),
     kinds: Sequence[str] = ("centre",),
+    prompts: Sequence[str] = PROMPTS,
     seeds: int = 5,
     clicks_folder: Path | None = None,
 ) -> Results:
-    """Evaluate a checkpoint on COCO sources under every setting and kind of click: two rows per source, setting, kind and seed.
+    """Evaluate a checkpoint on COCO sources under every setting and kind of click: a row per source, setting, kind, use and seed.
 
-    One has the prompts of an image `alone`, one `together`, as rivals (`compete`). A row holds `images`, `objects`, `clicks`
+    `prompts`: those of an image `alone`, or `together`, as rivals (`compete`). A row holds `images`, `objects`, `clicks`
     (hash of the list), `predict_s` and the numbers of `row_of`, means over categories.
 
     Args:
@@ -71,7 +72,13 @@ def benchmark(
         out: JSON to write. Sources that it already holds for the same checkpoint and clicks are not run again.
         clicks_folder: where to write the click lists, as `<source>-<setting>-<kind>-<seed>.json`.
     """
-    request = {"checkpoint": Path(checkpoint).name, "sha256": sha_of(checkpoint), "settings": settings, "kinds": kinds}
+    request = {
+        "checkpoint": Path(checkpoint).name,
+        "sha256": sha_of(checkpoint),
+        "settings": settings,
+        "kinds": kinds,
+        "prompts": prompts,
+    }
     results = Results(out, request | {"seeds": seeds, "score_threshold": DEFAULT_THRESHOLD})  # of `hit_shown` and `count_mae`
     model = load_model(checkpoint)
     wanted = [(s, k, i) for s in settings for k in kinds for i in range(seeds)]
@@ -84,15 +91,16 @@ def benchmark(
         for image_id, group in groupby(predict_prompts(model, data, lists), key=lambda found: found[1]["image_id"]):
             of_image = list(group)
             for k in {k for k, *_ in of_image}:
-                prompts, found = zip(*((p, f) for of_list, p, f in of_image if of_list == k), strict=True)
+                asked, found = zip(*((p, f) for of_list, p, f in of_image if of_list == k), strict=True)
                 for rows, every in ((alone, found), (rivals, compete(found))):
-                    rows[k] += [r for p, f in zip(prompts, every, strict=True) for r in to_rows(f, image_id, p["category_id"])]
+                    rows[k] += [r for p, f in zip(asked, every, strict=True) for r in to_rows(f, image_id, p["category_id"])]
         about = {"images": len(data), "objects": len(data.boxes), "predict_s": round(time.monotonic() - started, 1)}
         rows = []
         for (setting, kind, seed), clicks, *both in zip(wanted, lists, alone, rivals, strict=True):
             which = {"setting": setting, "kind": kind, "seed": seed, "clicks": clicks_hash(clicks)}
-            for prompts, found in zip(PROMPTS, both, strict=True):
-                rows.append(about | which | {"prompts": prompts} | row_of(evaluate(truth, found, clicks)))
+            for use, found in zip(PROMPTS, both, strict=True):
+                if use in prompts:
+                    rows.append(about | which | {"prompts": use} | row_of(evaluate(truth, found, clicks)))
             if clicks_folder is not None:
                 save_clicks(clicks, clicks_folder / f"{key['source']}-{setting.replace('/', '-per-')}-{kind}-{seed}.json")
         results.add(key, *rows)

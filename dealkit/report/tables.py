@@ -83,7 +83,7 @@ def source_table(results: Json, setting: str = "1/category", kind: str = "centre
 def settings_table(results: Json) -> str:
     """A row per click setting, kind and use of the prompts, means over sources and seeds."""
     columns, by = ["ap25", *SCORES, "hit_shown"], ["setting", "kind", "prompts"]
-    means = over_seeds(results, by)
+    means = over_seeds(pd.DataFrame({"prompts": "alone"} | row for row in results["rows"]).to_dict("records"), by)
     return markdown(means[by].join(percent(means, columns)))
 
 
@@ -182,8 +182,8 @@ def training_sentence(training: Json) -> str:
     images = sum(part["steps"] * part["batch_size"] for part in parts)
     name, millions = Path(training["checkpoint"]).stem, training["parameters"] / 1e6
     return (
-        f"`{name}` ({millions:.1f} M parameters), trained from random weights for "
-        f"{minutes:.0f} minutes on a two-core CPU ({images:,} crops, in {len(parts)} parts)."
+        f"`{name}` ({millions:.1f} M parameters), trained for {minutes:.0f} minutes on one core of a CPU ({images:,} crops), "
+        "from ImageNet weights and what fits of the `nano` before."
     )
 
 

@@ -88,7 +88,7 @@ def few_shot_scores(
         else:
             start = Path(checkpoint), {"minutes": 0.0}
             model, training = adapted(checkpoint, train, run, out, images=k, seed=draw) if k else start
-            made.add(key | {"minutes": training["minutes"]}, *benchmark(model, [val], None, seeds=seeds).rows)
+            made.add(key | {"minutes": training["minutes"]}, *benchmark(model, [val], None, prompts=("alone",), seeds=seeds).rows)
     return made
 
 

@@ -165,7 +165,7 @@ def left_out_scores(
             about = {"run": folder.name, "steps": training["steps"], "minutes": training["minutes"]}
             checkpoint = folder / "model.safetensors"
         files = [_test_file(cell, group, root / name / "val.json", out / "parts", categories[name]) for name in cell.test[group]]
-        rows = benchmark(checkpoint, files, None, seeds=seeds).rows
+        rows = benchmark(checkpoint, files, None, prompts=("alone",), seeds=seeds).rows
         made.add(key | {"checkpoint": sha_of(checkpoint)} | about, *rows)
     return made
 

@@ -106,6 +106,6 @@ def adapted_matrix(
         if a is not None:
             distance = distance or source_distances(Predictor(checkpoint), root, sources, images=tested)
             model, _ = adapted(checkpoint, root / a / "train.json", run, out, images=images, seed=0)
-        of_source = {row["source"]: row[METRIC] for row in benchmark(model, files, None, seeds=1).rows}
+        of_source = {row["source"]: row[METRIC] for row in benchmark(model, files, None, prompts=("alone",), seeds=1).rows}
         made.add(key, *({"to": b, METRIC: of_source[b], "distance": distance.get((a, b))} for b in sources))
     return made

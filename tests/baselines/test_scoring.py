@@ -134,9 +134,8 @@ def test_rows_are_those_of_the_click_list(tiny_coco):
     rows = reference_rows(find, data, clicks)
     assert sorted(asked) == [("bolt", 2), ("nut", 1)]  # one prompt per category, with all its examples
     assert evaluate(tiny_coco, rows, clicks)["all"]["ap50"] == pytest.approx(1)
-    assert len(reference_rows(find, data, clicks, given="click")) == 3
-    with pytest.raises(ValueError, match="given: expected box or click, got 'point'"):
-        reference_rows(find, data, clicks, given="point")
+    square = reference_rows(find, data, clicks, guess=lambda _, xy: torch.tensor([xy[0] - 2, xy[1] - 2, xy[0] + 2, xy[1] + 2]))
+    assert [row["bbox"][2:] for row in square] == 3 * [[4.0, 4.0]]
 
 
 def test_a_benchmark_is_resumed_and_extended(make_coco, tmp_path):

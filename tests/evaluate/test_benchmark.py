@@ -39,13 +39,16 @@ def test_the_benchmark_writes_every_seed_and_does_not_repeat_a_source(source, tm
     file, checkpoint = source
     kinds, out, folder = ["centre", "jitter"], tmp_path / "out.json", tmp_path / "clicks"
     rows = benchmark(checkpoint, [file], out, kinds=kinds, seeds=2, clicks_folder=folder).rows
-    assert [(r["source"], r["kind"], r["seed"]) for r in rows] == [("source", k, i) for k in kinds for i in (0, 1)]
+    expected = [("source", k, i, use) for k in kinds for i in (0, 1) for use in ("alone", "together")]
+    assert [(r["source"], r["kind"], r["seed"], r["prompts"]) for r in rows] == expected
     assert {(r["images"], r["objects"]) for r in rows} == {(2, 3)}
     for row in rows:
         assert clicks_hash(load_clicks(folder / f"source-1-per-category-{row['kind']}-{row['seed']}.json", file)) == row["clicks"]
     assert read_json(out)["made_by"]["python"] and read_json(out)["rows"] == rows
     assert benchmark(checkpoint, [file], out, kinds=kinds, seeds=2).rows == rows  # with its seconds: nothing was run again
-    assert len(benchmark(checkpoint, [file], out, kinds=["centre"], seeds=1).rows) == 1  # another request begins anew
+    assert (
+        len(benchmark(checkpoint, [file], out, kinds=["centre"], prompts=["alone"], seeds=1).rows) == 1
+    )  # another request begins anew
 
 
 def test_every_object_of_a_photograph_is_clicked_once(tiny_model):

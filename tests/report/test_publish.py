@@ -29,12 +29,12 @@ RESULTS = PROJECT_ROOT / "data" / "results"
 
 def test_tables_show_per_cent_with_their_spread():
     scores = dict.fromkeys((*SCORES, "ap25", "hit_shown"), 0.25)
-    about = {"source": "cells", "images": 3, "objects": 20, "setting": "1/category", "kind": "centre"}
+    about = {"source": "cells", "images": 3, "objects": 20, "setting": "1/category", "kind": "centre", "prompts": "alone"}
     rows = [about | scores | {"seed": seed, "ap50": value} for seed, value in ((0, 0.5), (1, 0.6))]
     made = [[cell.strip() for cell in line.strip("|").split("|")] for line in source_table({"rows": rows}).splitlines()]
     assert made[2][:5] == ["cells", "3", "20", "55.0", "25.0"]
     assert made[3][:5] == ["**mean of 1**", "", "", "**55.0** ± 7.1", "**25.0** ± 0.0"]
-    assert settings_table({"rows": rows}).splitlines()[2].split("|")[1].strip() == "1/category centre"
+    assert settings_table({"rows": rows}).splitlines()[2].split("|")[1].strip() == "1/category"
 
 
 def test_publishing_halves_the_weights_and_keeps_configs_and_logs_without_anyones_folders(tiny_model, tmp_path):
@@ -51,7 +51,7 @@ def test_publishing_halves_the_weights_and_keeps_configs_and_logs_without_anyone
     training = read_json(tmp_path / "training.json")
     assert training["parts"] == 2 * [{"steps": 40, "minutes": 1.0, "batch_size": 8, "device": "unknown"}]
     assert training["parameters"] == sum(p.numel() for p in tiny_model.parameters())
-    assert "for 2 minutes on a two-core CPU (640 crops, in 2 parts)" in training_sentence(training)
+    assert "for 2 minutes on one core of a CPU (640 crops)" in training_sentence(training)
     config = read_json(tmp_path / "out.config.json")
     assert config["data"]["coco"] == config["started_from"][0]["data"]["coco"] == ["real/bolts/train.json"]
     for a, b in zip(
@@ -77,11 +77,13 @@ def test_results_belong_to_the_committed_checkpoint_and_click_lists():
     import hashlib
 
     sha = hashlib.sha256(DEFAULT_CHECKPOINT.read_bytes()).hexdigest()[:12]
-    for name in ("realsmall_nano.json", "realsmall_nano_settings.json"):
+    for name in ("realsmall_nano.json", "unseen_nano.json", "open_nano.json"):
         assert read_json(RESULTS / name)["request"]["sha256"] == sha, name
     assert read_json(RESULTS / "photos_nano.json")["sha256"] == sha
     for row in read_json(RESULTS / "realsmall_nano.json")["rows"]:
-        clicks = load_clicks(PROJECT_ROOT / "data" / "clicks" / f"{row['source']}-1-per-category-centre-{row['seed']}.json")
+        clicks = load_clicks(
+            PROJECT_ROOT / "data" / "clicks" / f"{row['source']}-1-per-category-{row['kind']}-{row['seed']}.json"
+        )
         assert clicks_hash(clicks) == row["clicks"]
 
 
@@ -128,8 +130,9 @@ def test_the_table_of_thresholds_shows_shares_in_per_cent():
 
 def test_models_stand_side_by_side_in_per_cent_and_milliseconds():
     scores = dict.fromkeys(("ap50", "ap75", "ap50_ignored", "ap75_ignored", "hit"), 0.5) | {"hit_shown": 0.25}
+    about = {"setting": "1/category", "kind": "centre", "prompts": "alone"}
     nano = {
-        "realsmall": {"rows": [{"seed": 0, "source": "cells", **scores}]},
+        "realsmall": {"rows": [{"seed": 0, "source": "cells", **about, **scores}]},
         "training": {
             "parameters": 9_012_830,
             "parts": [{"minutes": 30.2, "steps": 100, "batch_size": 8}, {"minutes": 29.7, "steps": 150, "batch_size": 8}],
