@@ -11,7 +11,7 @@ from statistics import mean
 
 from dealkit.baselines.detector import load_detector
 from dealkit.baselines.scoring import found_agnostic, one_class, pooled_results, reference_rows
-from dealkit.baselines.templates import match_box
+from dealkit.baselines.templates import estimate_box, match_box
 from dealkit.clicks import make_clicks
 from dealkit.config import Budget, DataConfig, DetectorConfig, DetectorRun, MethodConfig, PromptConfig, RunConfig, TrainConfig
 from dealkit.data.annotations import read_coco
@@ -145,8 +145,8 @@ def score_row(row: Row, files: Sequence[Path], out: Path, *, seed: int, budget: 
         write_json(part, truth)
         data, clicks = CocoFolder(part, val.parent / "images"), make_clicks(truth, setting="1/category", seed=seed)
         if model is None:
-            given = row.model.removeprefix("template ")
-            found = one_class(reference_rows(lambda image, boxes, _: match_box(image, boxes), data, clicks, given=given))
+            guess = estimate_box if row.model == "template click" else None
+            found = one_class(reference_rows(lambda image, boxes, _: match_box(image, boxes), data, clicks, guess=guess))
         else:
             found = found_agnostic(model, data, clicks, oracle=row.oracle)
         scored.append((truth, found, clicks))
