@@ -82,7 +82,8 @@ class TrainingStream(torch.utils.data.Dataset[Sample]):
         if self.sources and both.random() < config.partners:
             source = self.sources[both.choice(len(self.sources), p=self.shares)]
             images = both.choice(len(source), 2, replace=len(source) < 2)
-            return self.crop(source[int(images[index % 2])], rng, generator)
+            sample = source[int(images[index % 2])]
+            return self.crop(coarse_kinds(sample, source) if both.random() < config.coarse else sample, rng, generator)
         if not self.sources or rng.random() < config.synthetic:
             larger = 4 ** rng.random() if rng.random() < config.large_scenes else None
             size_hw, seed = (config.size, config.size), TRAIN_SEED + self.seed
@@ -99,7 +100,8 @@ class TrainingStream(torch.utils.data.Dataset[Sample]):
     def draw(self, rng: np.random.Generator) -> Sample:
         """A whole image of a source."""
         source = self.sources[rng.choice(len(self.sources), p=self.shares)]
-        return source[int(rng.integers(len(source)))]
+        sample = source[int(rng.integers(len(source)))]
+        return coarse_kinds(sample, source) if rng.random() < self.config.coarse else sample
 
     def crop(self, sample: Sample, rng: np.random.Generator, generator: torch.Generator, size: int = 0) -> Sample:
         """A crop of an image, with or without distractors."""
@@ -108,6 +110,17 @@ class TrainingStream(torch.utils.data.Dataset[Sample]):
         if rng.random() < config.distractors and (donor := self.draw(rng)).source != sample.source:
             made = paste_distractors(made, donor, generator=generator)
         return made
+
+
+def coarse_kinds(sample: Sample, source: Samples) -> Sample:
+    """The sample with one label for all categories of its source whose names end in one word; the first of them.
+
+    Choice: data sets tell coins or lamps apart where a click means all of them, and the other way round.
+    """
+    words = [name.split()[-1].lower() if name.split() else name for _, name in getattr(source, "categories", ())]
+    if len(set(words)) == len(words):
+        return sample
+    return replace(sample, labels=torch.tensor([words.index(word) for word in words])[sample.labels])
 
 
 def draw_twins(rng: np.random.Generator) -> dict[str, Any]:
