@@ -30,15 +30,18 @@ class FeatureMatcher:
 
     def __init__(self, backbone: torch.nn.Module | None = None):
         """`backbone`: EfficientNet-Lite0 with ImageNet weights if None."""
+        self.image: Tensor | None = None
+        self.keys: list[Tensor] = []
         self.backbone = backbone or build_backbone(ModelConfig(backbone="lite0", pretrained=True)).eval()
 
     @torch.inference_mode()
     def similarity(self, image: Tensor, points: Tensor) -> Tensor:
         """Cosine of every place of an image (3, H, W) uint8 with the places of `points` (P, 2), their mean: (h, w), stride 4."""
         batch, sizes = pad_to([to_input(image)])
+        if image is not self.image:
+            self.image, self.keys = image, [contrast_keys(map_, None) for map_ in self.backbone(batch)[:3]]
         total = 0.0
-        for map_, stride in zip(self.backbone(batch)[:3], STRIDES, strict=False):
-            key = contrast_keys(map_, None)
+        for key, stride in zip(self.keys, STRIDES, strict=False):
             prompt = F.normalize(F.normalize(sample_map(key, points[None], stride), dim=-1).mean(1), dim=-1)
             cosine = torch.einsum("chw,c->hw", key[0], prompt[0])[None, None]
             total = total + F.interpolate(cosine, [side // STRIDES[0] for side in batch.shape[2:]], mode="bilinear")[0, 0] / 3

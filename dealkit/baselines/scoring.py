@@ -194,9 +194,10 @@ def reference_rows(
     """
     names, row = dict(data.categories), {image_id: i for i, image_id in enumerate(data.image_ids)}
     box_of = dict(zip(data.annotation_ids.tolist(), data.boxes, strict=True))
-    rows = []
+    rows, last = [], -1
     for prompt in tqdm(check_clicks(clicks)["prompts"], desc=data.source, unit="prompt", mininterval=2):
-        image = data[row[prompt["image_id"]]].image
+        if prompt["image_id"] != last:
+            last, image = prompt["image_id"], data[row[prompt["image_id"]]].image
         points = [xy for xy, label in zip(prompt["points"], prompt["labels"], strict=True) if label]
         if guess is None:
             boxes = torch.stack([box_of[i] for i in prompt["annotation_ids"]])
