@@ -1,9 +1,11 @@
 // The click page: draws an image with boxes and tells Python what the user does. One file for the notebook widget (anywidget
 // calls `render`) and for `python -m dealkit click` (the page itself mounts, at the end). A `link` joins it to Python:
-//   send(event)   picture() -> promise of a Blob   listen(f): f(view) from now on   save(what): download an export
+//   send(event)   picture(index, box) -> promise of a Blob, of the whole image without a box
+//   listen(f): f(view) from now on   save(what): download an export
 
 const STYLE = `
-.dk { --line: var(--jp-border-color1, #bbb); font: 13px system-ui, sans-serif; color: var(--jp-ui-font-color1, #222); outline: none }
+.dk { --line: var(--jp-border-color1, #bbb); color: var(--jp-ui-font-color1, #222) }
+.dk { font: 13px system-ui, sans-serif; outline: none }
 .dk-bar { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; margin: 4px 0 }
 .dk button, .dk input { font: inherit; color: inherit }
 .dk button { padding: 2px 9px; border: 1px solid var(--line); border-radius: 4px; background: transparent; cursor: pointer }
@@ -36,6 +38,8 @@ function make(tag, fields = {}, ...children) {
 function mount(root, link) {
   let state = null; // the view that Python sent last
   let bitmap = null; // its picture
+  let detail = null; // a part of it in full resolution: bitmap and box
+  let later = 0; // timer of the next detail
   let shown = -1; // index of the image of the picture
   let asked = -1; // index of the image that Python was told to read
   let mode = "click";
@@ -45,7 +49,8 @@ function mount(root, link) {
   let took = null; // milliseconds from the last event to its drawing
   const pending = new Map(); // id of an event -> when it was sent
 
-  const button = (text, title, act, name) => make("button", { type: "button", textContent: text, title, onclick: act, dataset: { do: name } });
+  const button = (text, title, act, name) =>
+    make("button", { type: "button", textContent: text, title, onclick: act, dataset: { do: name } });
   const kinds = make("span", { className: "dk-bar" });
   const name = make("input", { className: "dk-name", title: "name of the kind", maxLength: 60 });
   const slider = make("input", { type: "range", max: 0.99, step: 0.01, title: "lowest score shown" });
@@ -61,12 +66,12 @@ function mount(root, link) {
   const move = (by) => () => send({ do: "open", index: state.image.index + by });
   const before = button("◀", "previous image (left arrow)", move(-1), "before");
   const after = button("▶", "next image, the same kinds (right arrow)", move(1), "after");
-  const saves = ["coco", "csv", "embedding"].map((what) => button(what, `save as ${what}`, () => link.save(what), `save-${what}`));
+  const save = (what) => button(what, `save as ${what}`, () => link.save(what), `save-${what}`);
   const space = make("span", { className: "dk-space" });
   const first = make("div", { className: "dk-bar" }, kinds, name, space, before, place, after);
   const fit_button = button("fit", "whole image (f)", () => { fit(); draw(); }, "fit");
   const second = make("div", { className: "dk-bar" }, ...modes, "score", slider, score, undo, clear, fit_button);
-  second.append(make("span", { className: "dk-space" }), "save", ...saves);
+  second.append(make("span", { className: "dk-space" }), "save", ...["coco", "csv", "embedding"].map(save));
   root.classList.add("dk");
   root.tabIndex = 0;
   root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's keys are not ours
@@ -85,7 +90,7 @@ function mount(root, link) {
     state = next;
     if (state.image.index !== shown) {
       shown = state.image.index;
-      bitmap = null;
+      bitmap = detail = null;
       const wanted = shown;
       const loaded = await createImageBitmap(await link.picture(shown));
       if (wanted !== shown) return;
@@ -111,8 +116,9 @@ function mount(root, link) {
     draw();
   }
 
-  const visible = (kind, row) => row[5] === 1 || (row[5] === 0 && row[4] >= kind.threshold) || (row[5] === -1 && mode === "review");
-  const counted = (kind) => kind.rows.filter((row) => row[5] === 1 || (row[5] === 0 && row[4] >= kind.threshold)).length;
+  const holds = (kind, row) => row[5] === 1 || (row[5] === 0 && row[4] >= kind.threshold);
+  const visible = (kind, row) => holds(kind, row) || (row[5] === -1 && mode === "review");
+  const counted = (kind) => kind.rows.filter((row) => holds(kind, row)).length;
 
   function refresh() {
     if (!state) return;
@@ -156,13 +162,34 @@ function mount(root, link) {
     const scale = Math.min(w / width, h / height);
     view = { scale, x: (w - width * scale) / 2, y: (h - height * scale) / 2 };
     fitted = true;
+    sharpen();
   }
+
+  // Where the view is zoomed in beyond the picture, fetches what it shows in full resolution.
+  function sharpen() {
+    clearTimeout(later);
+    later = setTimeout(async () => {
+      const { width, height } = state.image;
+      const wanted = shown;
+      const ratio = window.devicePixelRatio || 1;
+      if (!bitmap || bitmap.width >= width || view.scale * ratio < (1.2 * bitmap.width) / width) return;
+      const low = pixel([0, 0]).map((v) => Math.max(Math.floor(v), 0));
+      const [c, d] = pixel([canvas.clientWidth, canvas.clientHeight]);
+      const box = [...low, Math.min(Math.ceil(c), width), Math.min(Math.ceil(d), height)];
+      if (box[2] <= box[0] || box[3] <= box[1]) return;
+      const part = await createImageBitmap(await link.picture(wanted, box));
+      if (wanted === shown) detail = { part, box };
+      draw();
+    }, 150);
+  }
+
+  const on_screen = ([x1, y1, x2, y2]) =>
+    [x1 * view.scale + view.x, y1 * view.scale + view.y, (x2 - x1) * view.scale, (y2 - y1) * view.scale];
 
   function outline(pen, boxes, colour, width, dash = []) {
     if (!boxes.length) return;
     pen.beginPath();
-    for (const [x1, y1, x2, y2] of boxes)
-      pen.rect(x1 * view.scale + view.x, y1 * view.scale + view.y, (x2 - x1) * view.scale, (y2 - y1) * view.scale);
+    for (const box of boxes) pen.rect(...on_screen(box));
     for (const [style, line] of [["rgba(0,0,0,0.5)", width + 1.6], [colour, width]]) {
       Object.assign(pen, { strokeStyle: style, lineWidth: line });
       pen.setLineDash(style === colour ? dash : []);
@@ -192,15 +219,16 @@ function mount(root, link) {
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.clearRect(0, 0, canvas.width, canvas.height);
     pen.imageSmoothingEnabled = view.scale < 3;
-    pen.drawImage(bitmap, view.x, view.y, state.image.width * view.scale, state.image.height * view.scale);
+    pen.drawImage(bitmap, ...on_screen([0, 0, state.image.width, state.image.height]));
+    if (detail) pen.drawImage(detail.part, ...on_screen(detail.box));
+    canvas.dataset.detail = detail ? 1 : 0;
     state.kinds.forEach((kind, n) => {
       const rows = kind.rows.filter((row) => visible(kind, row));
       const wide = n === state.kind ? 2 : 1.3;
       outline(pen, rows.filter((row) => row[5] === 0), kind.colour, wide);
       const right = rows.filter((row) => row[5] === 1);
       pen.fillStyle = `${kind.colour}40`;
-      for (const [x1, y1, x2, y2] of right)
-        pen.fillRect(x1 * view.scale + view.x, y1 * view.scale + view.y, (x2 - x1) * view.scale, (y2 - y1) * view.scale);
+      for (const row of right) pen.fillRect(...on_screen(row));
       outline(pen, right, kind.colour, wide + 0.6);
       outline(pen, rows.filter((row) => row[5] === -1), "#D55E00", 1.4, [4, 4]);
     });
@@ -224,7 +252,8 @@ function mount(root, link) {
     if (x < 0 || y < 0 || x > width || y > height) return;
     if (mode !== "review") return send({ do: "click", x, y, label: not ? 0 : 1 });
     const kind = state.kinds[state.kind];
-    const under = kind.rows.filter((row) => visible(kind, row) && row[0] <= x && x <= row[2] && row[1] <= y && y <= row[3]);
+    const inside = (row) => row[0] <= x && x <= row[2] && row[1] <= y && y <= row[3];
+    const under = kind.rows.filter((row) => visible(kind, row) && inside(row));
     if (!under.length) return;
     const area = (row) => (row[2] - row[0]) * (row[3] - row[1]);
     const row = under.reduce((a, b) => (area(b) < area(a) ? b : a));
@@ -257,7 +286,8 @@ function mount(root, link) {
     if (!done) return;
     const box = box_of(done);
     if (done.moved && done.boxing) send(mode === "review" ? { do: "judge", box, verdict: 1 } : { do: "draw_box", box });
-    else if (!done.moved && !(done.boxing && mode === "box")) pointed(...pixel(done.from), done.not);
+    else if (done.moved) sharpen();
+    else if (!(done.boxing && mode === "box")) pointed(...pixel(done.from), done.not);
     draw();
   });
   canvas.addEventListener("pointercancel", () => { drag = null; draw(); });
@@ -272,6 +302,7 @@ function mount(root, link) {
     view = { scale, x: u - x * scale, y: v - y * scale };
     fitted = false;
     draw();
+    sharpen();
   };
   canvas.addEventListener("wheel", zoom, { passive: false });
   slider.addEventListener("input", () => {
@@ -302,13 +333,21 @@ function download(name, content) {
 }
 
 function render({ model, el }) {
+  const waiting = new Map(); // id of a picture -> what its promise waits for
   const saved = (message, buffers) => {
     if (message.save) download(message.save, new Blob([buffers[0]]));
+    waiting.get(message.picture)?.(new Blob([buffers[0]], { type: "image/jpeg" }));
+    waiting.delete(message.picture);
   };
+  const part = (box) => new Promise((resolve) => {
+    const id = Math.random().toString(36).slice(2);
+    waiting.set(id, resolve);
+    model.send({ do: "picture", box, id });
+  });
   model.on("msg:custom", saved);
   const stop = mount(el, {
     send: (event) => model.send(event),
-    picture: async () => new Blob([model.get("picture")], { type: "image/jpeg" }),
+    picture: async (_, box) => (box ? part(box) : new Blob([model.get("picture")], { type: "image/jpeg" })),
     save: (what) => model.send({ do: "export", what }),
     listen(f) {
       const changed = () => f(model.get("view"));
@@ -339,7 +378,7 @@ function page_link(token) {
   };
   return {
     send,
-    picture: async (index) => (await fetch(address("picture", { index }))).blob(),
+    picture: async (index, box) => (await fetch(address("picture", box ? { index, box } : { index }))).blob(),
     save: (what) => save(what).catch(complain),
     listen(f) {
       listener = f;

@@ -96,10 +96,14 @@ class ClickWidget(anywidget.AnyWidget):
 
     def _do(self, event: Json) -> Json:
         """On the worker's thread: let the session do it and show what came of it."""
-        if isinstance(event, dict) and event.get("do") == "export":
+        do = event.get("do") if isinstance(event, dict) else None
+        if do in ("export", "picture"):
             try:
-                name, content = self.session.export(str(event.get("what")))
-                self.send({"save": name}, [content])
+                if do == "export":
+                    name, content = self.session.export(str(event.get("what")))
+                    self.send({"save": name}, [content])
+                else:
+                    self.send({"picture": event.get("id")}, [self.session.picture(event.get("box"))])
             except ValueError as error:
                 self.view = self.session.view() | {"message": str(error)}
             return self.view

@@ -22,8 +22,8 @@ LONGEST_EVENT = 64 * 1024
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>dealkit: click</title><link rel="icon" href="data:,"></head>
-<body style="margin: 8px 14px"><main data-dealkit-page></main><script type="module" src="click.js?token={token}"></script></body>
-</html>
+<body style="margin: 8px 14px"><main data-dealkit-page></main>
+<script type="module" src="click.js?token={token}"></script></body></html>
 """
 POLICY = "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; img-src 'self' blob: data:"
 
@@ -44,23 +44,25 @@ def make_server(session: Session, port: int = 0) -> tuple[ThreadingHTTPServer, s
         def do_GET(self) -> None:
             if (name := self._asked_for()) is None:
                 return
-            with lock:
-                if name == "":
-                    self._answer(PAGE.format(token=token).encode(), "text/html; charset=utf-8")
-                elif name == "click.js":
-                    self._answer(SCRIPT.read_bytes(), "text/javascript; charset=utf-8")
-                elif name == "view":
-                    self._answer(json.dumps(session.view()).encode(), "application/json")
-                elif name == "picture":
-                    self._answer(session.picture(), "image/jpeg")
-                elif name == "export":
-                    try:
-                        file, content = session.export(parse_qs(urlsplit(self.path).query).get("what", [""])[0])
-                    except ValueError as error:
-                        return self._refuse(HTTPStatus.BAD_REQUEST, str(error))
-                    self._answer(content, "application/octet-stream", file)
-                else:
-                    self._refuse(HTTPStatus.NOT_FOUND, "no such page")
+            asked = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
+            try:
+                with lock:
+                    if name == "":
+                        self._answer(PAGE.format(token=token).encode(), "text/html; charset=utf-8")
+                    elif name == "click.js":
+                        self._answer(SCRIPT.read_bytes(), "text/javascript; charset=utf-8")
+                    elif name == "view":
+                        self._answer(json.dumps(session.view()).encode(), "application/json")
+                    elif name == "picture":
+                        box = [float(side) for side in asked["box"].split(",")] if "box" in asked else None
+                        self._answer(session.picture(box), "image/jpeg")
+                    elif name == "export":
+                        file, content = session.export(asked.get("what", ""))
+                        self._answer(content, "application/octet-stream", file)
+                    else:
+                        self._refuse(HTTPStatus.NOT_FOUND, "no such page")
+            except ValueError as error:
+                self._refuse(HTTPStatus.BAD_REQUEST, str(error))
 
         def do_POST(self) -> None:
             if (name := self._asked_for()) is None:

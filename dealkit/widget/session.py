@@ -24,12 +24,13 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from dealkit import figures
-from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD
+from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, BuildConfig
 from dealkit.files import Json
 from dealkit.predict.detections import Detections
 from dealkit.predict.embedding import PromptEmbedding, mean_embedding
 from dealkit.predict.predictor import AnyImage, Predictor, as_image
 from dealkit.predict.threshold import ADAPTIVE, adaptive_threshold
+from dealkit.predict.tiles import predict_large
 
 Box = tuple[float, float, float, float]
 
@@ -47,6 +48,9 @@ LEAST_CERTAIN = DEFAULT_THRESHOLD
 
 LONG_SIDE = 2048
 """Most pixels of a side of the picture that a browser gets. Choice: a screen shows no more, and it weighs under 2 MB."""
+
+LARGE = 25_000_000
+"""Pixels from which an image is read in tiles, again for every click. Choice: 25 million take about 4 GB."""
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Files of a folder that count as images."""
@@ -153,13 +157,17 @@ class Session:
         """Let the model read the image, and look in it for the kinds that were clicked in others."""
         if self.is_read:
             return
-        self.predictor.set_image(self.image)
+        if not self._is_large():
+            self.predictor.set_image(self.image)
         self.is_read = True
         for kind in range(len(self.kinds)):
             marks = self.marks(kind)
             if not marks.prompt()[0] and (known := self._embedding(kind)):
-                found = self._cut(kind, self.predictor.predict_embedding(known))
-                self.pages[self.index] = self.page() | {kind: replace(marks, found=found)}
+                if self._is_large():
+                    found = predict_large(self.predictor, self.image, embedding=known)[0]
+                else:
+                    found = self.predictor.predict_embedding(known)
+                self.pages[self.index] = self.page() | {kind: replace(marks, found=self._cut(kind, found))}
 
     def click(self, x: float, y: float, label: int = 1) -> None:
         """Something of the kind, or with label 0 something that is not meant."""
@@ -275,9 +283,10 @@ class Session:
         about = {"read": self.is_read, "undo": bool(self.history.get(self.index)), "message": self.message}
         return about | {"image": image, "kinds": kinds, "kind": self.kind, "least": min(LEAST_SHOWN, self.start)}
 
-    def picture(self) -> bytes:
-        """The image as a JPEG of at most `LONG_SIDE` pixels a side."""
-        picture, out = Image.fromarray(self.image.permute(1, 2, 0).numpy()), io.BytesIO()
+    def picture(self, box: Sequence[float] | None = None) -> bytes:
+        """The image, or the part of it in a box of whole pixels, as a JPEG of at most `LONG_SIDE` pixels a side."""
+        x1, y1, x2, y2 = map(int, self._box(box or (0, 0, *self.sizes_wh[self.index])))
+        picture, out = Image.fromarray(self.image[:, y1:y2, x1:x2].permute(1, 2, 0).numpy()), io.BytesIO()
         picture.thumbnail((LONG_SIDE, LONG_SIDE))
         picture.save(out, "JPEG", quality=92, subsampling=0)
         return out.getvalue()
@@ -367,7 +376,9 @@ class Session:
         points, labels = marks.prompt()
         if not any(labels):
             raise ValueError("click: expected one on an object first; a box that is wrong can be rejected in review")
-        if marks.drawn and "boxes" in signature(self.predictor.predict).parameters:
+        if self._is_large():
+            found = predict_large(self.predictor, self.image, [(points, labels)])[0]
+        elif marks.drawn and "boxes" in signature(self.predictor.predict).parameters:
             clicks = len(marks.clicks)
             found = self.predictor.predict(points[:clicks] or None, labels[:clicks] or None, boxes=torch.tensor(marks.drawn))
         else:
@@ -411,7 +422,20 @@ class Session:
             if not any(labels):
                 self.embeddings.pop((self.index, kind), None)
             elif self.is_read:
-                self.embeddings[self.index, kind] = self.predictor.embed(None, points, labels)
+                self.embeddings[self.index, kind] = self._embed(points, labels)
+
+    def _embed(self, points: list[tuple[float, float]], labels: list[int]) -> PromptEmbedding:
+        """What clicks in the image shown mean; in a large one, those within a tile round the first that says *this*."""
+        if not self._is_large():
+            return self.predictor.embed(None, points, labels)
+        left, top = (max(int(v) - BuildConfig.tile // 2, 0) for v in points[labels.index(1)])
+        seen = self.image[:, top : top + BuildConfig.tile, left : left + BuildConfig.tile]
+        moved = torch.tensor(points) - torch.tensor([left, top])
+        near = ((moved >= 0) & (moved <= torch.tensor([seen.shape[2], seen.shape[1]]))).all(1)
+        return self.predictor.embed(seen, moved[near], torch.tensor(labels)[near])
+
+    def _is_large(self) -> bool:
+        return self.image.shape[1] * self.image.shape[2] > LARGE
 
     def _embedding(self, kind: int) -> PromptEmbedding | None:
         known = [embedding for (_, of), embedding in self.embeddings.items() if of == kind]

@@ -91,9 +91,12 @@ def test_a_front_end_gets_the_picture_before_the_view_and_files_to_save(model, t
     widget._handle_custom_msg({"do": "export", "what": "coco"}, [])
     widget._handle_custom_msg({"do": "export", "what": "all"}, [])
     made = widget.to_coco()
+    assert "export: expected coco, csv or embedding" in widget.view["message"]
+    widget._handle_custom_msg({"do": "picture", "box": [10, 5, 40, 25], "id": "p1"}, [])
+    widget._after(int)
+    assert sent[-1][0] == {"picture": "p1"} and Image.open(io.BytesIO(sent[-1][1][0])).size == (30, 20)
     content, (buffer,) = sent[2]
     assert content == {"save": "boxes.json"} and json.loads(buffer) == json.loads(json.dumps(made))
-    assert "export: expected coco, csv or embedding" in widget.view["message"]
 
 
 def test_without_a_front_end_it_is_a_picture_and_with_one_a_widget(model, alone, monkeypatch):

@@ -105,6 +105,7 @@ def test_events_are_answered_with_the_view_and_bad_ones_refused(asked):
     assert asked("/event", "{")[0] == 400 and asked("/view", "{}")[0] == 400
     assert asked("/event", "x" * (pages.LONGEST_EVENT + 1))[0] == 400
     assert asked("/event", "{}", token="guess")[0] == 403
+    assert asked("/picture?box=1,2,9")[0] == asked("/picture?box=a")[0] == 400 and asked("/picture?box=1,2,9,9")[0] == 200
     assert asked("/export?what=all") == (400, b"export: expected coco, csv or embedding, got 'all'")
 
 
@@ -242,3 +243,19 @@ def test_the_next_image_shows_the_same_kind_and_everything_can_be_saved(opened, 
     assert load_embedding(tmp_path / "object.safetensors").clicks == 1
     page.press("before")
     assert session.index == 0 and page.boxes() == here
+
+
+def test_a_zoomed_view_of_a_large_image_shows_its_own_pixels(browser, served, tiny_model, tmp_path):
+    image = torch.zeros(3, 40, 4000, dtype=torch.uint8)
+    image[:, :, 1::2] = 255
+    page = browser.new_page()
+    page.goto(served(Session(image, Predictor(tiny_model))))
+    shown = Page(page).wait()
+    page.mouse.move(*shown.at(2000, 20))
+    for _ in range(4):
+        page.mouse.wheel(0, -800)
+    page.wait_for_selector(".dk canvas[data-detail='1']")
+    page.screenshot(path=tmp_path / "zoomed.png")
+    pixels, place = Image.open(tmp_path / "zoomed.png").convert("L"), shown.to_screen()
+    colours = [pixels.getpixel(tuple(round(v) for v in place(x + 0.5, 20))) for x in range(1994, 2006)]
+    assert max(colours[::2]) < 80 and min(colours[1::2]) > 175, "stripes of one pixel, which the small picture blurs to grey"

@@ -11,6 +11,7 @@ from PIL import Image
 from dealkit.predict.detections import Detections
 from dealkit.predict.embedding import PromptEmbedding, load_embedding
 from dealkit.predict.predictor import Predictor
+from dealkit.predict.tiles import predict_large
 from dealkit.widget import session as sessions
 from dealkit.widget.session import Session, certain, images_of
 
@@ -333,6 +334,34 @@ def test_a_large_image_is_shown_smaller_and_its_boxes_are_in_its_own_pixels(tmp_
     assert Image.open(tmp_path / "shown.jpg").size == (2048, 61)
     session.judge([2900, 10, 2950, 60], 1)
     assert session.to_coco()["annotations"][0]["bbox"] == [2900, 10, 50, 50]
+
+
+def test_a_part_of_the_picture_comes_in_full_resolution(tmp_path):
+    pixels = np.zeros((30, 4000, 3), dtype=np.uint8)
+    pixels[:, 1::2] = 255
+    Image.fromarray(pixels).save(tmp_path / "stripes.png")
+    session = Session(tmp_path / "stripes.png", Oracle())
+    (tmp_path / "part.jpg").write_bytes(session.picture([3000, 5, 3016, 21]))
+    part = np.asarray(Image.open(tmp_path / "part.jpg")).astype(int)
+    assert part.shape == (16, 16, 3) and part[:, ::2].max() < 60 and part[:, 1::2].min() > 200
+    with pytest.raises(ValueError, match="box: expected at least 1 x 1 pixels"):
+        session.picture([5000, 5, 5010, 9])
+
+
+def test_a_large_image_is_asked_in_tiles_and_what_was_clicked_goes_on_to_the_next(tiny_model, folder, monkeypatch):
+    monkeypatch.setattr(sessions, "LARGE", 3000)
+    predictor = Predictor(tiny_model, threshold=0.0)
+    session = Session(folder, predictor)
+    session.click(20, 30)
+    session.click(60, 40, label=0)
+    found = predict_large(predictor, folder / "0.png", [([[20, 30], [60, 40]], [1, 0])])[0]
+    assert session.predictor.features is None, "it is never read in one piece"
+    assert len(found) and torch.equal(session.detections().boxes, found.boxes)
+    session.open(1)
+    session.read()
+    embedding = predictor.embed(folder / "0.png", [[20, 30], [60, 40]], [1, 0])
+    found = predict_large(predictor, folder / "1.png", embedding=embedding)[0]
+    assert len(found) and torch.equal(session.detections().boxes, found.boxes)
 
 
 def test_images_come_from_a_folder_files_or_memory_and_a_wrong_one_is_named(folder, tmp_path):
