@@ -12,8 +12,9 @@ from dealkit.files import PROJECT_ROOT, Json, read_json
 DEFAULT_CHECKPOINT = PROJECT_ROOT / "data" / "checkpoints" / "nano.safetensors"
 """What is clicked with where no other checkpoint is named."""
 
-DEFAULT_THRESHOLD = 0.25
-"""Score from which detections are shown and counted. Choice: by F1 on training images, see `data/results/threshold_nano.json`."""
+DEFAULT_THRESHOLD = 0.2
+"""Score from which detections count in evaluations; what people see is cut for each image, see `predict.threshold`. Choice: by
+F1 on training images, see `data/results/threshold_nano.json`."""
 
 MIN_SCORE = 0.001
 """Detections under it cannot change a precision worth reading: they are never written, nor looked at for an adaptive cut."""

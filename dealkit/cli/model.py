@@ -11,7 +11,6 @@ from dealkit.cli.checks import Maybe, Several, check_folder, check_json, check_o
 from dealkit.config import (
     COUNT_RANGE,
     DEFAULT_CHECKPOINT,
-    DEFAULT_THRESHOLD,
     DETECTORS,
     MODELS,
     SHARE_RANGE,
@@ -117,7 +116,7 @@ def serve(
     root: Maybe[Path] = None,
     media: Maybe[Path] = None,
     checkpoint: Path = DEFAULT_CHECKPOINT,
-    threshold: float | Literal["adaptive"] = DEFAULT_THRESHOLD,
+    threshold: float | Literal["adaptive"] = "adaptive",
     host: str = "127.0.0.1",
     port: int = 9090,
     show_config: bool = False,
@@ -153,7 +152,7 @@ def serve(
 def click(
     images: tyro.conf.Positional[Path],
     checkpoint: Path = DEFAULT_CHECKPOINT,
-    threshold: float | Literal["adaptive"] = DEFAULT_THRESHOLD,
+    threshold: float | Literal["adaptive"] = "adaptive",
     port: int = 0,
     browser: bool = True,
 ) -> None:

@@ -21,11 +21,11 @@ from dealkit.cli.checks import (
     is_weights,
     starts,
 )
-from dealkit.config import DEFAULT_CHECKPOINT, DEFAULT_THRESHOLD, BuildConfig
+from dealkit.config import DEFAULT_CHECKPOINT, BuildConfig
 from dealkit.files import journal, sha_of, stop_request, write_json, write_text
 from dealkit.predict.folder import JOURNAL, FolderPrompt, list_images, predict_folder
 from dealkit.predict.formats import FORMATS, Findings, check_names, write_formats
-from dealkit.predict.threshold import check_threshold
+from dealkit.predict.threshold import ADAPTIVE, check_threshold
 
 Points = Annotated[list[tuple[float, float]], tyro.conf.arg(metavar="X Y"), tyro.conf.UseAppendAction]
 
@@ -84,7 +84,7 @@ def predict(
         not_point: pixel of something that is not meant; repeatable.
         box: corners x1 y1 x2 y2 of a box drawn round an object: it says where the edges of all objects are; repeatable.
         of: image that the points lie in, if it is not IMAGE; looked for in the folder, too.
-        threshold: lowest score written, or `adaptive`: a cut for each image; a fixed default if not given.
+        threshold: lowest score written, or `adaptive`: a cut for each image, as if not given.
         coco: COCO JSON of a data set.
         images: folder of its images; `images` beside it if not given.
         clicks: click list of `python -m dealkit clicks`.
@@ -115,7 +115,7 @@ def predict(
         if value not in (None, [], (), False) and name not in MODES[mode]:
             places = " or ".join(other for other, names in MODES.items() if name in names)
             raise ValueError(f"predict {mode}: --{name.replace('_', '-')} has no effect; expected it with {places}")
-    check_threshold(DEFAULT_THRESHOLD if threshold is None else threshold)
+    check_threshold(ADAPTIVE if threshold is None else threshold)
     if overlap is not None and not tile:
         raise ValueError("predict --overlap: has no effect without --tile")
     shared = BuildConfig.overlap if overlap is None else overlap
@@ -146,7 +146,7 @@ def predict(
         check_folder(out if out.exists() else None, "--out")
         check_weights(checkpoint)
         check_weights(embedding, "prompt embedding")
-        cut = DEFAULT_THRESHOLD if threshold is None else threshold
+        cut = ADAPTIVE if threshold is None else threshold
         about = {"checkpoint": checkpoint, "of": of, "embedding": embedding, "points": points, "labels": labels}
         asked = FolderPrompt(**about, boxes=tuple(box), threshold=cut, **tiles)
         kind = kind or (embedding.stem if embedding else "object")
@@ -164,7 +164,7 @@ def predict(
     from dealkit.predict.predictor import Predictor
     from dealkit.predict.tiles import embed_large, predict_large
 
-    predictor = Predictor(checkpoint, threshold=DEFAULT_THRESHOLD if threshold is None else threshold)
+    predictor = Predictor(checkpoint, threshold=ADAPTIVE if threshold is None else threshold)
     meant = load_embedding(embedding) if embedding else None
     if of is not None or save_embedding is not None:
         where = of or image

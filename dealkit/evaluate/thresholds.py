@@ -173,7 +173,7 @@ def judge_prompt(found: Detections, truth: list[Json]) -> JudgedPrompt:
     """
     boxes, ignored = xyxy(truth), torch.tensor([bool(row.get("iscrowd") or row.get("ignore")) for row in truth], dtype=torch.bool)
     crowd, objects = boxes[ignored], boxes[~ignored]
-    shown = found.scores >= adaptive_threshold(found.scores, found.count)
+    shown = found.scores >= adaptive_threshold(found.scores)
     shown = shown if found.clicked is None else shown | found.clicked
     counts = ~in_regions((found.boxes[:, :2] + found.boxes[:, 2:]) / 2, crowd)
     right = (claim(box_iou(found.boxes[counts], objects)) >= 0).numpy()

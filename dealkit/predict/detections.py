@@ -51,10 +51,8 @@ class Detections:
         return self._take(self.scores >= threshold)
 
     def adaptive(self) -> "Detections":
-        """The detections from `adaptive_threshold` of these scores and this count on, and whatever was clicked."""
-        if self.count is None:
-            raise ValueError("count: expected the number that the density sums to, got None")
-        keep = self.scores >= adaptive_threshold(self.scores, self.count)
+        """The detections from `adaptive_threshold` of these scores on, and whatever was clicked."""
+        keep = self.scores >= adaptive_threshold(self.scores)
         return self._take(keep if self.clicked is None else keep | self.clicked)
 
     def _take(self, keep: Tensor) -> "Detections":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
-from dealkit.config import DEFAULT_CHECKPOINT, DEFAULT_THRESHOLD, MIN_SCORE, BuildConfig
+from dealkit.config import DEFAULT_CHECKPOINT, MIN_SCORE, BuildConfig
 from dealkit.files import IMAGE_SUFFIXES, Json, journal, sha_of, stop_request
 from dealkit.predict.formats import Findings
 from dealkit.predict.threshold import ADAPTIVE, check_threshold
@@ -41,7 +41,7 @@ class FolderPrompt:
     """Boxes x1, y1, x2, y2 drawn round objects of it."""
     embedding: Path | None = None
     """File of `PromptEmbedding.save`, instead of clicks."""
-    threshold: float | str = DEFAULT_THRESHOLD
+    threshold: float | str = ADAPTIVE
     """Lowest score that is kept, or "adaptive"."""
     tile: int = 0
     """Side of the tiles that an image is read in, pixels; 0: in one piece."""

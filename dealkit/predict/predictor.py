@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from dealkit.boxes import check_xyxy, to_cxcywh, to_xyxy
 from dealkit.clicks import check_clicks
-from dealkit.config import CERTAIN, DEFAULT_CHECKPOINT, DEFAULT_NMS, DEFAULT_THRESHOLD, MIN_SCORE
+from dealkit.config import CERTAIN, DEFAULT_CHECKPOINT, DEFAULT_NMS, MIN_SCORE
 from dealkit.data.coco import CocoFolder
 from dealkit.data.images import AnyImage, as_image
 from dealkit.data.transforms import pad_to, to_input
@@ -50,7 +50,7 @@ class Predictor:
         self,
         model: DEAL | str | Path = DEFAULT_CHECKPOINT,
         *,
-        threshold: float | Literal["adaptive"] = DEFAULT_THRESHOLD,
+        threshold: float | Literal["adaptive"] = ADAPTIVE,
         together: bool = True,
         rounds: int = 1,
         device: torch.device | str | None = None,

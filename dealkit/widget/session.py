@@ -24,7 +24,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from dealkit import figures
-from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, BuildConfig
+from dealkit.config import CERTAIN, DEFAULT_NMS, DEFAULT_THRESHOLD, BuildConfig
 from dealkit.files import Json
 from dealkit.predict.detections import Detections
 from dealkit.predict.embedding import PromptEmbedding, mean_embedding
@@ -43,7 +43,7 @@ SAME_BOX = DEFAULT_NMS
 COVERED_BY_RIGHT = 0.5
 """IoU from which a box that is right stands for a detection: an object has one box."""
 
-LEAST_CERTAIN = DEFAULT_THRESHOLD
+LEAST_CERTAIN = CERTAIN
 """Score of the click itself below which there is nothing certain under it. Choice: its object would not be shown either."""
 
 LONG_SIDE = 2048
@@ -387,8 +387,8 @@ class Session:
 
     def _cut(self, kind: int, found: Detections) -> Detections:
         """An answer without its image; "adaptive": its cut becomes the threshold of the kind."""
-        if self.adaptive and found.count is not None:
-            cut = adaptive_threshold(found.scores, found.count)
+        if self.adaptive:
+            cut = adaptive_threshold(found.scores)
             self.kinds[kind] = replace(self.kinds[kind], threshold=cut)
         return replace(found, image=None)
 

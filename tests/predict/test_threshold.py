@@ -1,54 +1,37 @@
 """`dealkit.predict.threshold`: cuts worked out by hand, a bad count, few scores, and the predictor that uses them."""
 
-import math
-
 import pytest
 import torch
 from conftest import noise
 
 from dealkit.predict.detections import Detections
 from dealkit.predict.predictor import Predictor
-from dealkit.predict.threshold import HIGHEST, LOWEST, adaptive_threshold, check_threshold, otsu_cut
+from dealkit.predict.threshold import HIGHEST, LOWEST, USUAL, adaptive_threshold, check_threshold
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
 
-@pytest.mark.parametrize(("scores", "cut"), [([], 0.0), ([0.7], 0.0), ([0.7, 0.3], 0.5), ([0.4, 0.4, 0.4], 0.4)])
-def test_few_or_equal_scores_have_a_cut_too(scores, cut):
-    assert otsu_cut(torch.tensor(scores)) == pytest.approx(cut)
+@pytest.mark.parametrize("scores", [[], [0.7], [0.7, 0.6], [0.02, 0.001], [0.25, 0.25, 0.25]])
+def test_without_a_gap_in_its_range_the_cut_is_the_usual_one_or_among_equals(scores):
+    cut = adaptive_threshold(torch.tensor(scores))
+    assert cut == pytest.approx(0.25 if scores[:1] == [0.25] else USUAL)
 
 
-def test_otsus_cut_is_the_best_of_all_splits():
-    scores = torch.rand(60, generator=torch.Generator().manual_seed(0)).sort(descending=True).values.double()
-    within = [k * scores[:k].var(correction=0) + (60 - k) * scores[k:].var(correction=0) for k in range(1, 60)]
-    k = 1 + min(range(59), key=lambda i: within[i])
-    assert otsu_cut(scores) == pytest.approx(float(scores[k - 1] + scores[k]) / 2)
+def test_the_cut_lies_in_the_widest_gap_less_its_distance_from_the_usual_one():
+    """0.8 to 0.25: out of range; 0.25 to 0.1: a gap of 0.92 at 0.158, 0.23 off; 0.1 to 0.02: 1.61 at 0.045, 1.5 off."""
+    scores = torch.tensor([0.8, 0.25, 0.1, 0.02])
+    assert 0.916 - 0.8 * 0.235 > 1.609 - 0.8 * 1.498
+    assert adaptive_threshold(scores) == pytest.approx((0.25 * 0.1) ** 0.5)
+    assert adaptive_threshold(torch.tensor([0.8, 0.12, 0.1, 0.015])) == pytest.approx((0.1 * 0.015) ** 0.5)
+    assert (
+        LOWEST <= adaptive_threshold(torch.rand(60, generator=torch.Generator().manual_seed(0)).sort().values.flip(0)) <= HIGHEST
+    )
 
 
-def test_the_cut_falls_as_the_density_sees_more_objects():
-    scores = torch.tensor([0.9, 0.8, 0.7, 0.3, 0.2, 0.1])  # they sum to 3, Otsu's cut is 0.5
-    cuts = [adaptive_threshold(scores, count) for count in (1.5, 3.0, 6.0, 12.0)]
-    assert cuts == pytest.approx([0.45 * 2**0.3, 0.45, 0.45 * 0.5**0.3, 0.45 * 0.25**0.3])
-
-
-@pytest.mark.parametrize(("count", "cut"), [(1e9, LOWEST), (0.0, HIGHEST)])
-def test_a_bad_count_neither_floods_nor_empties_the_result(count, cut):
-    assert adaptive_threshold(torch.tensor([0.9, 0.8, 0.7, 0.3, 0.2, 0.1]), count) == cut
-
-
-@pytest.mark.parametrize(
-    ("scores", "count", "said"),
-    [
-        (torch.tensor([0.1, 0.2]), 1.0, r"scores: expected \(N,\), strongest first"),
-        (torch.zeros(2, 2), 1.0, r"got \(2, 2\)"),
-        (torch.zeros(2), math.nan, "count: expected a finite number of at least 0, got nan"),
-        (torch.zeros(2), -1.0, "got -1.0"),
-        (torch.zeros(2), math.inf, "got inf"),
-    ],
-)
-def test_scores_out_of_order_and_impossible_counts_are_refused(scores, count, said):
-    with pytest.raises(ValueError, match=said):
-        adaptive_threshold(scores, count)
+@pytest.mark.parametrize("scores", [torch.tensor([0.1, 0.2]), torch.zeros(2, 2)])
+def test_scores_out_of_order_are_refused(scores):
+    with pytest.raises(ValueError, match=r"scores: expected \(N,\), strongest first"):
+        adaptive_threshold(scores)
 
 
 @pytest.mark.parametrize("threshold", ["automatic", -0.1, 1.5, float("nan"), True, None])
@@ -69,11 +52,6 @@ def test_what_was_clicked_is_kept_however_weak():
     assert kept.scores.tolist() == pytest.approx([0.8, 0.7, 0.05]) and kept.clicked.tolist() == [False, False, True]
     assert kept.boxes[2].tolist() == [12, 13, 14, 15]
     assert found.above(0.5).clicked.tolist() == [False, False]  # a fixed threshold is the lowest score shown
-
-
-def test_detections_without_a_count_have_no_cut_of_their_own():
-    with pytest.raises(ValueError, match="count: expected the number that the density sums to, got None"):
-        Detections(boxes=torch.zeros(0, 4), scores=torch.zeros(0)).adaptive()
 
 
 @pytest.mark.parametrize("points", [[[20, 30]], [[5, 5], [60, 40]]])
