@@ -180,7 +180,7 @@ class DataConfig:
     """Share of training images with pasted objects of another source that nobody labelled."""
     partners: float = 0.3
     """Share of training images that come in pairs of one source: half of their prompts are asked of the other image, too."""
-    coarse: float = 0.3
+    coarse: float = 0.0
     """Share of images whose categories with one last word ("1 yen coin", "5 yen coin") are one kind: a click may mean either."""
     absent: float = 0.1
     """Prompts of a kind that is not in the image, per image: nothing is to be found."""
