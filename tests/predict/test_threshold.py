@@ -18,9 +18,9 @@ def test_without_a_gap_in_its_range_the_cut_is_the_usual_one_or_among_equals(sco
 
 
 def test_the_cut_lies_in_the_widest_gap_less_its_distance_from_the_usual_one():
-    """0.8 to 0.25: out of range; 0.25 to 0.1: a gap of 0.92 at 0.158, 0.23 off; 0.1 to 0.02: 1.61 at 0.045, 1.5 off."""
-    scores = torch.tensor([0.8, 0.25, 0.1, 0.02])
-    assert 0.916 - 0.8 * 0.235 > 1.609 - 0.8 * 1.498
+    """0.8 to 0.25: out of range; 0.25 to 0.1: a gap of 0.92 at 0.158, 0.23 off; 0.1 to 0.03: 1.2 at 0.055, 1.3 off."""
+    scores = torch.tensor([0.8, 0.25, 0.1, 0.03])
+    assert 0.916 - 0.4 * 0.235 > 1.204 - 0.4 * 1.295
     assert adaptive_threshold(scores) == pytest.approx((0.25 * 0.1) ** 0.5)
     assert adaptive_threshold(torch.tensor([0.8, 0.12, 0.1, 0.015])) == pytest.approx((0.1 * 0.015) ** 0.5)
     assert (
