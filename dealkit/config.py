@@ -19,7 +19,7 @@ F1 on training images, see `data/results/threshold_nano.json`."""
 MIN_SCORE = 0.001
 """Detections under it cannot change a precision worth reading: they are never written, nor looked at for an adaptive cut."""
 
-CERTAIN = 0.1
+CERTAIN = 0.2
 """Score of a click's own box under which nothing is shown: there is nothing certain where it points."""
 
 DEFAULT_NMS = 0.7

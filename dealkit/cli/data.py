@@ -142,7 +142,7 @@ def clicks(
     out: Path,
     setting: Literal["1/category", "3/category", "5/category", "1/instance"] = "1/category",
     seed: int = 0,
-    kind: Literal["centre", "jitter"] = "centre",
+    kind: Literal["centre", "jitter", "box"] = "centre",
     drop: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -155,7 +155,7 @@ def clicks(
         out: click list to write.
         setting: clicks per category of an image, or one on every instance.
         seed: which instances are clicked.
-        kind: at the box centre, or anywhere in the middle half of the box.
+        kind: at the box centre, anywhere in the middle half of the box, or the box itself.
         drop: leave out annotations without a positive width and height, and say how many.
         overwrite: write over a file that this command has not made.
     """

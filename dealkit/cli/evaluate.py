@@ -111,7 +111,7 @@ def benchmark(
     coco: Several[str] = (),
     checkpoint: Path = DEFAULT_CHECKPOINT,
     settings: tuple[Literal["1/category", "3/category", "5/category", "1/instance"], ...] = ("1/category",),
-    kinds: tuple[Literal["centre", "jitter"], ...] = ("centre",),
+    kinds: tuple[Literal["centre", "jitter", "box"], ...] = ("centre",),
     seeds: int = 5,
     clicks: Maybe[Path] = None,
     scenes: int = 0,
