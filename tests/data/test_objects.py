@@ -113,7 +113,7 @@ def test_images_lie_beside_the_file_or_below_it(make_coco, tmp_path):
 
 def test_a_broken_file_is_named(make_coco):
     file = make_coco("a", OBJECTS)
-    for text, message in (("{", "content: not JSON"), ("{}", "images: missing")):
+    for text, message in (("{", "content: not a JSON file"), ("{}", "images: missing")):
         file.write_text(text)
         with pytest.raises(ValueError, match=f"annotations.json: file: {message}"):
             read_table([file])

@@ -248,7 +248,7 @@ def test_a_source_that_fails_is_left_out_and_the_build_goes_on(root, tmp_path):
     readers = {"a": READERS["a"], "b": reader_of(fails)}
     report = build_tinyset(root, tmp_path / "out", readers=readers, config=SMALL)
     assert report["failed"]["b"] == "labels.txt: line 2: box: expected four numbers"
-    assert report["failed"]["c"].startswith("train.json: file: content: not JSON")
+    assert report["failed"]["c"].startswith("train.json: file: content: not a JSON file")
     assert report["skipped"] == ["notes"] and list(report["sources"]) == ["a"]
     assert "left out: b: labels.txt" in report_text(report) and "skipped: notes" in report_text(report)
 
