@@ -1,5 +1,6 @@
 """Shared by the tests: a tiny model, a tiny COCO folder, the folder of real data, and one device and precision for all."""
 
+import atexit
 import importlib.util
 import json
 import os
@@ -20,6 +21,7 @@ import dealkit.files
 import dealkit.train.loop
 from dealkit.__main__ import main
 from dealkit.browse import dataset as browse
+from dealkit.browse.mongod import ensure_mongod, server_folder
 from dealkit.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from dealkit.data.coco import Sample
 from dealkit.files import PROJECT_ROOT
@@ -240,17 +242,32 @@ def tiny_coco(make_coco):
     return make_coco("tiny", [[(5, [10, 12, 6, 8], 0), (5, [50, 40, 6, 6], 0), (9, [70, 10, 10, 10], 0)], []])
 
 
+def free_port():
+    """A port at which nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @pytest.fixture(scope="session")
 def fo(tmp_path_factory):
-    """FiftyOne with a database of its own, which later processes of the tests share."""
+    """FiftyOne with a database server of its own, which other processes of the tests use, too.
+
+    FiftyOne itself would take any server that runs, be it of other tests or with the user's own data sets.
+    """
     if importlib.util.find_spec("fiftyone") is None:
         pytest.skip("FiftyOne is not installed")
-    if "fiftyone" not in sys.modules:
-        os.environ["FIFTYONE_DATABASE_DIR"] = str(tmp_path_factory.mktemp("fiftyone"))
     try:
-        return browse.import_fiftyone()
-    except ValueError as error:
+        ensure_mongod()
+    except RuntimeError as error:
         pytest.skip(str(error))
+    folder, port = tmp_path_factory.mktemp("fiftyone"), free_port()
+    options = ["--dbpath", str(folder), "--logpath", str(folder / "log"), "--port", str(port), "--nounixsocket"]  # as FiftyOne's
+    os.environ["FIFTYONE_DATABASE_URI"] = f"mongodb://127.0.0.1:{port}"
+    os.environ["FIFTYONE_DATABASE_DIR"] = str(folder)
+    server = subprocess.Popen([server_folder() / "mongod", *options], stdout=subprocess.DEVNULL)
+    atexit.register(server.terminate)  # after FiftyOne's own last words to it
+    return browse.import_fiftyone()
 
 
 @pytest.fixture
@@ -286,9 +303,7 @@ def serve(fo, tmp_path):
     started = []
 
     def start(file, name, *options):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         command = [sys.executable, "-m", "dealkit", "browse", str(file), *options]
         command += ["--name", name, "--port", str(port), "--remote"]
         log = tmp_path / f"{port}.log"

@@ -38,9 +38,11 @@ def open_app(dataset: Any, *, port: int = 5151, view: str | None = None, remote:
         remote: serve it without opening a browser.
 
     Raises:
-        ValueError: the data set has no saved view of that name, or another program listens at the port.
+        ValueError: no saved view of that name, another program listens at the port, or the server does not start; says which.
     """
     fo = import_fiftyone()
+    from fiftyone.core.service import ServiceException
+
     if view is not None and not dataset.has_saved_view(view):
         raise ValueError(f"view: expected one of {', '.join(dataset.list_saved_views())}; got {view!r}")
     with socket.socket() as probe:
@@ -52,7 +54,10 @@ def open_app(dataset: Any, *, port: int = 5151, view: str | None = None, remote:
     lay_out_found(dataset, FOUND_IN)
     _OPENED.add(port)
     shown = dataset.load_saved_view(view) if view else None
-    return fo.launch_app(dataset, view=shown, address=ADDRESS, port=port, remote=remote)
+    try:
+        return fo.launch_app(dataset, view=shown, address=ADDRESS, port=port, remote=remote)
+    except ServiceException as error:
+        raise ValueError(f"port: FiftyOne's server does not answer at {port}, perhaps the machine is busy: {error}") from None
 
 
 def tunnel_command(port: int) -> str:
@@ -87,5 +92,7 @@ def add_plugin() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "dealkit").symlink_to(PLUGIN)
     (folder / "own").symlink_to(Path(fo.config.plugins_dir).absolute())
-    fo.config.plugins_dir = os.environ["FIFTYONE_PLUGINS_DIR"] = str(folder)  # the server is another process
+    fo.config.plugins_dir = os.environ["FIFTYONE_PLUGINS_DIR"] = str(folder)
+    # the server is another process and has to find this dealkit
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(PLUGIN.parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     return folder

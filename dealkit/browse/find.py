@@ -3,6 +3,7 @@
 What is found goes into a field of its own. `accept_found` makes ground truth of what was checked.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -118,6 +119,12 @@ def scope_ids(scope: str, example: Example, view: Any) -> list[str]:
         raise ValueError(f"scope: expected one of {', '.join(SCOPES)}; got {scope!r}")
     others = [] if scope == "sample" else view.values("sample_id" if view.has_field("sample_id") else "id")
     return list(dict.fromkeys([*example.points, *others]))
+
+
+@functools.lru_cache(maxsize=1)
+def load_predictor(checkpoint: str, threshold: float) -> Predictor:
+    """The model of a checkpoint, kept for the next search."""
+    return Predictor(checkpoint, threshold=threshold)
 
 
 def find_alike(

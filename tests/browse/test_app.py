@@ -16,6 +16,7 @@ from dealkit.browse import app
 from dealkit.browse.dataset import build_dataset
 from dealkit.browse.find import FOUND_COLOURS
 from dealkit.data.scenes.scene import EVAL_SEED, write_coco
+from dealkit.files import PROJECT_ROOT
 from dealkit.predict.predictor import Predictor
 
 
@@ -27,6 +28,7 @@ def own_plugins(fo, tmp_path, monkeypatch):
     (folder / "mine" / "fiftyone.yml").write_text("name: '@me/mine'\ntype: plugin\n")
     monkeypatch.setattr(fo.config, "plugins_dir", str(folder))
     monkeypatch.setenv("FIFTYONE_PLUGINS_DIR", str(folder))
+    monkeypatch.setenv("PYTHONPATH", "")
     return folder
 
 
@@ -37,6 +39,7 @@ def test_plugins_are_ours_and_the_users(own_plugins):
     try:
         assert {p.name for p in plugins.list_plugins()} == {"@me/mine", "@dealkit/find"}
         assert os.environ["FIFTYONE_PLUGINS_DIR"] == str(folder), "the server is another process"
+        assert os.environ["PYTHONPATH"] == str(PROJECT_ROOT)
         assert sorted(p.name for p in own_plugins.iterdir()) == ["mine"], "nothing is written to the user's folder"
     finally:
         shutil.rmtree(folder)

@@ -148,8 +148,5 @@ def test_another_wheel_than_the_pinned_one_is_refused(folder, index, capsys):
 
 
 def test_the_database_listens_to_this_machine_only(fo, listening):
-    from fiftyone.core.odm import get_db_conn
-
-    if mongod.database_uri_source():
-        pytest.skip("FiftyOne is told to use another database")
-    assert listening(get_db_conn().client.address[1]) == {"127.0.0.1"}
+    assert fo.list_datasets() == [], "the tests' own"
+    assert listening(int(os.environ["FIFTYONE_DATABASE_URI"].rsplit(":", 1)[1])) == {"127.0.0.1"}

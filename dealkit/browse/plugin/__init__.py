@@ -1,21 +1,14 @@
 """Operators of FiftyOne's App; `dealkit.browse.find` does the work.
 
-FiftyOne's server loads this folder as a plug-in. It is no module of the library: nothing imports it.
+FiftyOne's server reads this file at every request. It is no module of the library: nothing imports it.
 """
-
-import functools
-import sys
-from pathlib import Path
 
 import fiftyone.operators as foo
 import fiftyone.operators.types as types
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # the dealkit that this folder is a part of
 from dealkit.browse import find
 from dealkit.browse.dataset import OBJECTS
 from dealkit.config import DEFAULT_CHECKPOINT, DEFAULT_THRESHOLD
-
-_predictor = functools.lru_cache(maxsize=1)(find.Predictor)
 
 
 class FindAllLikeThis(foo.Operator):
@@ -58,7 +51,7 @@ class FindAllLikeThis(foo.Operator):
         asked = ctx.params
         try:
             example = find.read_example(ctx.dataset, ctx.selected_labels)
-            predictor = _predictor(asked["checkpoint"], threshold=asked["threshold"])
+            predictor = find.load_predictor(asked["checkpoint"], asked["threshold"])
             ids = find.scope_ids(asked["scope"], example, ctx.dataset if asked["scope"] == "dataset" else ctx.view)
             for state in find.find_alike(ctx.dataset, example, ids, predictor, into=asked["field"]):
                 yield ctx.ops.set_progress(f"{state}, {state.pace}", state.done / max(state.total, 1))
@@ -67,6 +60,7 @@ class FindAllLikeThis(foo.Operator):
             return
         yield ctx.ops.reload_dataset()
         yield ctx.ops.set_active_fields([*ctx.active_fields, asked["field"]])
+        yield ctx.ops.reload_samples()
         yield ctx.ops.notify(f"{asked['field']}: {state}", variant="success")
 
 
