@@ -148,7 +148,7 @@ class DEAL(nn.Module):
         embedding, vectors, extent = self.embed_points.split(embedding)
         has_negative = embedding[:, 1].any(1)
         prompt = embedding, has_negative
-        keys = [of_image(key, index) for key in features.keys]
+        keys = [key if len(key) == 1 else of_image(key, index) for key in features.keys]
         lit = self.activate(of_image(features.maps[0], index), *prompt, of_image(features.keep[0], index), keys, vectors)
         large = None
         if self.activate_large is not None:

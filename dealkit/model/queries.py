@@ -67,7 +67,7 @@ def similarity_maps(keys: list[Tensor], vectors: Tensor, stride: int) -> Tensor:
     """Cosine of a prompt's vectors with every place, a channel per stride of `keys`, on the map of one `stride`.
 
     Args:
-        keys: (N, C, h, w) of `contrast_keys`, strides 4, 8 and 16. vectors: (N, sum of C).
+        keys: (N, C, h, w) of `contrast_keys`, strides 4, 8 and 16, or of one image (1, C, h, w). vectors: (N, sum of C).
 
     Returns:
         (N, 3, h, w) of `stride`, -1 to 1; 0 where the vectors are zero.
@@ -76,7 +76,10 @@ def similarity_maps(keys: list[Tensor], vectors: Tensor, stride: int) -> Tensor:
     maps = []
     for key, vector in zip(keys, vectors.split([k.shape[1] for k in keys], dim=1), strict=True):
         unit = F.normalize(vector.float(), dim=1).to(key.dtype)
-        cosine = torch.einsum("nchw,nc->nhw", key, unit)[:, None]
+        if len(key) == 1:  # one product for all prompts of an image
+            cosine = (unit @ key[0].flatten(1)).unflatten(1, key.shape[2:])[:, None]
+        else:
+            cosine = torch.einsum("nchw,nc->nhw", key, unit)[:, None]
         if cosine.shape[2:] != size:
             larger = size[0] > cosine.shape[2]
             cosine = (
@@ -91,6 +94,13 @@ def similarity_maps(keys: list[Tensor], vectors: Tensor, stride: int) -> Tensor:
 EXTENT = 3
 """Numbers by which an embedding tells the drawn size: its log width and log height over that of a 16 px box, and 1; zeros if none
 was drawn."""
+
+
+def sample_prompts(feature: Tensor, index: Tensor, points_xy: Tensor, stride: int) -> Tensor:
+    """`sample_map` of every prompt set's image: (B, C, h, w), index (N,), points (N, P, 2) -> (N, P, C)."""
+    if len(feature) == 1:
+        return sample_map(feature, points_xy.reshape(1, -1, 2), stride)[0].unflatten(0, points_xy.shape[:2])
+    return sample_map(feature.index_select(0, index), points_xy, stride)
 
 
 class PointEmbedding(nn.Module):
@@ -135,7 +145,7 @@ class PointEmbedding(nn.Module):
         described = []
         for feature, stride in zip(maps, STRIDES, strict=True):
             spots = (prompts.points[:, :, None, :] + self.window * stride).flatten(1, 2)  # (N, 9P, 2)
-            described.append(sample_map(of_image(feature, index), spots, stride).unflatten(1, (p, len(self.window))).flatten(2))
+            described.append(sample_prompts(feature, index, spots, stride).unflatten(1, (p, len(self.window))).flatten(2))
         e = self.describe(torch.cat(described, dim=-1)) + self.label(prompts.labels.clamp(min=0))  # (N, P, D)
 
         if self.whole:
@@ -150,7 +160,7 @@ class PointEmbedding(nn.Module):
         extent = extent.sum(1, keepdim=True) / drawn.sum(1, keepdim=True).clamp(min=1)  # (N, 1, 3)
         # what a place is must not be learned by heart: no gradient reaches the backbone through its own vectors
         own = [
-            F.normalize(sample_map(of_image(key, index), prompts.points, stride), dim=-1)
+            F.normalize(sample_prompts(key, index, prompts.points, stride), dim=-1)
             for key, stride in zip(keys, STRIDES, strict=False)
         ]
         wanted = torch.stack([prompts.labels == 1, prompts.labels == 0], dim=1).float()  # (N, 2, P)
@@ -223,7 +233,9 @@ class DensityActivation(nn.Module):
         modulated = F.relu(torch.addcmul(shift, cells, 1 + scale))
         parts = [modulated, response / c**0.5]  # cells in rows: the channels-last memory of a map
         if self.similarity:
-            alike = torch.cat([similarity_maps(keys, vectors[:, i], self.stride) for i in (0, 1)], dim=1)
+            alike = similarity_maps(keys, vectors[:, 0], self.stride)
+            unlike = similarity_maps(keys, vectors[:, 1], self.stride) if has_negative.any() else torch.zeros_like(alike)
+            alike = torch.cat([alike, unlike], dim=1)
             parts.append(2 * alike.flatten(2).transpose(1, 2).to(cells.dtype))
         both = torch.cat(parts, dim=-1)
         hidden = self.mix(both.unflatten(1, (h, w)).permute(0, 3, 1, 2))
