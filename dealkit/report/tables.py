@@ -545,7 +545,6 @@ def beside_paper(results: Any, paper: Json) -> str:
 TABLES = {
     "headline": ("unseen_nano.json", headline_table),
     "unseen": ("unseen_nano.json", ways_table),
-    "unseen_settings": ("unseen_nano_settings.json", settings_table),
     "open": ("open_nano.json", ways_table),
     "training": ("training_nano.json", training_sentence),
     "models": ("realsmall_nano.json", published_models),
