@@ -224,14 +224,14 @@ BAD = [
     ("data check good.json --images none", "--images none: no such folder"),
     ("data build --root none", "--root none: no such folder of sources"),
     ("data build --root photos --out photos", "--out photos: is an input of this command"),
-    ("data scenes --out scenes --size 8", "--size 8: expected at least 16 pixels"),
+    ("data scenes --out scenes --size 8", "--size: expected 16 to 8,192, got 8"),
     ("clicks none.json --out c.json", "COCO none.json: no such file"),
     ("browse none*.json", "FILES: no file matches none*.json"),
     ("browse good.json --predictions none.json", "--predictions none.json: no such file"),
     ("export none.json --out a.json", "FILE none.json: no such file"),
     ("run 99_none", "notebook: expected one of 00_quickstart, "),
     ("run 00_quickstart -f none.yml", "none.yml: not a YAML file"),
-    ("fly high", "command: expected one of demo, predict, browse"),
+    ("fly high", "command: expected one of demo, click, predict, browse"),
 ]
 
 ONE_BY_ONE = """
