@@ -170,7 +170,8 @@ def read_prompts(prompts: Sequence[Prompt], size_hw: tuple[int, int]) -> list[tu
     height, width = size_hw
     sets = []
     for n, (points, labels, *more) in enumerate(prompts):
-        p, b = (torch.as_tensor(np.asarray(rows), dtype=torch.float32) for rows in (points, more[0] if more else ()))
+        given = (() if rows is None else rows for rows in (points, more[0] if more else ()))
+        p, b = (torch.as_tensor(np.asarray(rows), dtype=torch.float32) for rows in given)
         for name, rows, columns in (("points [[x, y], ...]", p, 2), ("boxes [[x1, y1, x2, y2], ...]", b, 4)):
             if rows.numel() and (rows.ndim != 2 or rows.shape[1] != columns):
                 raise ValueError(f"prompt set {n}: expected {name}, got shape {tuple(rows.shape)}")

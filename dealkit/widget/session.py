@@ -29,12 +29,12 @@ from dealkit.files import Json
 from dealkit.predict.detections import Detections
 from dealkit.predict.embedding import PromptEmbedding, mean_embedding
 from dealkit.predict.predictor import AnyImage, Predictor, as_image
-from dealkit.predict.threshold import ADAPTIVE, adaptive_threshold
+from dealkit.predict.threshold import ADAPTIVE, LOWEST, adaptive_threshold
 from dealkit.predict.tiles import predict_large
 
 Box = tuple[float, float, float, float]
 
-LEAST_SHOWN = 0.05
+LEAST_SHOWN = LOWEST / 2
 """Lowest score that the slider reaches. Choice: what scores lower is noise, and would be most of what is sent."""
 
 SAME_BOX = DEFAULT_NMS

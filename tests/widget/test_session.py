@@ -322,7 +322,7 @@ def test_an_adaptive_predictor_sets_the_threshold_of_every_answer(folder):
     oracle.threshold = "adaptive"
     session = Session(folder, oracle)
     session.click(15, 15)
-    cut = sessions.adaptive_threshold(SCORES, 3.2)
+    cut = sessions.adaptive_threshold(SCORES)
     assert session.view()["kinds"][0]["threshold"] == round(cut, 3) != 0.25
 
 
