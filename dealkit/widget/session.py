@@ -167,7 +167,7 @@ class Session:
                     found = predict_large(self.predictor, self.image, embedding=known)[0]
                 else:
                     found = self.predictor.predict_embedding(known)
-                self.pages[self.index] = self.page() | {kind: replace(marks, found=self._cut(kind, found))}
+                self.pages[self.index] = self.page() | {kind: replace(marks, found=replace(found, image=None))}
 
     def click(self, x: float, y: float, label: int = 1) -> None:
         """Something of the kind, or with label 0 something that is not meant."""
@@ -386,7 +386,7 @@ class Session:
         self._commit(replace(marks, found=self._cut(self.kind, found)))
 
     def _cut(self, kind: int, found: Detections) -> Detections:
-        """An answer without its image; "adaptive": its cut becomes the threshold of the kind."""
+        """An answer to clicks without its image; "adaptive": its cut becomes the threshold of the kind, in all images."""
         if self.adaptive:
             cut = adaptive_threshold(found.scores)
             self.kinds[kind] = replace(self.kinds[kind], threshold=cut)
