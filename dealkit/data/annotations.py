@@ -171,7 +171,7 @@ def _parse_images(rows: list[Any], folder: Path | None, add: _Add) -> tuple[dict
             if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
                 add(where, "file_name", f"expected a path inside the folder of images, got {name!r:.200}")
                 continue
-            if name in owner:
+            if folder is not None and name in owner:  # data of several folders may be pooled
                 add(where, "file_name", f"{name} is already the file of image {owner[name]}")
             owner.setdefault(name, image_id)
             if folder is not None and not _is_file(folder / name):
