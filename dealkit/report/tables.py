@@ -491,7 +491,7 @@ def template_table(results: Any, deal: Any = None) -> str:
 def template_results(results: Json) -> str:
     """Template matching beside the committed results of DEAL."""
     deal = RESULTS / "realsmall_nano.json"
-    return template_table(results, read_json(deal) if deal.is_file() else None)
+    return template_table(results, tidy(deal).query(WAYS["a click, alone"]).to_dict("records") if deal.is_file() else None)
 
 
 # Labels
