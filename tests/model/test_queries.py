@@ -93,7 +93,8 @@ def test_a_drawn_box_changes_an_embedding_in_its_extent_only(tiny_model):
     )
     sizes = [[[0.0, 0.0]] * 3, [[8.0, 16.0], [0.0, 0.0], [5.0, 5.0]], [[8.0, 16.0], [2.0, 4.0], [0.0, 0.0]]]
     plain, one, two = tiny_model.embed(features, stack_prompts([clicks] * 3, [0] * 3, list(map(torch.tensor, sizes))))
-    assert torch.equal(plain[:, :-3], one[:, :-3]) and torch.equal(plain[:, :-3], two[:, :-3])
+    for drawn in (one, two):
+        torch.testing.assert_close(plain[:, :-3], drawn[:, :-3])
     assert not torch.stack([plain[0], plain[1], one[1], two[1]])[:, -3:].any()  # nothing drawn; "not this" has no size
     torch.testing.assert_close(one[0, -3:], torch.tensor([math.log(8) - 2.77, math.log(16) - 2.77, 1.0]))
     torch.testing.assert_close(two[0, -3:], torch.tensor([math.log(4) - 2.77, math.log(8) - 2.77, 1.0]))  # the mean of the logs
