@@ -15,8 +15,8 @@ from torchvision.ops import box_convert
 from dealkit.browse import app
 from dealkit.browse.dataset import build_dataset
 from dealkit.browse.find import FOUND_COLOURS
-from dealkit.data.scenes.scene import EVAL_SEED, write_coco
 from dealkit.config import DEFAULT_THRESHOLD
+from dealkit.data.scenes.scene import EVAL_SEED, write_coco
 from dealkit.files import PROJECT_ROOT
 from dealkit.predict.predictor import Predictor
 
