@@ -40,7 +40,7 @@ test: $(ALL)
 	$(call step,FiftyOne's database: set it up where its own download is blocked,"$(PYTHON)" -m dealkit.browse.mongod)
 	$(call step,lint,"$(PYTHON)" -m ruff check . && "$(PYTHON)" -m ruff format --check .)
 	$(call step,unit tests and docstring examples,"$(PYTHON)" -m pytest tests dealkit)
-	$(call step,notebooks,"$(PYTHON)" -m pytest --nbval-lax --nbval-current-env notebooks)
+	$(call step,notebooks,TQDM_DISABLE=1 "$(PYTHON)" -m pytest --nbval-lax --nbval-current-env notebooks)
 
 install: $(ALL)
 
