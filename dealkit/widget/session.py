@@ -119,6 +119,7 @@ class Session:
         self.history: dict[int, list[dict[int, Marks]]] = {}
         self.sizes_wh: dict[int, tuple[int, int]] = {}
         self.embeddings: dict[tuple[int, int], PromptEmbedding] = {}
+        self.chosen: dict[int, float] = {}  # kind -> threshold that the user set
         self.message = ""
         self.add_kind("object")
         self.open(0)
@@ -187,12 +188,14 @@ class Session:
             raise ValueError(f"judge: verdict: expected 1, -1 or 0, got {verdict!r}")
         marks, box = self.marks(), self._box(box)
         others = tuple(pair for pair in marks.verdicts if not _same(box, [pair[0]]))
-        self._commit(replace(marks, verdicts=(*others, (box, verdict)) if verdict else others))
+        made = replace(marks, verdicts=(*others, (box, verdict)) if verdict else others)
+        self._commit(self.page() | {self.kind: made})
 
     def set_threshold(self, value: float) -> None:
         """Lowest score shown of the kind, 0 to 1, in all images."""
         if not 0 <= value <= 1:
             raise ValueError(f"set_threshold: value: expected 0 to 1, got {value}")
+        self.chosen[self.kind] = float(value)
         self._change_kind(threshold=float(value))
 
     def choose_kind(self, index: int) -> None:
@@ -222,7 +225,7 @@ class Session:
 
     def clear(self) -> None:
         """Forget all that was done for the kind in this image."""
-        self._commit(Marks())
+        self._commit(self.page() | {self.kind: Marks()})
 
     def page(self, index: int | None = None) -> dict[int, Marks]:
         """Kind -> marks in an image, by default the one shown."""
@@ -371,30 +374,38 @@ class Session:
             return f"{stem}.safetensors", (Path(folder) / "kind").read_bytes()
 
     def _ask(self, marks: Marks) -> None:
-        """Let the model answer and keep both, unless it refuses."""
+        """Let the model answer and keep both, unless it refuses; kinds that are rivals are asked in one call."""
         self.read()
-        points, labels = marks.prompt()
-        if not any(labels):
+        if not any(marks.prompt()[1]):
             raise ValueError("click: expected one on an object first; a box that is wrong can be rejected in review")
+        page, together = self.page() | {self.kind: marks}, getattr(self.predictor, "together", False)
+        asked = [kind for kind, each in page.items() if kind == self.kind or (together and any(each.prompt()[1]))]
+        prompts = [self._prompt(page[kind]) for kind in asked]
         if self._is_large():
-            found = predict_large(self.predictor, self.image, [(points, labels)])[0]
-        elif marks.drawn and "boxes" in signature(self.predictor.predict).parameters:
-            clicks = len(marks.clicks)
-            found = self.predictor.predict(points[:clicks] or None, labels[:clicks] or None, boxes=torch.tensor(marks.drawn))
+            found = predict_large(self.predictor, self.image, prompts)
         else:
-            found = self.predictor.predict(points, labels)
-        self._commit(replace(marks, found=self._cut(self.kind, found)))
+            found = self.predictor.predict_categories(prompts)
+        answers = {k: replace(page[k], found=self._cut(k, each)) for k, each in zip(asked, found, strict=True)}
+        self._commit(page | answers)
+
+    def _prompt(self, marks: Marks) -> tuple[Any, ...]:
+        """Points and labels, and drawn boxes where the predictor takes them; else their centres are points."""
+        if "boxes" not in signature(self.predictor.predict).parameters:
+            return marks.prompt()
+        return [(x, y) for x, y, _ in marks.clicks], [label for *_, label in marks.clicks], list(marks.drawn)
 
     def _cut(self, kind: int, found: Detections) -> Detections:
         """An answer without its image; "adaptive": its cut becomes the threshold of the kind."""
         if self.adaptive and found.count is not None:
             cut = adaptive_threshold(found.scores, found.count)
             self.kinds[kind] = replace(self.kinds[kind], threshold=cut)
+        if kind in self.chosen:
+            self.kinds[kind] = replace(self.kinds[kind], threshold=self.chosen[kind])
         return replace(found, image=None)
 
-    def _commit(self, marks: Marks) -> None:
+    def _commit(self, page: dict[int, Marks]) -> None:
         self.history.setdefault(self.index, []).append(self.page())
-        self.pages[self.index] = self.page() | {self.kind: marks}
+        self.pages[self.index] = page
 
     def _box(self, box: Sequence[float]) -> Box:
         """xyxy of the part of a box that lies in the image, at least a pixel wide and high."""
@@ -418,16 +429,17 @@ class Session:
     def _keep_embeddings(self) -> None:
         """Note what every kind means by the clicks in the image shown, which the model has read."""
         for kind in range(len(self.kinds)):
-            points, labels = self.marks(kind).prompt()
-            if not any(labels):
+            if not any(self.marks(kind).prompt()[1]):
                 self.embeddings.pop((self.index, kind), None)
             elif self.is_read:
-                self.embeddings[self.index, kind] = self._embed(points, labels)
+                self.embeddings[self.index, kind] = self._embed(self.marks(kind))
 
-    def _embed(self, points: list[tuple[float, float]], labels: list[int]) -> PromptEmbedding:
-        """What clicks in the image shown mean; in a large one, those within a tile round the first that says *this*."""
+    def _embed(self, marks: Marks) -> PromptEmbedding:
+        """What a prompt in the image shown means; in a large one, the clicks within a tile round the first that says *this*."""
         if not self._is_large():
-            return self.predictor.embed(None, points, labels)
+            points, labels, *drawn = self._prompt(marks)
+            return self.predictor.embed(None, points, labels, **({"boxes": drawn[0]} if drawn else {}))
+        points, labels = marks.prompt()
         left, top = (max(int(v) - BuildConfig.tile // 2, 0) for v in points[labels.index(1)])
         seen = self.image[:, top : top + BuildConfig.tile, left : left + BuildConfig.tile]
         moved = torch.tensor(points) - torch.tensor([left, top])

@@ -36,6 +36,9 @@ class Oracle:
         boxes = FOUND + 4.0 * (len(points) - 1) * torch.tensor([[1.0, 0, 1, 0], [0] * 4, [1, 0, 1, 0], [0] * 4])
         return Detections(boxes=boxes, scores=SCORES, count=3.2, clicked=clicked, image=torch.zeros(3, 2, 2))
 
+    def predict_categories(self, prompts):
+        return [self.predict(*prompt) for prompt in prompts]
+
     def embed(self, image, points, labels):
         self.asked.append(("embed", [tuple(p) for p in points], list(labels)))
         vectors = torch.tensor([[float(len(points)), 0.0], [0.0, 0.0]])
@@ -47,11 +50,21 @@ class Oracle:
 
 
 class BoxOracle(Oracle):
-    """Takes drawn boxes, too."""
+    """Takes drawn boxes, too, and answers kinds that are rivals in one call."""
 
-    def predict(self, points=None, labels=None, boxes=None):
-        self.asked.append(("boxes", points, labels, None if boxes is None else boxes.tolist()))
-        return super().predict(points or [(0, 0)], labels or [1])
+    together = True
+
+    def predict(self, points=(), labels=None, boxes=()):
+        self.asked.append(("boxes", list(points), list(labels), list(boxes)))
+        return super().predict(list(points) or [(0, 0)], labels or [1])
+
+    def predict_categories(self, prompts):
+        self.asked.append(("kinds", len(prompts)))
+        return super().predict_categories(prompts)
+
+    def embed(self, image, points, labels, boxes=()):
+        self.asked.append(("boxes", list(points), list(labels), list(boxes)))
+        return super().embed(image, points, labels)
 
 
 @pytest.fixture
@@ -147,9 +160,25 @@ def test_a_wrong_duplicate_leaves_the_right_box_beside_it(session):
 def test_a_drawn_box_goes_to_a_predictor_that_takes_boxes(folder):
     session = Session(folder, BoxOracle())
     session.draw_box([48, 8, 62, 22])
-    assert ("boxes", None, None, [[48, 8, 62, 22]]) in session.predictor.asked
+    assert ("boxes", [], [], [(48, 8, 62, 22)]) in session.predictor.asked
     session.click(15, 15)
-    assert ("boxes", [(15, 15)], [1], [[48, 8, 62, 22]]) in session.predictor.asked
+    assert ("boxes", [(15, 15)], [1], [(48, 8, 62, 22)]) in session.predictor.asked
+    session.open(1)
+    assert session.predictor.asked[-2:][0] == ("boxes", [(15, 15)], [1], [(48, 8, 62, 22)]), "what it means holds the box, too"
+
+
+def test_rival_kinds_are_asked_in_one_call_and_undone_together(folder):
+    session = Session(folder, BoxOracle())
+    session.click(15, 15)
+    session.add_kind("nut")
+    session.judge([1, 1, 9, 7], 1)
+    session.add_kind("bolt")
+    session.click(35, 15)
+    session.click(36, 15)
+    assert [n for what, n, *_ in session.predictor.asked if what == "kinds"] == [1, 2, 2], "a kind without a click is not asked"
+    session.undo()
+    session.undo()
+    assert len(session.marks(0).clicks) == 1 and not session.marks(2).clicks and len(session.detections(0)) == 3
 
 
 def test_a_box_added_in_review_is_right_and_asks_nothing(session):
@@ -312,7 +341,7 @@ def test_a_bad_event_changes_nothing_and_is_explained(session, event, message):
 def test_an_event_is_answered_with_its_id_and_an_unexpected_failure_with_its_kind(session, monkeypatch):
     view = session.apply({"do": "click", "x": 15, "y": 15, "label": 1, "id": "a7"})
     assert view["done"] == "a7" and view["message"] == "" and len(view["kinds"][0]["rows"]) == 4
-    monkeypatch.setattr(session.predictor, "predict", lambda *_: 1 / 0)
+    monkeypatch.setattr(session.predictor, "predict_categories", lambda *_: 1 / 0)
     view = session.apply({"do": "click", "x": 15, "y": 15, "label": 1})
     assert view["message"] == "ZeroDivisionError: division by zero" and len(view["kinds"][0]["clicks"]) == 1
 
@@ -324,6 +353,9 @@ def test_an_adaptive_predictor_sets_the_threshold_of_every_answer(folder):
     session.click(15, 15)
     cut = sessions.adaptive_threshold(SCORES, 3.2)
     assert session.view()["kinds"][0]["threshold"] == round(cut, 3) != 0.25
+    session.set_threshold(0.7)
+    session.click(16, 16)
+    assert session.view()["kinds"][0]["threshold"] == 0.7, "what a user chose stays"
 
 
 def test_a_large_image_is_shown_smaller_and_its_boxes_are_in_its_own_pixels(tmp_path):
