@@ -16,7 +16,7 @@ from dealkit.widget import session as sessions
 from dealkit.widget.session import Session, certain, images_of
 
 FOUND = torch.tensor([[10.0, 10, 20, 20], [30, 10, 40, 20], [50, 10, 60, 20], [5, 40, 9, 44]])
-SCORES = torch.tensor([0.9, 0.6, 0.3, 0.1])
+SCORES = torch.tensor([0.9, 0.6, 0.3, 0.06])
 
 
 class Oracle:
@@ -93,7 +93,7 @@ def test_an_image_is_read_once_however_often_it_is_clicked(session, oracle):
     session.click(65, 45, label=0)
     assert [what for what, *_ in session.predictor.asked] == ["image", "predict", "predict", "predict"]
     assert session.predictor.asked[-1] == ("predict", [(15, 15), (35, 15), (65, 45)], [1, 1, 0])
-    assert oracle.threshold == 0.25 and session.predictor.threshold == sessions.LEAST_SHOWN, "the user's own stays as it is"
+    assert oracle.threshold == 0.25 and session.predictor.threshold == 0, "the user's own stays as it is"
 
 
 def test_boxes_above_the_threshold_count_and_all_above_the_least_are_sent(session):
@@ -101,7 +101,7 @@ def test_boxes_above_the_threshold_count_and_all_above_the_least_are_sent(sessio
     assert session.detections().scores.tolist() == pytest.approx([0.9, 0.6, 0.3])
     assert session.detections().image.shape == (3, 50, 70) and session.marks().found.image is None
     kind = session.view()["kinds"][0]
-    assert kind["rows"][0] == [10, 10, 20, 20, 0.9, 0] and len(kind["rows"]) == 4 and kind["count"] == 3.2
+    assert kind["rows"][0] == [10, 10, 20, 20, 0.9, 0, 0] and len(kind["rows"]) == 4 and kind["count"] == 3.2
     session.set_threshold(0.5)
     assert len(session.detections()) == 2
     session.set_threshold(0.05)
@@ -121,11 +121,11 @@ def test_a_rejected_box_goes_and_stays_away_when_the_model_is_asked_again(sessio
 def test_an_accepted_box_stays_whatever_its_score_and_when_it_is_found_no_more(session):
     session.click(15, 15)
     session.judge([5, 40, 9, 44], 1)
-    assert session.detections().boxes[-1].tolist() == [5, 40, 9, 44], "its score is 0.1"
+    assert session.detections().boxes[-1].tolist() == [5, 40, 9, 44], "its score is 0.06"
     session.judge([10, 10, 20, 20], 1)
     session.click(16, 16)
     # the box moves by 4 of 10 px: IoU 60 / 140 is under a half, so both stand there, the accepted one with score 1
-    assert session.rows()[1].tolist() == pytest.approx([1, 0.9, 0.6, 0.3, 0.1])
+    assert session.rows()[1].tolist() == pytest.approx([1, 0.9, 0.6, 0.3, 0.06])
     assert session.rows()[2].tolist() == [1, 0, 0, 0, 1]
 
 
@@ -252,7 +252,7 @@ def test_a_click_on_nothing_says_so(folder):
 
     session = Session(folder, Blind())
     session.click(7, 42)
-    assert session.view()["kinds"][0]["nothing_certain"], "the detection under it scores 0.1"
+    assert session.view()["kinds"][0]["nothing_certain"], "the detection under it scores 0.06"
     sure = Session(folder, Oracle())
     sure.click(15, 15)
     assert not sure.view()["kinds"][0]["nothing_certain"]
@@ -346,16 +346,31 @@ def test_an_event_is_answered_with_its_id_and_an_unexpected_failure_with_its_kin
     assert view["message"] == "ZeroDivisionError: division by zero" and len(view["kinds"][0]["clicks"]) == 1
 
 
-def test_an_adaptive_predictor_sets_the_threshold_of_every_answer(folder):
-    oracle = Oracle()
-    oracle.threshold = "adaptive"
-    session = Session(folder, oracle)
-    session.click(15, 15)
-    cut = sessions.adaptive_threshold(SCORES, 3.2)
-    assert session.view()["kinds"][0]["threshold"] == round(cut, 3) != 0.25
-    session.set_threshold(0.7)
-    session.click(16, 16)
-    assert session.view()["kinds"][0]["threshold"] == 0.7, "what a user chose stays"
+def test_an_adaptive_predictor_cuts_every_answer_by_its_own_scores_until_the_user_chooses(folder, monkeypatch):
+    cuts = iter([0.7, 0.4, 0.9, 0.02, 0.5])  # the third is that of the second image, before it is clicked
+    monkeypatch.setattr(sessions, "adaptive_threshold", lambda *_: next(cuts))
+
+    class Weak(Oracle):
+        threshold = "adaptive"
+
+        def predict(self, points, labels=None):
+            return replace(super().predict(points, labels), clicked=torch.tensor([False, False, False, True]))
+
+    session = Session(folder, Weak())
+    session.click(7, 42)
+    assert session.detections().scores.tolist() == pytest.approx([0.9, 0.06]), "what was clicked stays"
+    assert [row[6] for row in session.view()["kinds"][0]["rows"]] == [0, 0, 0, 1]
+    session.click(8, 42)
+    assert session.view()["kinds"][0]["threshold"] == 0.4 and len(session.detections()) == 3
+    session.undo()
+    assert session.view()["kinds"][0]["threshold"] == 0.7
+    session.open(1)
+    session.click(7, 42)
+    assert [len(session.detections(0, index)) for index in (0, 1)] == [2, 4], "every image has its own cut"
+    assert len(session.to_coco()["annotations"]) == 6
+    session.set_threshold(0.8)
+    session.click(8, 42)
+    assert [len(session.detections(0, index)) for index in (0, 1)] == [1, 1], "what a user chose holds everywhere"
 
 
 def test_a_large_image_is_shown_smaller_and_its_boxes_are_in_its_own_pixels(tmp_path):
