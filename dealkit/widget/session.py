@@ -241,7 +241,7 @@ class Session:
         """Lowest score shown of a kind in an image: what the user chose for the kind, or that of the answer."""
         kind = self.kind if kind is None else kind
         marks = self.marks(kind, index)
-        return self.chosen.get(kind, marks.threshold if marks.found else self.start)
+        return self.chosen.get(kind, marks.threshold if marks.found is not None else self.start)
 
     def rows(self, kind: int | None = None, index: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Boxes (N, 4), scores (N,), verdicts (N,) 1, 0 or -1, and (N,) bool what holds, strongest first.
@@ -251,7 +251,7 @@ class Session:
         """
         kind = self.kind if kind is None else kind
         marks = self.marks(kind, index)
-        found = marks.found or Detections(boxes=torch.zeros(0, 4), scores=torch.zeros(0))
+        found = Detections(boxes=torch.zeros(0, 4), scores=torch.zeros(0)) if marks.found is None else marks.found
         judged = marks.judged()
         boxes = torch.tensor([box for box, _ in judged]).reshape(-1, 4)
         least = torch.tensor([COVERED_BY_RIGHT if verdict == 1 else SAME_BOX for _, verdict in judged])
@@ -280,7 +280,7 @@ class Session:
             image=self.image if index in (None, self.index) else None,
             points=torch.tensor(points).reshape(-1, 2),
             labels=torch.tensor(labels, dtype=torch.int64),
-            count=marks.found.count if marks.found else None,
+            count=None if marks.found is None else marks.found.count,
         )
 
     def view(self) -> Json:
@@ -291,7 +291,7 @@ class Session:
             kept = holds & (verdicts == 0) & (scores < cut)
             table = torch.cat([boxes, scores[:, None], verdicts[:, None], kept[:, None]], dim=1).tolist()
             rows = [[*(round(v, 1) for v in row[:4]), round(row[4], 6), int(row[5]), int(row[6])] for row in table]
-            unsure = certain(marks.found) < LEAST_CERTAIN if marks.clicks and marks.found else False
+            unsure = certain(marks.found) < LEAST_CERTAIN if marks.clicks and marks.found is not None else False
             row = {"name": kind.name, "colour": kind.colour, "threshold": round(cut, 6), "rows": rows}
             row |= {"clicks": marks.clicks, "drawn": marks.drawn, "nothing_certain": unsure}
             kinds.append(row | {"count": None if marks.found is None else marks.found.count})
@@ -409,9 +409,10 @@ class Session:
         return [(x, y) for x, y, _ in marks.clicks], [label for *_, label in marks.clicks], list(marks.drawn)
 
     def _answered(self, kind: int, marks: Marks, found: Detections) -> Marks:
-        """Marks with an answer; as `Predictor` does, none where it says itself that nothing certain was clicked."""
+        """Marks with an answer; it is empty, as a predictor's own, where that says that nothing certain was clicked, unless
+        the predictor returns all there is."""
         sure = getattr(found, "certain", None)
-        found = self._cut(kind, found if sure is None or sure >= LEAST_CERTAIN else found.above(2.0))
+        found = self._cut(kind, found if sure is None or sure >= LEAST_CERTAIN or not self.start else found.above(2.0))
         cut = self.kinds[kind].threshold
         low = found.scores < min(LEAST_SHOWN, cut)
         if self.adaptive and found.clicked is not None:

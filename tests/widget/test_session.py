@@ -258,6 +258,29 @@ def test_a_click_on_nothing_says_so(folder):
     assert not sure.view()["kinds"][0]["nothing_certain"]
 
 
+def test_a_click_of_which_the_model_says_that_nothing_is_there_shows_nothing_and_goes_on(folder):
+    class Honest(Oracle):
+        certain = 0.01
+
+        def predict(self, points, labels=None):
+            found = super().predict(points, labels)
+            object.__setattr__(found, "certain", self.certain)
+            return found
+
+    session = Session(folder, Honest())
+    session.click(15, 15)
+    kind = session.view()["kinds"][0]
+    assert kind["nothing_certain"] and kind["rows"] == [] and kind["count"] == 3.2 and kind["threshold"] == 0.25
+    session.predictor.certain = 0.9
+    session.click(16, 16)
+    assert len(session.detections()) == 3 and not session.view()["kinds"][0]["nothing_certain"]
+    everything = Honest()
+    everything.threshold = 0.0
+    session = Session(folder, everything)
+    session.click(15, 15)
+    assert len(session.detections()) == 4, "who asks for all gets all"
+
+
 def test_certainty_is_what_detections_say_themselves_or_the_score_under_the_click():
     found = Detections(boxes=FOUND, scores=SCORES, clicked=torch.tensor([False, True, True, False]))
     assert certain(found) == pytest.approx(0.6)
