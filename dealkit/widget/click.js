@@ -116,7 +116,7 @@ function mount(root, link) {
     draw();
   }
 
-  const holds = (kind, row) => row[5] === 1 || (row[5] === 0 && row[4] >= kind.threshold);
+  const holds = (kind, row) => row[5] === 1 || (row[5] === 0 && (row[6] === 1 || row[4] >= kind.threshold));
   const visible = (kind, row) => holds(kind, row) || (row[5] === -1 && mode === "review");
   const counted = (kind) => kind.rows.filter((row) => holds(kind, row)).length;
 
@@ -306,7 +306,9 @@ function mount(root, link) {
   };
   canvas.addEventListener("wheel", zoom, { passive: false });
   slider.addEventListener("input", () => {
-    state.kinds[state.kind].threshold = Number(slider.value);
+    const kind = state.kinds[state.kind];
+    kind.threshold = Number(slider.value);
+    for (const row of kind.rows) row[6] = 0; // what an adaptive threshold kept
     refresh();
     draw();
   });

@@ -64,7 +64,7 @@ class Kind:
     colour: str
     """#RRGGBB."""
     threshold: float
-    """Lowest score shown."""
+    """Lowest score shown: that of the last answer, or what the user chose."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,7 +78,9 @@ class Marks:
     verdicts: tuple[tuple[Box, int], ...] = ()
     """1 right, -1 wrong."""
     found: Detections | None = None
-    """From `LEAST_SHOWN` on, without the image."""
+    """What may be shown, without the image."""
+    threshold: float = 0.0
+    """Lowest score shown of this answer, unless the user chose one for the kind."""
 
     def prompt(self) -> tuple[list[tuple[float, float]], list[int]]:
         """Points and labels; a drawn box is a click on its centre."""
@@ -112,13 +114,14 @@ class Session:
         self.predictor = copy.copy(predictor or Predictor())
         self.adaptive = self.predictor.threshold == ADAPTIVE
         self.start = DEFAULT_THRESHOLD if self.adaptive else self.predictor.threshold
-        self.predictor.threshold = min(LEAST_SHOWN, self.start)
+        self.predictor.threshold = 0.0  # the slider and an adaptive cut need all
         self.kinds: list[Kind] = []
         self.kind = 0
         self.pages: dict[int, dict[int, Marks]] = {}
         self.history: dict[int, list[dict[int, Marks]]] = {}
         self.sizes_wh: dict[int, tuple[int, int]] = {}
         self.embeddings: dict[tuple[int, int], PromptEmbedding] = {}
+        self.chosen: dict[int, float] = {}  # kind -> threshold that the user set
         self.message = ""
         self.add_kind("object")
         self.open(0)
@@ -167,7 +170,7 @@ class Session:
                     found = predict_large(self.predictor, self.image, embedding=known)[0]
                 else:
                     found = self.predictor.predict_embedding(known)
-                self.pages[self.index] = self.page() | {kind: replace(marks, found=replace(found, image=None))}
+                self.pages[self.index] = self.page() | {kind: self._answered(kind, marks, found)}
 
     def click(self, x: float, y: float, label: int = 1) -> None:
         """Something of the kind, or with label 0 something that is not meant."""
@@ -187,12 +190,14 @@ class Session:
             raise ValueError(f"judge: verdict: expected 1, -1 or 0, got {verdict!r}")
         marks, box = self.marks(), self._box(box)
         others = tuple(pair for pair in marks.verdicts if not _same(box, [pair[0]]))
-        self._commit(replace(marks, verdicts=(*others, (box, verdict)) if verdict else others))
+        made = replace(marks, verdicts=(*others, (box, verdict)) if verdict else others)
+        self._commit(self.page() | {self.kind: made})
 
     def set_threshold(self, value: float) -> None:
         """Lowest score shown of the kind, 0 to 1, in all images."""
         if not 0 <= value <= 1:
             raise ValueError(f"set_threshold: value: expected 0 to 1, got {value}")
+        self.chosen[self.kind] = float(value)
         self._change_kind(threshold=float(value))
 
     def choose_kind(self, index: int) -> None:
@@ -222,7 +227,7 @@ class Session:
 
     def clear(self) -> None:
         """Forget all that was done for the kind in this image."""
-        self._commit(Marks())
+        self._commit(self.page() | {self.kind: Marks()})
 
     def page(self, index: int | None = None) -> dict[int, Marks]:
         """Kind -> marks in an image, by default the one shown."""
@@ -232,30 +237,41 @@ class Session:
         """Marks of one kind in one image, by default those shown."""
         return self.page(index).get(self.kind if kind is None else kind, Marks())
 
-    def rows(self, kind: int | None = None, index: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (N, 4), scores (N,) and verdicts (N,) 1, 0 or -1 from `LEAST_SHOWN` on, strongest first.
-
-        Judged boxes stand for the detections that they cover; one that covers none scores 1.
-        """
+    def threshold(self, kind: int | None = None, index: int | None = None) -> float:
+        """Lowest score shown of a kind in an image: what the user chose for the kind, or that of the answer."""
+        kind = self.kind if kind is None else kind
         marks = self.marks(kind, index)
-        found = marks.found or Detections(boxes=torch.zeros(0, 4), scores=torch.zeros(0))
+        return self.chosen.get(kind, marks.threshold if marks.found is not None else self.start)
+
+    def rows(self, kind: int | None = None, index: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Boxes (N, 4), scores (N,), verdicts (N,) 1, 0 or -1, and (N,) bool what holds, strongest first.
+
+        Judged boxes stand for the detections that they cover; one that covers none scores 1. What is right holds, and what is
+        not judged from the threshold on; an adaptive threshold keeps what was clicked.
+        """
+        kind = self.kind if kind is None else kind
+        marks = self.marks(kind, index)
+        found = Detections(boxes=torch.zeros(0, 4), scores=torch.zeros(0)) if marks.found is None else marks.found
         judged = marks.judged()
         boxes = torch.tensor([box for box, _ in judged]).reshape(-1, 4)
         least = torch.tensor([COVERED_BY_RIGHT if verdict == 1 else SAME_BOX for _, verdict in judged])
         covers = box_iou(boxes, found.boxes) >= least[:, None]  # (V, N)
-        own = [float(found.scores[row].max()) if row.any() else 1.0 for row in covers]
+        own = torch.tensor([float(found.scores[row].max()) if row.any() else 1.0 for row in covers]).reshape(-1)
         free = ~covers.any(0)
-        every = torch.cat([boxes, found.boxes[free]])
-        scores = torch.cat([torch.tensor(own).reshape(-1), found.scores[free]])
-        verdicts = torch.tensor([verdict for _, verdict in judged] + [0] * int(free.sum()), dtype=torch.int64)
+        right = torch.tensor([verdict for _, verdict in judged], dtype=torch.int64)
+        holds = found.scores >= self.threshold(kind, index)
+        if self.adaptive and kind not in self.chosen and found.clicked is not None:
+            holds |= found.clicked
+        scores = torch.cat([own, found.scores[free]])
         order = scores.argsort(descending=True, stable=True)
-        return every[order], scores[order], verdicts[order]
+        others = torch.zeros(int(free.sum()), dtype=torch.int64)
+        parts = (boxes, found.boxes[free]), (own, found.scores[free]), (right, others), (right == 1, holds[free])
+        return tuple(torch.cat(part)[order] for part in parts)
 
     def detections(self, kind: int | None = None, index: int | None = None) -> Detections:
         """What holds of a kind in an image, by default those shown: right boxes, and unjudged ones above its threshold."""
         kind = self.kind if kind is None else kind
-        boxes, scores, verdicts = self.rows(kind, index)
-        keep = (verdicts == 1) | ((verdicts == 0) & (scores >= self.kinds[kind].threshold))
+        boxes, scores, _, keep = self.rows(kind, index)
         marks = self.marks(kind, index)
         points, labels = marks.prompt()
         return Detections(
@@ -264,24 +280,25 @@ class Session:
             image=self.image if index in (None, self.index) else None,
             points=torch.tensor(points).reshape(-1, 2),
             labels=torch.tensor(labels, dtype=torch.int64),
-            count=marks.found.count if marks.found else None,
+            count=None if marks.found is None else marks.found.count,
         )
 
     def view(self) -> Json:
-        """All that a browser draws, as JSON; `rows` are x1, y1, x2, y2, score, verdict."""
+        """All that a browser draws, as JSON; `rows` are x1, y1, x2, y2, score, verdict, and 1 if it holds at any score."""
         kinds = []
         for n, kind in enumerate(self.kinds):
-            marks, (boxes, scores, verdicts) = self.marks(n), self.rows(n)
-            table = torch.cat([boxes, scores[:, None], verdicts[:, None]], dim=1).tolist()
-            rows = [[*(round(v, 1) for v in row[:4]), round(row[4], 3), int(row[5])] for row in table]
-            unsure = certain(marks.found) < LEAST_CERTAIN if marks.clicks and marks.found else False
-            row = {"name": kind.name, "colour": kind.colour, "threshold": round(kind.threshold, 3), "rows": rows}
+            marks, (boxes, scores, verdicts, holds), cut = self.marks(n), self.rows(n), self.threshold(n)
+            kept = holds & (verdicts == 0) & (scores < cut)
+            table = torch.cat([boxes, scores[:, None], verdicts[:, None], kept[:, None]], dim=1).tolist()
+            rows = [[*(round(v, 1) for v in row[:4]), round(row[4], 6), int(row[5]), int(row[6])] for row in table]
+            unsure = certain(marks.found) < LEAST_CERTAIN if marks.clicks and marks.found is not None else False
+            row = {"name": kind.name, "colour": kind.colour, "threshold": round(cut, 6), "rows": rows}
             row |= {"clicks": marks.clicks, "drawn": marks.drawn, "nothing_certain": unsure}
             kinds.append(row | {"count": None if marks.found is None else marks.found.count})
         (width, height), name = self.sizes_wh[self.index], self.images[self.index][0]
         image = {"name": name, "index": self.index, "of": len(self.images), "width": width, "height": height}
         about = {"read": self.is_read, "undo": bool(self.history.get(self.index)), "message": self.message}
-        return about | {"image": image, "kinds": kinds, "kind": self.kind, "least": min(LEAST_SHOWN, self.start)}
+        return about | {"image": image, "kinds": kinds, "kind": self.kind, "least": LEAST_SHOWN}
 
     def picture(self, box: Sequence[float] | None = None) -> bytes:
         """The image, or the part of it in a box of whole pixels, as a JPEG of at most `LONG_SIDE` pixels a side."""
@@ -323,9 +340,9 @@ class Session:
             width, height = self.sizes_wh[index]
             images.append({"id": index + 1, "file_name": self.images[index][0], "width": width, "height": height})
             for kind in sorted(page):
-                boxes, scores, verdicts = self.rows(kind, index)
-                for (x1, y1, x2, y2), score, verdict in zip(boxes.tolist(), scores.tolist(), verdicts.tolist(), strict=True):
-                    if verdict == 1 or (verdict == 0 and score >= self.kinds[kind].threshold):
+                rows = zip(*(part.tolist() for part in self.rows(kind, index)), strict=True)
+                for (x1, y1, x2, y2), score, verdict, holds in rows:
+                    if holds:
                         box = [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]
                         row = {"id": len(annotations) + 1, "image_id": index + 1, "category_id": kind + 1, "bbox": box}
                         row |= {"area": round(box[2] * box[3], 2), "iscrowd": 0}
@@ -371,30 +388,51 @@ class Session:
             return f"{stem}.safetensors", (Path(folder) / "kind").read_bytes()
 
     def _ask(self, marks: Marks) -> None:
-        """Let the model answer and keep both, unless it refuses."""
+        """Let the model answer and keep both, unless it refuses; kinds that are rivals are asked in one call."""
         self.read()
-        points, labels = marks.prompt()
-        if not any(labels):
+        if not any(marks.prompt()[1]):
             raise ValueError("click: expected one on an object first; a box that is wrong can be rejected in review")
+        page, together = self.page() | {self.kind: marks}, getattr(self.predictor, "together", False)
+        asked = [kind for kind, each in page.items() if kind == self.kind or (together and any(each.prompt()[1]))]
+        prompts = [self._prompt(page[kind]) for kind in asked]
         if self._is_large():
-            found = predict_large(self.predictor, self.image, [(points, labels)])[0]
-        elif marks.drawn and "boxes" in signature(self.predictor.predict).parameters:
-            clicks = len(marks.clicks)
-            found = self.predictor.predict(points[:clicks] or None, labels[:clicks] or None, boxes=torch.tensor(marks.drawn))
+            found = predict_large(self.predictor, self.image, prompts)
         else:
-            found = self.predictor.predict(points, labels)
-        self._commit(replace(marks, found=self._cut(self.kind, found)))
+            found = self.predictor.predict_categories(prompts)
+        answers = {k: self._answered(k, page[k], each) for k, each in zip(asked, found, strict=True)}
+        self._commit(page | answers)
+
+    def _prompt(self, marks: Marks) -> tuple[Any, ...]:
+        """Points and labels, and drawn boxes where the predictor takes them; else their centres are points."""
+        if "boxes" not in signature(self.predictor.predict).parameters:
+            return marks.prompt()
+        return [(x, y) for x, y, _ in marks.clicks], [label for *_, label in marks.clicks], list(marks.drawn)
+
+    def _answered(self, kind: int, marks: Marks, found: Detections) -> Marks:
+        """Marks with an answer; it is empty, as a predictor's own, where that says that nothing certain was clicked, unless
+        the predictor returns all there is."""
+        sure = getattr(found, "certain", None)
+        found = self._cut(kind, found if sure is None or sure >= LEAST_CERTAIN or not self.start else found.above(2.0))
+        cut = self.kinds[kind].threshold
+        low = found.scores < min(LEAST_SHOWN, cut)
+        if self.adaptive and found.clicked is not None:
+            low &= ~found.clicked
+        rows = {"boxes": found.boxes[~low], "scores": found.scores[~low]}
+        clicked = None if found.clicked is None else found.clicked[~low]
+        return replace(marks, found=replace(found, clicked=clicked, **rows), threshold=cut)
 
     def _cut(self, kind: int, found: Detections) -> Detections:
         """An answer to clicks without its image; "adaptive": its cut becomes the threshold of the kind, in all images."""
         if self.adaptive:
             cut = adaptive_threshold(found.scores)
             self.kinds[kind] = replace(self.kinds[kind], threshold=cut)
+        if kind in self.chosen:
+            self.kinds[kind] = replace(self.kinds[kind], threshold=self.chosen[kind])
         return replace(found, image=None)
 
-    def _commit(self, marks: Marks) -> None:
+    def _commit(self, page: dict[int, Marks]) -> None:
         self.history.setdefault(self.index, []).append(self.page())
-        self.pages[self.index] = self.page() | {self.kind: marks}
+        self.pages[self.index] = page
 
     def _box(self, box: Sequence[float]) -> Box:
         """xyxy of the part of a box that lies in the image, at least a pixel wide and high."""
@@ -418,16 +456,17 @@ class Session:
     def _keep_embeddings(self) -> None:
         """Note what every kind means by the clicks in the image shown, which the model has read."""
         for kind in range(len(self.kinds)):
-            points, labels = self.marks(kind).prompt()
-            if not any(labels):
+            if not any(self.marks(kind).prompt()[1]):
                 self.embeddings.pop((self.index, kind), None)
             elif self.is_read:
-                self.embeddings[self.index, kind] = self._embed(points, labels)
+                self.embeddings[self.index, kind] = self._embed(self.marks(kind))
 
-    def _embed(self, points: list[tuple[float, float]], labels: list[int]) -> PromptEmbedding:
-        """What clicks in the image shown mean; in a large one, those within a tile round the first that says *this*."""
+    def _embed(self, marks: Marks) -> PromptEmbedding:
+        """What a prompt in the image shown means; in a large one, the clicks within a tile round the first that says *this*."""
         if not self._is_large():
-            return self.predictor.embed(None, points, labels)
+            points, labels, *drawn = self._prompt(marks)
+            return self.predictor.embed(None, points, labels, **({"boxes": drawn[0]} if drawn else {}))
+        points, labels = marks.prompt()
         left, top = (max(int(v) - BuildConfig.tile // 2, 0) for v in points[labels.index(1)])
         seen = self.image[:, top : top + BuildConfig.tile, left : left + BuildConfig.tile]
         moved = torch.tensor(points) - torch.tensor([left, top])

@@ -64,14 +64,14 @@ def test_points_of_several_kinds_are_given_by_name(model):
 
 def test_the_model_works_beside_the_thread_of_the_notebook_and_in_order(model, monkeypatch):
     widget = ClickWidget(IMAGE, model)
-    ran, going, predict = [], threading.Event(), widget.session.predictor.predict
+    ran, going, predict = [], threading.Event(), widget.session.predictor.predict_categories
 
     def slow(*args):
         ran.append(threading.current_thread())
         assert going.wait(30)
         return predict(*args)
 
-    monkeypatch.setattr(widget.session.predictor, "predict", slow)
+    monkeypatch.setattr(widget.session.predictor, "predict_categories", slow)
     for x in (20, 30):  # as a front end sends them
         widget._handle_custom_msg({"do": "click", "x": x, "y": 30, "label": 1, "id": x}, [])
     assert widget.view["kinds"][0]["clicks"] == (), "the notebook goes on meanwhile"

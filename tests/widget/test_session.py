@@ -16,7 +16,7 @@ from dealkit.widget import session as sessions
 from dealkit.widget.session import Session, certain, images_of
 
 FOUND = torch.tensor([[10.0, 10, 20, 20], [30, 10, 40, 20], [50, 10, 60, 20], [5, 40, 9, 44]])
-SCORES = torch.tensor([0.9, 0.6, 0.3, 0.1])
+SCORES = torch.tensor([0.9, 0.6, 0.3, 0.06])
 
 
 class Oracle:
@@ -36,6 +36,9 @@ class Oracle:
         boxes = FOUND + 4.0 * (len(points) - 1) * torch.tensor([[1.0, 0, 1, 0], [0] * 4, [1, 0, 1, 0], [0] * 4])
         return Detections(boxes=boxes, scores=SCORES, count=3.2, clicked=clicked, image=torch.zeros(3, 2, 2))
 
+    def predict_categories(self, prompts):
+        return [self.predict(*prompt) for prompt in prompts]
+
     def embed(self, image, points, labels):
         self.asked.append(("embed", [tuple(p) for p in points], list(labels)))
         vectors = torch.tensor([[float(len(points)), 0.0], [0.0, 0.0]])
@@ -47,11 +50,21 @@ class Oracle:
 
 
 class BoxOracle(Oracle):
-    """Takes drawn boxes, too."""
+    """Takes drawn boxes, too, and answers kinds that are rivals in one call."""
 
-    def predict(self, points=None, labels=None, boxes=None):
-        self.asked.append(("boxes", points, labels, None if boxes is None else boxes.tolist()))
-        return super().predict(points or [(0, 0)], labels or [1])
+    together = True
+
+    def predict(self, points=(), labels=None, boxes=()):
+        self.asked.append(("boxes", list(points), list(labels), list(boxes)))
+        return super().predict(list(points) or [(0, 0)], labels or [1])
+
+    def predict_categories(self, prompts):
+        self.asked.append(("kinds", len(prompts)))
+        return super().predict_categories(prompts)
+
+    def embed(self, image, points, labels, boxes=()):
+        self.asked.append(("boxes", list(points), list(labels), list(boxes)))
+        return super().embed(image, points, labels)
 
 
 @pytest.fixture
@@ -80,7 +93,7 @@ def test_an_image_is_read_once_however_often_it_is_clicked(session, oracle):
     session.click(65, 45, label=0)
     assert [what for what, *_ in session.predictor.asked] == ["image", "predict", "predict", "predict"]
     assert session.predictor.asked[-1] == ("predict", [(15, 15), (35, 15), (65, 45)], [1, 1, 0])
-    assert oracle.threshold == 0.25 and session.predictor.threshold == sessions.LEAST_SHOWN, "the user's own stays as it is"
+    assert oracle.threshold == 0.25 and session.predictor.threshold == 0, "the user's own stays as it is"
 
 
 def test_boxes_above_the_threshold_count_and_all_above_the_least_are_sent(session):
@@ -88,7 +101,7 @@ def test_boxes_above_the_threshold_count_and_all_above_the_least_are_sent(sessio
     assert session.detections().scores.tolist() == pytest.approx([0.9, 0.6, 0.3])
     assert session.detections().image.shape == (3, 50, 70) and session.marks().found.image is None
     kind = session.view()["kinds"][0]
-    assert kind["rows"][0] == [10, 10, 20, 20, 0.9, 0] and len(kind["rows"]) == 4 and kind["count"] == 3.2
+    assert kind["rows"][0] == [10, 10, 20, 20, 0.9, 0, 0] and len(kind["rows"]) == 4 and kind["count"] == 3.2
     session.set_threshold(0.5)
     assert len(session.detections()) == 2
     session.set_threshold(0.05)
@@ -108,11 +121,11 @@ def test_a_rejected_box_goes_and_stays_away_when_the_model_is_asked_again(sessio
 def test_an_accepted_box_stays_whatever_its_score_and_when_it_is_found_no_more(session):
     session.click(15, 15)
     session.judge([5, 40, 9, 44], 1)
-    assert session.detections().boxes[-1].tolist() == [5, 40, 9, 44], "its score is 0.1"
+    assert session.detections().boxes[-1].tolist() == [5, 40, 9, 44], "its score is 0.06"
     session.judge([10, 10, 20, 20], 1)
     session.click(16, 16)
     # the box moves by 4 of 10 px: IoU 60 / 140 is under a half, so both stand there, the accepted one with score 1
-    assert session.rows()[1].tolist() == pytest.approx([1, 0.9, 0.6, 0.3, 0.1])
+    assert session.rows()[1].tolist() == pytest.approx([1, 0.9, 0.6, 0.3, 0.06])
     assert session.rows()[2].tolist() == [1, 0, 0, 0, 1]
 
 
@@ -147,9 +160,25 @@ def test_a_wrong_duplicate_leaves_the_right_box_beside_it(session):
 def test_a_drawn_box_goes_to_a_predictor_that_takes_boxes(folder):
     session = Session(folder, BoxOracle())
     session.draw_box([48, 8, 62, 22])
-    assert ("boxes", None, None, [[48, 8, 62, 22]]) in session.predictor.asked
+    assert ("boxes", [], [], [(48, 8, 62, 22)]) in session.predictor.asked
     session.click(15, 15)
-    assert ("boxes", [(15, 15)], [1], [[48, 8, 62, 22]]) in session.predictor.asked
+    assert ("boxes", [(15, 15)], [1], [(48, 8, 62, 22)]) in session.predictor.asked
+    session.open(1)
+    assert session.predictor.asked[-2:][0] == ("boxes", [(15, 15)], [1], [(48, 8, 62, 22)]), "what it means holds the box, too"
+
+
+def test_rival_kinds_are_asked_in_one_call_and_undone_together(folder):
+    session = Session(folder, BoxOracle())
+    session.click(15, 15)
+    session.add_kind("nut")
+    session.judge([1, 1, 9, 7], 1)
+    session.add_kind("bolt")
+    session.click(35, 15)
+    session.click(36, 15)
+    assert [n for what, n, *_ in session.predictor.asked if what == "kinds"] == [1, 2, 2], "a kind without a click is not asked"
+    session.undo()
+    session.undo()
+    assert len(session.marks(0).clicks) == 1 and not session.marks(2).clicks and len(session.detections(0)) == 3
 
 
 def test_a_box_added_in_review_is_right_and_asks_nothing(session):
@@ -223,10 +252,33 @@ def test_a_click_on_nothing_says_so(folder):
 
     session = Session(folder, Blind())
     session.click(7, 42)
-    assert session.view()["kinds"][0]["nothing_certain"], "the detection under it scores 0.1"
+    assert session.view()["kinds"][0]["nothing_certain"], "the detection under it scores 0.06"
     sure = Session(folder, Oracle())
     sure.click(15, 15)
     assert not sure.view()["kinds"][0]["nothing_certain"]
+
+
+def test_a_click_of_which_the_model_says_that_nothing_is_there_shows_nothing_and_goes_on(folder):
+    class Honest(Oracle):
+        certain = 0.01
+
+        def predict(self, points, labels=None):
+            found = super().predict(points, labels)
+            object.__setattr__(found, "certain", self.certain)
+            return found
+
+    session = Session(folder, Honest())
+    session.click(15, 15)
+    kind = session.view()["kinds"][0]
+    assert kind["nothing_certain"] and kind["rows"] == [] and kind["count"] == 3.2 and kind["threshold"] == 0.25
+    session.predictor.certain = 0.9
+    session.click(16, 16)
+    assert len(session.detections()) == 3 and not session.view()["kinds"][0]["nothing_certain"]
+    everything = Honest()
+    everything.threshold = 0.0
+    session = Session(folder, everything)
+    session.click(15, 15)
+    assert len(session.detections()) == 4, "who asks for all gets all"
 
 
 def test_certainty_is_what_detections_say_themselves_or_the_score_under_the_click():
@@ -312,18 +364,36 @@ def test_a_bad_event_changes_nothing_and_is_explained(session, event, message):
 def test_an_event_is_answered_with_its_id_and_an_unexpected_failure_with_its_kind(session, monkeypatch):
     view = session.apply({"do": "click", "x": 15, "y": 15, "label": 1, "id": "a7"})
     assert view["done"] == "a7" and view["message"] == "" and len(view["kinds"][0]["rows"]) == 4
-    monkeypatch.setattr(session.predictor, "predict", lambda *_: 1 / 0)
+    monkeypatch.setattr(session.predictor, "predict_categories", lambda *_: 1 / 0)
     view = session.apply({"do": "click", "x": 15, "y": 15, "label": 1})
     assert view["message"] == "ZeroDivisionError: division by zero" and len(view["kinds"][0]["clicks"]) == 1
 
 
-def test_an_adaptive_predictor_sets_the_threshold_of_every_answer(folder):
-    oracle = Oracle()
-    oracle.threshold = "adaptive"
-    session = Session(folder, oracle)
-    session.click(15, 15)
-    cut = sessions.adaptive_threshold(SCORES)
-    assert session.view()["kinds"][0]["threshold"] == round(cut, 3) != 0.25
+def test_an_adaptive_predictor_cuts_every_answer_by_its_own_scores_until_the_user_chooses(folder, monkeypatch):
+    cuts = iter([0.7, 0.4, 0.9, 0.02, 0.5])  # the third is that of the second image, before it is clicked
+    monkeypatch.setattr(sessions, "adaptive_threshold", lambda *_: next(cuts))
+
+    class Weak(Oracle):
+        threshold = "adaptive"
+
+        def predict(self, points, labels=None):
+            return replace(super().predict(points, labels), clicked=torch.tensor([False, False, False, True]))
+
+    session = Session(folder, Weak())
+    session.click(7, 42)
+    assert session.detections().scores.tolist() == pytest.approx([0.9, 0.06]), "what was clicked stays"
+    assert [row[6] for row in session.view()["kinds"][0]["rows"]] == [0, 0, 0, 1]
+    session.click(8, 42)
+    assert session.view()["kinds"][0]["threshold"] == 0.4 and len(session.detections()) == 3
+    session.undo()
+    assert session.view()["kinds"][0]["threshold"] == 0.7
+    session.open(1)
+    session.click(7, 42)
+    assert [len(session.detections(0, index)) for index in (0, 1)] == [2, 4], "every image has its own cut"
+    assert len(session.to_coco()["annotations"]) == 6
+    session.set_threshold(0.8)
+    session.click(8, 42)
+    assert [len(session.detections(0, index)) for index in (0, 1)] == [1, 1], "what a user chose holds everywhere"
 
 
 def test_a_large_image_is_shown_smaller_and_its_boxes_are_in_its_own_pixels(tmp_path):
