@@ -1,6 +1,7 @@
 """FiftyOne's App on this machine only, with the operators of `dealkit/browse/plugin` in it."""
 
 import atexit
+import contextlib
 import functools
 import getpass
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dealkit.browse.dataset import import_fiftyone
-from dealkit.browse.find import FOUND_IN, lay_out_found
+from dealkit.browse.find import declare_found
 
 ADDRESS = "127.0.0.1"
 """Where the App's server listens."""
@@ -51,7 +52,8 @@ def open_app(dataset: Any, *, port: int = 5151, view: str | None = None, remote:
     for warning in open_settings(fo.config):
         print(f"warning: {warning}", file=sys.stderr)
     add_plugin()
-    lay_out_found(dataset, FOUND_IN)
+    with contextlib.suppress(ValueError):  # a field of the user's own may have the name
+        declare_found(dataset)
     _OPENED.add(port)
     shown = dataset.load_saved_view(view) if view else None
     try:

@@ -196,7 +196,7 @@ def accept_found(dataset: Any, selected: Sequence[Mapping[str, Any]] = (), *, in
     """
     import fiftyone as fo
 
-    fields = [name for name in dataset.info.get(FOUND_IN, {}) if dataset.has_field(name)]
+    fields = [name for name, run in dataset.info.get(FOUND_IN, {}).items() if run and dataset.has_field(name)]
     if not fields:
         raise ValueError(f"{dataset.name}: nothing was found in it yet: run 'Find all like this' first")
     if into in fields or into not in dataset.get_field_schema(embedded_doc_type=fo.Detections):
@@ -221,24 +221,38 @@ def accept_found(dataset: Any, selected: Sequence[Mapping[str, Any]] = (), *, in
     return Accepted(added=counts[False], known=counts[True])
 
 
-def lay_out_found(dataset: Any, into: str) -> None:
-    """Give what is found in a field its colours in the App, and the field its place in the sidebar once it is there.
+def declare_found(dataset: Any, into: str = FOUND_IN) -> None:
+    """Add the fields of a search, with their colours and their place in the App; nothing is done if they are there.
 
-    An App that is open takes new colours when it is loaded again.
+    An App that runs shows a new field in an image only when the image is opened anew, and its colours after a reload.
+
+    Raises:
+        ValueError: `into` cannot be the name of a field, or is a field of something else.
     """
     import fiftyone as fo
 
+    runs = dict(dataset.info.get(FOUND_IN, {}))
+    if into in runs and dataset.has_field(into):
+        return
+    if not into.isidentifier() or dataset.has_field(into):
+        raise ValueError(
+            f"field {into!r}: expected a name of letters, digits and _ that no other field has, such as {FOUND_IN!r}"
+        )
+    dataset.add_sample_field(into, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+    dataset.add_dynamic_sample_fields({f"{into}.detections.state": fo.StringField()})
+    dataset.add_sample_field(f"{into}_count", fo.FloatField)
+    dataset.add_sample_field(f"{into}_run", fo.StringField)
+    dataset.info[FOUND_IN] = runs | {into: {}}
     config = dataset.app_config
     colours = config.color_scheme or fo.ColorScheme(color_by="value")
     values = [{"value": state, "color": colour} for state, colour in FOUND_COLOURS.items()]
     others = [field for field in colours.fields or [] if field["path"] != into]
     colours.fields = [*others, {"path": into, "colorByAttribute": "state", "valueColors": values}]
     config.color_scheme = colours
-    if dataset.has_field(into) and config.sidebar_groups:
-        groups = {group.name: group.paths for group in config.sidebar_groups}
-        for name, path in (("labels", into), ("data", f"{into}_count"), ("files", f"{into}_run")):
-            if path not in groups.get(name, [path]):
-                groups[name].append(path)
+    groups = {group.name: group.paths for group in config.sidebar_groups or []}
+    for name, path in (("labels", into), ("data", f"{into}_count"), ("files", f"{into}_run")):
+        if path not in groups.get(name, [path]):
+            groups[name].append(path)
     dataset.save()
 
 
@@ -274,27 +288,15 @@ def _embed(dataset: Any, example: Example, predictor: Predictor) -> PromptEmbedd
 
 
 def _prepare(dataset: Any, into: str, run: str, example: Example, predictor: Predictor) -> None:
-    """Declare the fields of a run and empty them of another; note the run in `dataset.info`."""
-    import fiftyone as fo
-
-    runs = dict(dataset.info.get(FOUND_IN, {}))
-    known = into in runs and dataset.has_field(into)
-    if not into.isidentifier() or (dataset.has_field(into) and not known):
-        raise ValueError(
-            f"field {into!r}: expected a name of letters, digits and _ that no other field has, such as {FOUND_IN!r}"
-        )
-    if known and runs[into]["run"] != run:
+    """Declare the fields of a run, empty them of another, and note the run in `dataset.info`."""
+    declare_found(dataset, into)
+    runs = dataset.info[FOUND_IN]
+    if runs[into].get("run", run) != run:
         if tags := dataset.count_label_tags(into):
             tags = ", ".join(sorted(tags))
             raise ValueError(f"field {into!r}: another search left detections tagged {tags} in it: choose another name")
         for name in (into, f"{into}_count", f"{into}_run"):
             dataset.clear_sample_field(name)
-    if not known:
-        dataset.add_sample_field(into, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
-        dataset.add_dynamic_sample_fields({f"{into}.detections.state": fo.StringField()})
-        dataset.add_sample_field(f"{into}_count", fo.FloatField)
-        dataset.add_sample_field(f"{into}_run", fo.StringField)
-        lay_out_found(dataset, into)
     about = {"run": run, "label": example.label, "model": predictor.model_hash, "threshold": predictor.threshold}
     clicks = {dataset[i].filepath: [list(click) for click in clicks] for i, clicks in example.points.items()}
     dataset.info[FOUND_IN] = runs | {into: about | {"clicks": clicks}}

@@ -99,6 +99,7 @@ def test_search_and_accept_in_the_app(fo, browser, serve, listening, colour_pixe
 
     dataset = fo.load_dataset(name)
     dataset.reload()
+    assert dataset.has_field("found") and not dataset.count("found.detections"), "declared, so that an open image shows it"
     sample = dataset.first()
     x, y, w, h = sample.objects.detections[0].bounding_box
     page = browser.new_page()
@@ -129,9 +130,8 @@ def test_search_and_accept_in_the_app(fo, browser, serve, listening, colour_pixe
 
     operate("Find all like this")
     page.get_by_text("1 of 1 images").first.wait_for(timeout=240_000)
-    page.get_by_role("button", name="Done").click(timeout=60_000)
-    page.reload()  # the image that was open is drawn anew
-    looker.wait_for(timeout=120_000)
+    page.get_by_role("button", name="Done", exact=True).click(timeout=60_000)
+    page.get_by_text("Executing").wait_for(state="hidden", timeout=60_000)
     page.wait_for_timeout(8000)  # boxes are drawn after that
     page.screenshot(path=tmp_path / "found.png", timeout=60_000)
 

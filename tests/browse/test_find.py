@@ -187,8 +187,11 @@ def test_a_field_of_something_else_is_refused(data, few, into):
         search(data, find.read_example(data, select(data, 1, 0)), "sample", few, into=into)
 
 
-def test_the_app_shows_the_field_in_its_colours(data, few):
-    search(data, find.read_example(data, select(data, 1, 0)), "sample", few)
+def test_the_app_shows_the_field_in_its_colours(data):
+    find.declare_found(data)
+    find.declare_found(data)
+    with pytest.raises(ValueError, match="nothing was found in it yet"):
+        find.accept_found(data)
     data.reload()
     colours = {field["path"]: field for field in data.app_config.color_scheme.fields}
     assert {row["value"]: row["color"] for row in colours["found"]["valueColors"]} == find.FOUND_COLOURS

@@ -49,18 +49,22 @@ class FindAllLikeThis(foo.Operator):
 
     def execute(self, ctx):
         asked = ctx.params
+        new = not ctx.dataset.has_field(asked["field"])
         try:
             example = find.read_example(ctx.dataset, ctx.selected_labels)
             predictor = find.load_predictor(asked["checkpoint"], asked["threshold"])
             ids = find.scope_ids(asked["scope"], example, ctx.dataset if asked["scope"] == "dataset" else ctx.view)
             for state in find.find_alike(ctx.dataset, example, ids, predictor, into=asked["field"]):
                 yield ctx.ops.set_progress(f"{state}, {state.pace}", state.done / max(state.total, 1))
-        except (ValueError, OSError) as error:
-            yield ctx.ops.notify(str(error), variant="error")
+        except Exception as error:  # whatever it is: without a word the App would wait for ever
+            yield ctx.ops.notify(str(error) or type(error).__name__, variant="error")
             return
         yield ctx.ops.reload_dataset()
-        yield ctx.ops.set_active_fields([*ctx.active_fields, asked["field"]])
-        yield ctx.ops.reload_samples()
+        yield ctx.ops.set_active_fields([asked["field"]])
+        if new:  # the image that is open would not show it
+            yield ctx.ops.close_sample()
+        # the App reads images that it has shown again only for another view
+        yield ctx.ops.set_view(ctx.dataset.match({f"{asked['field']}_run": state.run}))
         yield ctx.ops.notify(f"{asked['field']}: {state}", variant="success")
 
 
@@ -88,6 +92,7 @@ class AcceptFound(foo.Operator):
             ctx.ops.notify(str(error), variant="error")
             return
         ctx.ops.reload_dataset()
+        ctx.ops.set_view(ctx.dataset.match({f"{ctx.params['field']}.detections.found_by": {"$ne": None}}))
         ctx.ops.notify(f"{ctx.params['field']}: {accepted}", variant="success")
 
 
