@@ -14,6 +14,7 @@ const STYLE = `
 .dk button[aria-pressed="true"] { box-shadow: inset 0 0 0 2px currentColor; font-weight: 600 }
 .dk-kind i { display: inline-block; width: 10px; height: 10px; margin-right: 5px; border-radius: 2px; border: 1px solid #0006 }
 .dk-name { width: 9em; padding: 2px 5px; border: 1px solid var(--line); border-radius: 4px; background: transparent }
+.dk input[type="range"] { width: 90px }
 .dk-space { flex: 1 }
 .dk-view { position: relative; background: #444; overflow: hidden; border-radius: 4px }
 .dk-view canvas { display: block; touch-action: none; cursor: crosshair }

@@ -13,7 +13,6 @@ import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,12 @@ from torchvision.ops import box_iou
 
 from dealkit import figures
 from dealkit.config import CERTAIN, DEFAULT_NMS, DEFAULT_THRESHOLD, BuildConfig
-from dealkit.files import Json
+from dealkit.files import IMAGE_SUFFIXES, Json
 from dealkit.predict.detections import Detections
 from dealkit.predict.embedding import PromptEmbedding, mean_embedding
-from dealkit.predict.predictor import AnyImage, Predictor, as_image
+from dealkit.predict.predictor import AnyImage, Predictor, as_image, compete
 from dealkit.predict.threshold import ADAPTIVE, LOWEST, adaptive_threshold
-from dealkit.predict.tiles import predict_large
+from dealkit.predict.tiles import embed_large, predict_large
 
 Box = tuple[float, float, float, float]
 
@@ -43,17 +42,11 @@ SAME_BOX = DEFAULT_NMS
 COVERED_BY_RIGHT = 0.5
 """IoU from which a box that is right stands for a detection: an object has one box."""
 
-LEAST_CERTAIN = CERTAIN
-"""Score of the click itself below which there is nothing certain under it. Choice: its object would not be shown either."""
-
 LONG_SIDE = 2048
 """Most pixels of a side of the picture that a browser gets. Choice: a screen shows no more, and it weighs under 2 MB."""
 
 LARGE = 25_000_000
 """Pixels from which an image is read in tiles, again for every click. Choice: 25 million take about 4 GB."""
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Files of a folder that count as images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +56,8 @@ class Kind:
     name: str
     colour: str
     """#RRGGBB."""
-    threshold: float
-    """Lowest score shown: that of the last answer, or what the user chose."""
+    threshold: float | None = None
+    """Lowest score shown in all images; None: that of every answer, until the user chooses one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,13 +72,16 @@ class Marks:
     """1 right, -1 wrong."""
     found: Detections | None = None
     """What may be shown, without the image."""
-    threshold: float = 0.0
+    threshold: float = DEFAULT_THRESHOLD
     """Lowest score shown of this answer, unless the user chose one for the kind."""
 
-    def prompt(self) -> tuple[list[tuple[float, float]], list[int]]:
-        """Points and labels; a drawn box is a click on its centre."""
-        points = [(x, y) for x, y, _ in self.clicks] + [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in self.drawn]
-        return points, [label for *_, label in self.clicks] + [1] * len(self.drawn)
+    def prompt(self) -> tuple[list[tuple[float, float]], list[int], list[Box]]:
+        """Points, their labels, and boxes, as a predictor takes them."""
+        return [(x, y) for x, y, _ in self.clicks], [label for *_, label in self.clicks], list(self.drawn)
+
+    def shows_object(self) -> bool:
+        """Whether something was clicked as *this*, or drawn round."""
+        return bool(self.drawn) or any(label for *_, label in self.clicks)
 
     def judged(self) -> list[tuple[Box, int]]:
         """Verdicts, and the drawn boxes that none of them is about as right."""
@@ -121,7 +117,6 @@ class Session:
         self.history: dict[int, list[dict[int, Marks]]] = {}
         self.sizes_wh: dict[int, tuple[int, int]] = {}
         self.embeddings: dict[tuple[int, int], PromptEmbedding] = {}
-        self.chosen: dict[int, float] = {}  # kind -> threshold that the user set
         self.message = ""
         self.add_kind("object")
         self.open(0)
@@ -163,14 +158,15 @@ class Session:
         if not self._is_large():
             self.predictor.set_image(self.image)
         self.is_read = True
-        for kind in range(len(self.kinds)):
-            marks = self.marks(kind)
-            if not marks.prompt()[0] and (known := self._embedding(kind)):
-                if self._is_large():
-                    found = predict_large(self.predictor, self.image, embedding=known)[0]
-                else:
-                    found = self.predictor.predict_embedding(known)
-                self.pages[self.index] = self.page() | {kind: self._answered(kind, marks, found)}
+        known = {k: self._embedding(k) for k in range(len(self.kinds)) if not self.marks(k).shows_object()}
+        known = {kind: embedding for kind, embedding in known.items() if embedding is not None}
+        if self._is_large():
+            found = [predict_large(self.predictor, self.image, embedding=each)[0] for each in known.values()]
+        else:
+            found = [self.predictor.predict_embedding(each) for each in known.values()]
+        found = compete(found) if self.predictor.together else found
+        answers = {k: self._answered(self.marks(k), each) for k, each in zip(known, found, strict=True)}
+        self.pages[self.index] = self.page() | answers
 
     def click(self, x: float, y: float, label: int = 1) -> None:
         """Something of the kind, or with label 0 something that is not meant."""
@@ -197,7 +193,6 @@ class Session:
         """Lowest score shown of the kind, 0 to 1, in all images."""
         if not 0 <= value <= 1:
             raise ValueError(f"set_threshold: value: expected 0 to 1, got {value}")
-        self.chosen[self.kind] = float(value)
         self._change_kind(threshold=float(value))
 
     def choose_kind(self, index: int) -> None:
@@ -211,7 +206,7 @@ class Session:
         n = len(self.kinds)
         name = self._kind_name(name or f"object {n + 1}")
         colour = figures.CATEGORY_COLOURS[n % len(figures.CATEGORY_COLOURS)]
-        self.kinds.append(Kind(name=name, colour=colour, threshold=self.start))
+        self.kinds.append(Kind(name=name, colour=colour))
         self.kind = n
 
     def rename_kind(self, name: str) -> None:
@@ -239,9 +234,8 @@ class Session:
 
     def threshold(self, kind: int | None = None, index: int | None = None) -> float:
         """Lowest score shown of a kind in an image: what the user chose for the kind, or that of the answer."""
-        kind = self.kind if kind is None else kind
-        marks = self.marks(kind, index)
-        return self.chosen.get(kind, marks.threshold if marks.found is not None else self.start)
+        chosen, marks = self.kinds[self.kind if kind is None else kind].threshold, self.marks(kind, index)
+        return chosen if chosen is not None else self.start if marks.found is None else marks.threshold
 
     def rows(self, kind: int | None = None, index: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Boxes (N, 4), scores (N,), verdicts (N,) 1, 0 or -1, and (N,) bool what holds, strongest first.
@@ -260,7 +254,7 @@ class Session:
         free = ~covers.any(0)
         right = torch.tensor([verdict for _, verdict in judged], dtype=torch.int64)
         holds = found.scores >= self.threshold(kind, index)
-        if self.adaptive and kind not in self.chosen and found.clicked is not None:
+        if self.adaptive and self.kinds[kind].threshold is None and found.clicked is not None:
             holds |= found.clicked
         scores = torch.cat([own, found.scores[free]])
         order = scores.argsort(descending=True, stable=True)
@@ -273,13 +267,14 @@ class Session:
         kind = self.kind if kind is None else kind
         boxes, scores, _, keep = self.rows(kind, index)
         marks = self.marks(kind, index)
-        points, labels = marks.prompt()
+        points, labels, _ = marks.prompt()
         return Detections(
             boxes=boxes[keep],
             scores=scores[keep],
             image=self.image if index in (None, self.index) else None,
             points=torch.tensor(points).reshape(-1, 2),
             labels=torch.tensor(labels, dtype=torch.int64),
+            certain=None if marks.found is None else marks.found.certain,
             count=None if marks.found is None else marks.found.count,
         )
 
@@ -291,9 +286,9 @@ class Session:
             kept = holds & (verdicts == 0) & (scores < cut)
             table = torch.cat([boxes, scores[:, None], verdicts[:, None], kept[:, None]], dim=1).tolist()
             rows = [[*(round(v, 1) for v in row[:4]), round(row[4], 6), int(row[5]), int(row[6])] for row in table]
-            unsure = certain(marks.found) < LEAST_CERTAIN if marks.clicks and marks.found is not None else False
+            certain = None if marks.found is None else marks.found.certain
             row = {"name": kind.name, "colour": kind.colour, "threshold": round(cut, 6), "rows": rows}
-            row |= {"clicks": marks.clicks, "drawn": marks.drawn, "nothing_certain": unsure}
+            row |= {"clicks": marks.clicks, "drawn": marks.drawn, "nothing_certain": certain is not None and certain < CERTAIN}
             kinds.append(row | {"count": None if marks.found is None else marks.found.count})
         (width, height), name = self.sizes_wh[self.index], self.images[self.index][0]
         image = {"name": name, "index": self.index, "of": len(self.images), "width": width, "height": height}
@@ -336,10 +331,10 @@ class Session:
         `checked` says that a user called the box right. Images without a box stay in: they were looked at.
         """
         images, annotations = [], []
-        for index, page in sorted(self.pages.items()):
+        for index in sorted(index for index, page in self.pages.items() if page):
             width, height = self.sizes_wh[index]
             images.append({"id": index + 1, "file_name": self.images[index][0], "width": width, "height": height})
-            for kind in sorted(page):
+            for kind in sorted(self.page(index)):
                 rows = zip(*(part.tolist() for part in self.rows(kind, index)), strict=True)
                 for (x1, y1, x2, y2), score, verdict, holds in rows:
                     if holds:
@@ -390,45 +385,29 @@ class Session:
     def _ask(self, marks: Marks) -> None:
         """Let the model answer and keep both, unless it refuses; kinds that are rivals are asked in one call."""
         self.read()
-        if not any(marks.prompt()[1]):
+        if not marks.shows_object():
             raise ValueError("click: expected one on an object first; a box that is wrong can be rejected in review")
-        page, together = self.page() | {self.kind: marks}, getattr(self.predictor, "together", False)
-        asked = [kind for kind, each in page.items() if kind == self.kind or (together and any(each.prompt()[1]))]
-        prompts = [self._prompt(page[kind]) for kind in asked]
+        page = self.page() | {self.kind: marks}
+        asked = [k for k, each in page.items() if k == self.kind or (self.predictor.together and each.shows_object())]
+        prompts = [page[kind].prompt() for kind in asked]
         if self._is_large():
             found = predict_large(self.predictor, self.image, prompts)
         else:
             found = self.predictor.predict_categories(prompts)
-        answers = {k: self._answered(k, page[k], each) for k, each in zip(asked, found, strict=True)}
-        self._commit(page | answers)
+        self._commit(page | {k: self._answered(page[k], each) for k, each in zip(asked, found, strict=True)})
 
-    def _prompt(self, marks: Marks) -> tuple[Any, ...]:
-        """Points and labels, and drawn boxes where the predictor takes them; else their centres are points."""
-        if "boxes" not in signature(self.predictor.predict).parameters:
-            return marks.prompt()
-        return [(x, y) for x, y, _ in marks.clicks], [label for *_, label in marks.clicks], list(marks.drawn)
-
-    def _answered(self, kind: int, marks: Marks, found: Detections) -> Marks:
-        """Marks with an answer; it is empty, as a predictor's own, where that says that nothing certain was clicked, unless
-        the predictor returns all there is."""
-        sure = getattr(found, "certain", None)
-        found = self._cut(kind, found if sure is None or sure >= LEAST_CERTAIN or not self.start else found.above(2.0))
-        cut = self.kinds[kind].threshold
-        low = found.scores < min(LEAST_SHOWN, cut)
+    def _answered(self, marks: Marks, found: Detections) -> Marks:
+        """Marks with an answer and its threshold. As a predictor's own, it is empty where nothing certain was clicked, unless
+        all was asked for."""
+        if found.certain is not None and found.certain < CERTAIN and self.start > 0:
+            found = found.above(2.0)
+        threshold = adaptive_threshold(found.scores) if self.adaptive else self.start
+        keep = found.scores >= min(LEAST_SHOWN, threshold)
         if self.adaptive and found.clicked is not None:
-            low &= ~found.clicked
-        rows = {"boxes": found.boxes[~low], "scores": found.scores[~low]}
-        clicked = None if found.clicked is None else found.clicked[~low]
-        return replace(marks, found=replace(found, clicked=clicked, **rows), threshold=cut)
-
-    def _cut(self, kind: int, found: Detections) -> Detections:
-        """An answer to clicks without its image; "adaptive": its cut becomes the threshold of the kind, in all images."""
-        if self.adaptive:
-            cut = adaptive_threshold(found.scores)
-            self.kinds[kind] = replace(self.kinds[kind], threshold=cut)
-        if kind in self.chosen:
-            self.kinds[kind] = replace(self.kinds[kind], threshold=self.chosen[kind])
-        return replace(found, image=None)
+            keep |= found.clicked
+        clicked = None if found.clicked is None else found.clicked[keep]
+        found = replace(found, boxes=found.boxes[keep], scores=found.scores[keep], clicked=clicked, image=None)
+        return replace(marks, found=found, threshold=threshold)
 
     def _commit(self, page: dict[int, Marks]) -> None:
         self.history.setdefault(self.index, []).append(self.page())
@@ -456,22 +435,15 @@ class Session:
     def _keep_embeddings(self) -> None:
         """Note what every kind means by the clicks in the image shown, which the model has read."""
         for kind in range(len(self.kinds)):
-            if not any(self.marks(kind).prompt()[1]):
+            marks = self.marks(kind)
+            if not marks.shows_object():
                 self.embeddings.pop((self.index, kind), None)
+            elif self._is_large():
+                embedding = embed_large(self.predictor, self.image, marks.prompt(), tile=BuildConfig.tile)
+                self.embeddings[self.index, kind] = embedding
             elif self.is_read:
-                self.embeddings[self.index, kind] = self._embed(self.marks(kind))
-
-    def _embed(self, marks: Marks) -> PromptEmbedding:
-        """What a prompt in the image shown means; in a large one, the clicks within a tile round the first that says *this*."""
-        if not self._is_large():
-            points, labels, *drawn = self._prompt(marks)
-            return self.predictor.embed(None, points, labels, **({"boxes": drawn[0]} if drawn else {}))
-        points, labels = marks.prompt()
-        left, top = (max(int(v) - BuildConfig.tile // 2, 0) for v in points[labels.index(1)])
-        seen = self.image[:, top : top + BuildConfig.tile, left : left + BuildConfig.tile]
-        moved = torch.tensor(points) - torch.tensor([left, top])
-        near = ((moved >= 0) & (moved <= torch.tensor([seen.shape[2], seen.shape[1]]))).all(1)
-        return self.predictor.embed(seen, moved[near], torch.tensor(labels)[near])
+                points, labels, boxes = marks.prompt()
+                self.embeddings[self.index, kind] = self.predictor.embed(None, points, labels, boxes=boxes)
 
     def _is_large(self) -> bool:
         return self.image.shape[1] * self.image.shape[2] > LARGE
@@ -507,9 +479,9 @@ def images_of(source: Any) -> list[tuple[str, AnyImage]]:
     'image_1.png'
     """
     if isinstance(source, (str, Path)) and Path(source).is_dir():
-        paths = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+        paths = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
         if not paths:
-            raise ValueError(f"{source}: expected a folder with images ({', '.join(SUFFIXES)}), found none")
+            raise ValueError(f"{source}: expected a folder with images ({', '.join(IMAGE_SUFFIXES)}), found none")
         source = paths
     several = source if isinstance(source, (list, tuple)) else [source]
     if not several:
@@ -521,19 +493,6 @@ def images_of(source: Any) -> list[tuple[str, AnyImage]]:
     root = os.path.commonpath([path.parent for path in paths]) if paths else ""
     names = [os.path.relpath(i, root) if isinstance(i, (str, Path)) else f"image_{n}.png" for n, i in enumerate(several, 1)]
     return list(zip(names, several, strict=True))
-
-
-def certain(found: Detections | None) -> float:
-    """How sure the model is that there is something at the clicks: the best score of what they stand on, 0 to 1.
-
-    >>> certain(Detections(boxes=torch.zeros(2, 4), scores=torch.tensor([0.9, 0.4]), clicked=torch.tensor([False, True])))
-    0.4000000059604645
-    """
-    given = getattr(found, "certain", None)
-    if given is not None:
-        return float(given)
-    own = found.scores[found.clicked] if found is not None and found.clicked is not None else torch.zeros(0)
-    return float(own.max()) if len(own) else 0.0
 
 
 def _same(box: Box, boxes: Sequence[Box]) -> bool:

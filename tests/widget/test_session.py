@@ -1,7 +1,6 @@
 """The state behind widget and page, without a browser: a stand-in for the model whose answers are known."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,58 +12,42 @@ from dealkit.predict.embedding import PromptEmbedding, load_embedding
 from dealkit.predict.predictor import Predictor
 from dealkit.predict.tiles import predict_large
 from dealkit.widget import session as sessions
-from dealkit.widget.session import Session, certain, images_of
+from dealkit.widget.session import Session, images_of
 
 FOUND = torch.tensor([[10.0, 10, 20, 20], [30, 10, 40, 20], [50, 10, 60, 20], [5, 40, 9, 44]])
 SCORES = torch.tensor([0.9, 0.6, 0.3, 0.06])
 
 
 class Oracle:
-    """Finds the boxes of `FOUND`, the first and third 4 px further right for every click after the first; notes all questions."""
+    """Finds the boxes of `FOUND`, the first and third 4 px further right for every click after the first; notes all questions.
 
-    threshold = 0.25
+    `clicked` is the row that stands for the click, `certain` how sure it says to be.
+    """
 
-    def __init__(self):
-        self.asked = []
+    def __init__(self, threshold=0.25, *, together=False, clicked=0, certain=None):
+        self.threshold, self.together, self.clicked, self.certain, self.asked = threshold, together, clicked, certain, []
 
     def set_image(self, image):
         self.asked.append(("image", tuple(image.shape)))
 
-    def predict(self, points, labels=None):
-        self.asked.append(("predict", [tuple(p) for p in points], list(labels)))
-        clicked = torch.tensor([True, False, False, False])
-        boxes = FOUND + 4.0 * (len(points) - 1) * torch.tensor([[1.0, 0, 1, 0], [0] * 4, [1, 0, 1, 0], [0] * 4])
-        return Detections(boxes=boxes, scores=SCORES, count=3.2, clicked=clicked, image=torch.zeros(3, 2, 2))
-
     def predict_categories(self, prompts):
-        return [self.predict(*prompt) for prompt in prompts]
+        self.asked.append(("predict", *([list(part) for part in prompt] for prompt in prompts)))
+        found = []
+        for points, _, boxes in prompts:
+            moved = 4.0 * (len(points) + len(boxes) - 1) * torch.tensor([[1.0, 0, 1, 0], [0] * 4, [1, 0, 1, 0], [0] * 4])
+            clicked = torch.arange(4) == self.clicked
+            about = {"count": 3.2, "clicked": clicked, "certain": self.certain, "image": torch.zeros(3, 2, 2)}
+            found.append(Detections(boxes=FOUND + moved, scores=SCORES, **about))
+        return found
 
-    def embed(self, image, points, labels):
-        self.asked.append(("embed", [tuple(p) for p in points], list(labels)))
+    def embed(self, image, points, labels, *, boxes):
+        self.asked.append(("embed", [*points], [*labels], [*boxes]))
         vectors = torch.tensor([[float(len(points)), 0.0], [0.0, 0.0]])
-        return PromptEmbedding(vectors=vectors, clicks=len(points), model="0123456789ab")
+        return PromptEmbedding(vectors=vectors, clicks=max(len(points), 1), model="0123456789ab")
 
     def predict_embedding(self, embedding):
         self.asked.append(("embedding", embedding.vectors[0, 0].item()))
         return Detections(boxes=FOUND[:2], scores=SCORES[:2], count=2.0)
-
-
-class BoxOracle(Oracle):
-    """Takes drawn boxes, too, and answers kinds that are rivals in one call."""
-
-    together = True
-
-    def predict(self, points=(), labels=None, boxes=()):
-        self.asked.append(("boxes", list(points), list(labels), list(boxes)))
-        return super().predict(list(points) or [(0, 0)], labels or [1])
-
-    def predict_categories(self, prompts):
-        self.asked.append(("kinds", len(prompts)))
-        return super().predict_categories(prompts)
-
-    def embed(self, image, points, labels, boxes=()):
-        self.asked.append(("boxes", list(points), list(labels), list(boxes)))
-        return super().embed(image, points, labels)
 
 
 @pytest.fixture
@@ -92,7 +75,7 @@ def test_an_image_is_read_once_however_often_it_is_clicked(session, oracle):
     session.click(35, 15)
     session.click(65, 45, label=0)
     assert [what for what, *_ in session.predictor.asked] == ["image", "predict", "predict", "predict"]
-    assert session.predictor.asked[-1] == ("predict", [(15, 15), (35, 15), (65, 45)], [1, 1, 0])
+    assert session.predictor.asked[-1] == ("predict", [[(15, 15), (35, 15), (65, 45)], [1, 1, 0], []])
     assert oracle.threshold == 0.25 and session.predictor.threshold == 0, "the user's own stays as it is"
 
 
@@ -137,9 +120,9 @@ def test_a_verdict_takes_the_place_of_an_earlier_one_on_the_same_box(session):
     assert len(session.detections()) == 2
 
 
-def test_a_drawn_box_asks_at_its_centre_counts_as_right_and_can_be_taken_back(session):
+def test_a_drawn_box_asks_counts_as_right_and_can_be_taken_back(session):
     session.draw_box([48, 8, 62, 22])
-    assert session.predictor.asked[-1] == ("predict", [(55, 15)], [1])
+    assert session.predictor.asked[-1] == ("predict", [[], [], [(48, 8, 62, 22)]])
     # the detection 50..60 lies in it: IoU 100 / 196 is above a half, so the drawn box stands for it, with its score
     assert session.rows()[0].tolist() == [[10, 10, 20, 20], [30, 10, 40, 20], [48, 8, 62, 22], [5, 40, 9, 44]]
     assert session.rows()[2].tolist() == [0, 0, 1, 0]
@@ -157,28 +140,34 @@ def test_a_wrong_duplicate_leaves_the_right_box_beside_it(session):
     assert session.detections().boxes[:, 0].tolist() == [10, 30, 50], "nobody called this one wrong"
 
 
-def test_a_drawn_box_goes_to_a_predictor_that_takes_boxes(folder):
-    session = Session(folder, BoxOracle())
+def test_a_drawn_box_joins_the_clicks_and_goes_on_to_the_next_image(session):
     session.draw_box([48, 8, 62, 22])
-    assert ("boxes", [], [], [(48, 8, 62, 22)]) in session.predictor.asked
     session.click(15, 15)
-    assert ("boxes", [(15, 15)], [1], [(48, 8, 62, 22)]) in session.predictor.asked
+    prompt = [(15, 15)], [1], [(48, 8, 62, 22)]
+    assert session.predictor.asked[-1] == ("predict", list(prompt))
     session.open(1)
-    assert session.predictor.asked[-2:][0] == ("boxes", [(15, 15)], [1], [(48, 8, 62, 22)]), "what it means holds the box, too"
+    assert session.predictor.asked[-1] == ("embed", *prompt)
 
 
-def test_rival_kinds_are_asked_in_one_call_and_undone_together(folder):
-    session = Session(folder, BoxOracle())
+def test_rival_kinds_are_asked_in_one_call_undone_together_and_rivals_in_the_next_image(folder):
+    session = Session(folder, Oracle(together=True))
     session.click(15, 15)
     session.add_kind("nut")
     session.judge([1, 1, 9, 7], 1)
     session.add_kind("bolt")
     session.click(35, 15)
     session.click(36, 15)
-    assert [n for what, n, *_ in session.predictor.asked if what == "kinds"] == [1, 2, 2], "a kind without a click is not asked"
+    assert [len(prompts) for what, *prompts in session.predictor.asked if what == "predict"] == [1, 2, 2], (
+        "not the one in between"
+    )
     session.undo()
     session.undo()
     assert len(session.marks(0).clicks) == 1 and not session.marks(2).clicks and len(session.detections(0)) == 3
+    session.click(35, 15)
+    session.open(1)
+    session.read()
+    # both kinds find the same boxes: every score times a half
+    assert [session.rows(kind)[1].tolist() for kind in (0, 2)] == [pytest.approx([0.45, 0.3])] * 2
 
 
 def test_a_box_added_in_review_is_right_and_asks_nothing(session):
@@ -245,51 +234,17 @@ def test_the_next_image_is_asked_for_what_was_clicked_in_those_before(session):
     assert session.predictor.asked[-1] == ("embedding", 3.0), "what was cleared means nothing any more"
 
 
-def test_a_click_on_nothing_says_so(folder):
-    class Blind(Oracle):
-        def predict(self, points, labels=None):
-            return replace(super().predict(points, labels), clicked=torch.tensor([False, False, False, True]))
-
-    session = Session(folder, Blind())
-    session.click(7, 42)
-    assert session.view()["kinds"][0]["nothing_certain"], "the detection under it scores 0.06"
-    sure = Session(folder, Oracle())
-    sure.click(15, 15)
-    assert not sure.view()["kinds"][0]["nothing_certain"]
-
-
-def test_a_click_of_which_the_model_says_that_nothing_is_there_shows_nothing_and_goes_on(folder):
-    class Honest(Oracle):
-        certain = 0.01
-
-        def predict(self, points, labels=None):
-            found = super().predict(points, labels)
-            object.__setattr__(found, "certain", self.certain)
-            return found
-
-    session = Session(folder, Honest())
+def test_a_click_on_nothing_says_so_shows_nothing_and_the_next_one_counts(folder):
+    session = Session(folder, Oracle(certain=0.01))
     session.click(15, 15)
     kind = session.view()["kinds"][0]
     assert kind["nothing_certain"] and kind["rows"] == [] and kind["count"] == 3.2 and kind["threshold"] == 0.25
     session.predictor.certain = 0.9
     session.click(16, 16)
     assert len(session.detections()) == 3 and not session.view()["kinds"][0]["nothing_certain"]
-    everything = Honest()
-    everything.threshold = 0.0
-    session = Session(folder, everything)
+    session = Session(folder, Oracle(threshold=0.0, certain=0.01))
     session.click(15, 15)
     assert len(session.detections()) == 4, "who asks for all gets all"
-
-
-def test_certainty_is_what_detections_say_themselves_or_the_score_under_the_click():
-    found = Detections(boxes=FOUND, scores=SCORES, clicked=torch.tensor([False, True, True, False]))
-    assert certain(found) == pytest.approx(0.6)
-    assert certain(None) == certain(replace(found, clicked=None)) == certain(replace(found, clicked=torch.zeros(4) > 1)) == 0
-
-    class Sure:
-        certain = 0.75
-
-    assert certain(Sure()) == 0.75
 
 
 def test_the_boxes_become_coco_and_csv(session):
@@ -373,13 +328,7 @@ def test_an_adaptive_predictor_cuts_every_answer_by_its_own_scores_until_the_use
     cuts = iter([0.7, 0.4, 0.9, 0.02, 0.5])  # the third is that of the second image, before it is clicked
     monkeypatch.setattr(sessions, "adaptive_threshold", lambda *_: next(cuts))
 
-    class Weak(Oracle):
-        threshold = "adaptive"
-
-        def predict(self, points, labels=None):
-            return replace(super().predict(points, labels), clicked=torch.tensor([False, False, False, True]))
-
-    session = Session(folder, Weak())
+    session = Session(folder, Oracle("adaptive", clicked=3))
     session.click(7, 42)
     assert session.detections().scores.tolist() == pytest.approx([0.9, 0.06]), "what was clicked stays"
     assert [row[6] for row in session.view()["kinds"][0]["rows"]] == [0, 0, 0, 1]
