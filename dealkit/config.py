@@ -180,8 +180,6 @@ class DataConfig:
     """Share of training images with pasted objects of another source that nobody labelled."""
     partners: float = 0.3
     """Share of training images that come in pairs of one source: half of their prompts are asked of the other image, too."""
-    coarse: float = 0.0
-    """Share of images whose categories with one last word ("1 yen coin", "5 yen coin") are one kind: a click may mean either."""
     absent: float = 0.1
     """Prompts of a kind that is not in the image, per image: nothing is to be found."""
     background: float = 0.1
@@ -195,7 +193,7 @@ class DataConfig:
     """Processes that prepare data; 0 does it in the training process."""
 
     def __post_init__(self) -> None:
-        shares = ("synthetic", "wander", "enlarged_scenes", "large_scenes", "twins", "variety", "mosaic", "distractors", "coarse")
+        shares = ("synthetic", "wander", "enlarged_scenes", "large_scenes", "twins", "variety", "mosaic", "distractors")
         check_numbers(
             self,
             **dict.fromkeys((*shares, "partners", "absent", "background", "not_this", "drawn", "temperature"), SHARE_RANGE),

@@ -156,31 +156,31 @@ def draw_placement(
     if size < 1 or not 0 < low <= high < math.inf:
         raise ValueError(f"expected size >= 1 and scale = (low, high) with 0 < low <= high, got size {size}, scale {scale}")
     height, width = sample.image.shape[1:]
-    side = max(1, round(size / (low * (high / low) ** _random(generator))))
+    side = max(1, round(size / (low * (high / low) ** random_share(generator))))
     box: list[float] | None = None
     objects = (~sample.crowd).nonzero()[:, 0]
-    if len(objects) and _random(generator) < 0.9:
+    if len(objects) and random_share(generator) < 0.9:
         labels = sample.labels[objects]
         kinds = labels.unique()
-        kind = kinds[_random_int(0, len(kinds) - 1, generator)]
+        kind = kinds[random_int(0, len(kinds) - 1, generator)]
         same = objects[labels == kind]
-        box = sample.boxes[same[_random_int(0, len(same) - 1, generator)]].tolist()
-    hflip, vflip = _random(generator) < 0.5, _random(generator) < 0.5
+        box = sample.boxes[same[random_int(0, len(same) - 1, generator)]].tolist()
+    hflip, vflip = random_share(generator) < 0.5, random_share(generator) < 0.5
     left = _random_offset(width, side, box and (box[0], box[2]), generator)
     top = _random_offset(height, side, box and (box[1], box[3]), generator)
-    turns = _random_int(0, 3, generator)
+    turns = random_int(0, 3, generator)
     return Placement(left=left, top=top, side=side, size=size, hflip=hflip, vflip=vflip, turns=turns)
 
 
 def _random_offset(length: int, side: int, span: tuple[float, float] | None, generator: torch.Generator) -> int:
     """Start of a crop of `side` on an axis of `length` pixels, holding `span` (or lying in it, where it is longer)."""
     if length <= side:
-        return _random_int(length - side, 0, generator)
+        return random_int(length - side, 0, generator)
     low, high = 0, length - side
     if span is not None:
         ends = sorted((math.ceil(span[1]) - side, math.floor(span[0])))
         low, high = min(max(low, ends[0]), high), max(min(high, ends[1]), low)
-    return _random_int(low, high, generator)
+    return random_int(low, high, generator)
 
 
 def recolour(image: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -199,44 +199,44 @@ def recolour(image: Tensor, *, generator: torch.Generator) -> Tensor:
     >>> recolour(torch.full((3, 4, 4), 90, dtype=torch.uint8), generator=torch.Generator().manual_seed(0)).dtype
     torch.uint8
     """
-    if _random(generator) < 0.1:
+    if random_share(generator) < 0.1:
         return image
     shape = image.shape
     values = image.reshape(3, -1).float()
     matrix, offset = _colour_matrix(float(torch.tensor(LUMA) @ values.mean(1)), generator)
     values = torch.addmm(offset[:, None], matrix, values)
-    if _random(generator) < 0.25:
+    if random_share(generator) < 0.25:
         across, down = _between(-0.25, 0.25, generator), _between(-0.25, 0.25, generator)
         light = 1 + across * torch.linspace(-1, 1, shape[2]) + down * torch.linspace(-1, 1, shape[1])[:, None]
         values *= (light / light.max()).flatten()  # nothing gets brighter
-    if _random(generator) < 0.1 and min(shape[1:]) > 2:  # its border is reflected, two pixels wide
+    if random_share(generator) < 0.1 and min(shape[1:]) > 2:  # its border is reflected, two pixels wide
         sigma = _between(0.4, 1.2, generator)
         values = F.gaussian_blur(values.reshape(shape), [5, 5], [sigma, sigma]).reshape(3, -1)
-    if _random(generator) < 0.3:
+    if random_share(generator) < 0.3:
         values = values + torch.randn(values.shape, generator=generator) * _between(1.0, 10.0, generator)
     image = values.round_().clamp_(0, 255).to(torch.uint8).reshape(shape)
-    if _random(generator) < 0.15:
-        image = F.jpeg(image, _random_int(40, 95, generator))
+    if random_share(generator) < 0.15:
+        image = F.jpeg(image, random_int(40, 95, generator))
     return image
 
 
 def _colour_matrix(mean_luma: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Random (3, 3) matrix and (3,) offset for RGB in 0..255."""
     grey = torch.tensor(LUMA).repeat(3, 1)
-    saturation = 0.0 if _random(generator) < 0.15 else _between(0.5, 1.5, generator)
+    saturation = 0.0 if random_share(generator) < 0.15 else _between(0.5, 1.5, generator)
     matrix = saturation * torch.eye(3) + (1 - saturation) * grey
     # Hue: a turn about the grey axis (1, 1, 1), by Rodrigues' formula.
     angle = _between(-0.1, 0.1, generator) * 2 * math.pi
     cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
     turn = math.cos(angle) * torch.eye(3) + (1 - math.cos(angle)) / 3 + math.sin(angle) * cross
     matrix = turn @ matrix
-    if _random(generator) < 0.05:
+    if random_share(generator) < 0.05:
         matrix = matrix[torch.randperm(3, generator=generator)]
     contrast = _between(0.6, 1.3, generator)
     brightness = _between(0.6, min(1.4, max(1.0, 200 / max(mean_luma, 1.0))), generator)
     matrix = brightness * contrast * matrix
     offset = torch.full((3,), brightness * (1 - contrast) * mean_luma)
-    if _random(generator) < 0.05:
+    if random_share(generator) < 0.05:
         matrix, offset = -matrix, 255 - offset
     return matrix, offset
 
@@ -282,7 +282,7 @@ def augment(
     out = place(sample, placement)
     if not colour:
         return out
-    image = relight(out.image, out.boxes, generator=generator) if _random(generator) < 0.3 else out.image
+    image = relight(out.image, out.boxes, generator=generator) if random_share(generator) < 0.3 else out.image
     image = recolour(image, generator=generator)
     return replace(out, image=_fill_outside(image, sample.image.shape[1:], placement))
 
@@ -339,14 +339,15 @@ def pad_to(images: Sequence[Tensor], multiple: int = 32) -> tuple[Tensor, list[t
     return batch, sizes
 
 
-def _random(generator: torch.Generator) -> float:
+def random_share(generator: torch.Generator) -> float:
+    """Uniform in 0 to 1."""
     return torch.rand((), generator=generator).item()
 
 
 def _between(low: float, high: float, generator: torch.Generator) -> float:
-    return low + (high - low) * _random(generator)
+    return low + (high - low) * random_share(generator)
 
 
-def _random_int(low: int, high: int, generator: torch.Generator) -> int:
+def random_int(low: int, high: int, generator: torch.Generator) -> int:
     """Uniform in low..high, both included."""
     return int(torch.randint(low, high + 1, (), generator=generator))

@@ -18,7 +18,7 @@ from dealkit.data.coco import CocoFolder, Sample
 from dealkit.data.mixing import mosaic, paste_distractors
 from dealkit.data.scenes.plan import TWINS
 from dealkit.data.scenes.scene import TRAIN_SEED, make_scene
-from dealkit.data.transforms import augment, recolour
+from dealkit.data.transforms import augment, random_int, random_share, recolour
 from dealkit.model.loss import Target
 from dealkit.prompts import PointPrompts, simulate_clicks, stack_prompts
 
@@ -82,8 +82,7 @@ class TrainingStream(torch.utils.data.Dataset[Sample]):
         if self.sources and both.random() < config.partners:
             source = self.sources[both.choice(len(self.sources), p=self.shares)]
             images = both.choice(len(source), 2, replace=len(source) < 2)
-            sample = source[int(images[index % 2])]
-            return self.crop(coarse_kinds(sample, source) if both.random() < config.coarse else sample, rng, generator)
+            return self.crop(source[int(images[index % 2])], rng, generator)
         if not self.sources or rng.random() < config.synthetic:
             larger = 4 ** rng.random() if rng.random() < config.large_scenes else None
             size_hw, seed = (config.size, config.size), TRAIN_SEED + self.seed
@@ -100,8 +99,7 @@ class TrainingStream(torch.utils.data.Dataset[Sample]):
     def draw(self, rng: np.random.Generator) -> Sample:
         """A whole image of a source."""
         source = self.sources[rng.choice(len(self.sources), p=self.shares)]
-        sample = source[int(rng.integers(len(source)))]
-        return coarse_kinds(sample, source) if rng.random() < self.config.coarse else sample
+        return source[int(rng.integers(len(source)))]
 
     def crop(self, sample: Sample, rng: np.random.Generator, generator: torch.Generator, size: int = 0) -> Sample:
         """A crop of an image, with or without distractors."""
@@ -110,17 +108,6 @@ class TrainingStream(torch.utils.data.Dataset[Sample]):
         if rng.random() < config.distractors and (donor := self.draw(rng)).source != sample.source:
             made = paste_distractors(made, donor, generator=generator)
         return made
-
-
-def coarse_kinds(sample: Sample, source: Samples) -> Sample:
-    """The sample with one label for all categories of its source whose names end in one word; the first of them.
-
-    Choice: data sets tell coins or lamps apart where a click means all of them, and the other way round.
-    """
-    words = [name.split()[-1].lower() if name.split() else name for _, name in getattr(source, "categories", ())]
-    if len(set(words)) == len(words):
-        return sample
-    return replace(sample, labels=torch.tensor([words.index(word) for word in words])[sample.labels])
 
 
 def draw_twins(rng: np.random.Generator) -> dict[str, Any]:
@@ -136,6 +123,16 @@ def draw_twins(rng: np.random.Generator) -> dict[str, Any]:
     low, high, _ = TWINS[name]
     return {"twin": (name, low + (high - low) * rng.uniform(0.3, 1)), "grey": False if name == "hue" else None}
 
+
+NOTHING = -1
+"""Label of a prompt that nothing answers."""
+
+BARE = 6.0
+"""Standard deviation in grey levels of a bare patch of a photograph. Choice: an object may be unlabelled."""
+
+
+PRIVATE = ("synthetic", "mosaic")
+"""Sources whose kinds are those of one image alone."""
 
 CONVENTION = (0.75, 1.4)
 """Factors by which the boxes of a prompt with a drawn box are scaled. Choice: margins of annotators differ about so much."""
@@ -158,89 +155,99 @@ class TrainingPrompts:
         return len(self.asked)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClickedSet:
+    """One prompt as it was given in an image."""
+
+    image: int
+    """Number in the batch."""
+    label: int
+    """Of its kind in the image's source; `NOTHING` for bare ground."""
+    points: Tensor
+    """(P, 2) xy pixels."""
+    labels: Tensor
+    """(P,) 1 this, 0 not this."""
+    objects: Tensor
+    """(P,) the object of the kind that each was clicked on; -1 for none."""
+    sizes: Tensor
+    """(P, 2) of drawn boxes, pixels; 0 where it was only clicked."""
+    factor: Tensor
+    """(2,) by which width and height of all boxes of the kind are scaled."""
+
+
 def draw_prompts(samples: list[Sample], config: DataConfig, generator: torch.Generator) -> TrainingPrompts:
-    """Training prompts for a batch: up to `sets_per_image` categories of each image, clicked at random, and what each should
-    find.
+    """Training prompts for a batch: up to `sets_per_image` categories of each image, as `click_kind` clicks them, and what each
+    should find.
 
-    One click in two cases of three, else 2 to `max_clicks` on different objects. Half of the prompts click at the centre, half
-    up to a share of the half-extent beside it, itself drawn up to `config.wander`. A share `drawn` are boxes instead. Half of
-    the prompts of a kind that another image of the same source shows come from there. A share `absent` of the images are asked
-    for a kind that they do not show, a share `background` are clicked where there is nothing. An image without objects has no
-    set of its own.
+    Half of the prompts of a kind that another image of the same source shows come from there. A share `absent` of the images are
+    asked for a kind that they do not show, a share `background` are clicked where there is nothing. An image without objects has
+    no set of its own.
     """
-
-    def chance() -> float:
-        return float(torch.rand((), generator=generator))
-
-    def randint(low: int, high: int) -> int:
-        return int(torch.randint(low, high + 1, (1,), generator=generator))
-
-    kinds: list[tuple[int, int]] = []  # (image, label) of every clicked set
-    clicks: list[tuple[Tensor, Tensor, Tensor]] = []  # its points, their labels, and the object that each was clicked on
-    sizes: list[Tensor] = []
-    factors: list[Tensor] = []
+    clicked: list[ClickedSet] = []
     for b, sample in enumerate(samples):
         present = sample.labels[~sample.crowd].unique()
         for label in present[torch.randperm(len(present), generator=generator)][: config.sets_per_image].tolist():
-            boxes = sample.boxes[(sample.labels == label) & ~sample.crowd]
-            wanted = 1 if config.max_clicks == 1 or randint(0, 2) else randint(2, config.max_clicks)
-            chosen = torch.randperm(len(boxes), generator=generator)[:wanted]
-            drawn = chance() < config.drawn
-            spread = 0.0 if drawn else config.wander * randint(0, 1) * chance()
-            points, labels = simulate_clicks(boxes[chosen], spread=spread, generator=generator), torch.ones(len(chosen)).long()
-            low, high = map(math.log, CONVENTION)
-            factors.append((low + (high - low) * torch.rand(2, generator=generator)).exp() if drawn else torch.ones(2))
-            noise = 1 + 0.1 * (torch.rand(len(chosen), 2, generator=generator) - 0.5)  # nobody draws to the pixel
-            extent = to_cxcywh(boxes[chosen])[:, 2:] * factors[-1] * noise * drawn
-            others = to_cxcywh(sample.boxes[(sample.labels != label) & ~sample.crowd])[:, :2]
-            if len(others) and chance() < config.not_this:
-                points = torch.cat([points, others[randint(0, len(others) - 1)][None]])
-                labels, chosen, extent = F.pad(labels, (0, 1)), F.pad(chosen, (0, 1), value=-1), F.pad(extent, (0, 0, 0, 1))
-            clicks.append((points, labels, chosen))
-            sizes.append(extent)
-            kinds.append((b, label))
-        if chance() < config.background and (ground := bare_ground(sample, generator)) is not None:
-            clicks.append((ground, torch.ones(1).long(), torch.full((1,), -1)))
-            factors.append(torch.ones(2))
-            sizes.append(torch.zeros(1, 2))
-            kinds.append((b, NOTHING))
+            clicked.append(click_kind(sample, b, label, config, generator))
+        if random_share(generator) < config.background and (ground := bare_ground(sample, generator)) is not None:
+            nothing = {"objects": torch.tensor([-1]), "sizes": torch.zeros(1, 2), "factor": torch.ones(2)}
+            clicked.append(ClickedSet(image=b, label=NOTHING, points=ground, labels=torch.ones(1).long(), **nothing))
+
+    def of(m: int) -> tuple[str, int]:
+        return samples[clicked[m].image].source, clicked[m].label
+
+    def other(rows: list[int]) -> int:
+        return rows[random_int(0, len(rows) - 1, generator)]
 
     asked: list[tuple[int, int, int, bool]] = []  # image, label, clicked set, whether its clicks are in this image
-    for m, (b, label) in enumerate(kinds):
-        own = samples[b].source
-        others = [n for n, (c, same) in enumerate(kinds) if c != b and same == label and samples[c].source == own]
-        foreign = label != NOTHING and own not in PRIVATE and bool(others) and chance() < 0.5
-        asked.append((b, label, others[randint(0, len(others) - 1)] if foreign else m, not foreign))
+    for m, own in enumerate(clicked):
+        same = [n for n, each in enumerate(clicked) if each.image != own.image and of(n) == of(m)]
+        may = own.label != NOTHING and of(m)[0] not in PRIVATE and bool(same)
+        foreign = may and random_share(generator) < 0.5
+        asked.append((own.image, own.label, other(same) if foreign else m, not foreign))
     for b, sample in enumerate(samples):
-        here = {(sample.source, label) for label in (*sample.labels.tolist(), NOTHING)}
-        absent = [
-            n for n, (c, label) in enumerate(kinds) if c != b and label != NOTHING and (samples[c].source, label) not in here
-        ]
-        if absent and chance() < config.absent:
-            asked.append((b, NOTHING, absent[randint(0, len(absent) - 1)], False))
+        here = {(sample.source, label) for label in sample.labels.tolist()}
+        absent = [m for m, each in enumerate(clicked) if each.image != b and each.label != NOTHING and of(m) not in here]
+        if absent and random_share(generator) < config.absent:
+            asked.append((b, NOTHING, other(absent), False))
 
-    first = [len(clicks[m][0]) if own else 0 for _, _, m, own in asked]  # clicks of each asked set
-    images = [b for b, *_ in asked]
-    targets = [
-        target_in(samples[b], label, factors[m], clicks[m][2][:k]) for (b, label, m, _), k in zip(asked, first, strict=True)
-    ]
-    own_clicks = [(clicks[m][0][:k], clicks[m][1][:k]) for (_, _, m, _), k in zip(asked, first, strict=True)]
+    rows = [(b, label, clicked[m], slice(None if own else 0)) for b, label, m, own in asked]  # the last: its clicks in this image
     prompts, targets = stack_sets(
-        own_clicks, images, targets, [sizes[m][:k] for (_, _, m, _), k in zip(asked, first, strict=True)]
+        [(each.points[k], each.labels[k]) for _, _, each, k in rows],
+        [b for b, *_ in rows],
+        [target_in(samples[b], label, each.factor, each.objects[k]) for b, label, each, k in rows],
+        [each.sizes[k] for _, _, each, k in rows],
     )
+    given = [(each.points, each.labels) for each in clicked]
     return TrainingPrompts(
-        clicked=stack_prompts([(points, labels) for points, labels, _ in clicks], [b for b, _ in kinds], sizes),
+        clicked=stack_prompts(given, [each.image for each in clicked], [each.sizes for each in clicked]),
         asked=prompts,
         origin=torch.tensor([m for _, _, m, _ in asked], dtype=torch.int64),
         targets=targets,
     )
 
 
-NOTHING = -1
-"""Label of a prompt that nothing answers."""
+def click_kind(sample: Sample, image: int, label: int, config: DataConfig, generator: torch.Generator) -> ClickedSet:
+    """One kind of an image, clicked at random.
 
-BARE = 6.0
-"""Standard deviation in grey levels of a bare patch of a photograph. Choice: an object may be unlabelled."""
+    One click in two cases of three, else 2 to `max_clicks` on different objects. Half of the prompts click at the centre, half
+    up to a share of the half-extent beside it, itself drawn up to `config.wander`. A share `drawn` are boxes instead. A share
+    `not_this` have a click on an object of another kind, too, that says so.
+    """
+    of_kind, solid = sample.labels == label, ~sample.crowd
+    boxes, others = sample.boxes[of_kind & solid], to_cxcywh(sample.boxes[~of_kind & solid])[:, :2]
+    wanted = 1 if config.max_clicks == 1 or random_int(0, 2, generator) else random_int(2, config.max_clicks, generator)
+    chosen = torch.randperm(len(boxes), generator=generator)[:wanted]
+    drawn = random_share(generator) < config.drawn
+    spread = 0.0 if drawn else config.wander * random_int(0, 1, generator) * random_share(generator)
+    points = simulate_clicks(boxes[chosen], spread=spread, generator=generator)
+    low, high = map(math.log, CONVENTION)
+    factor = (low + (high - low) * torch.rand(2, generator=generator)).exp() if drawn else torch.ones(2)
+    noise = 1 + 0.1 * (torch.rand(len(chosen), 2, generator=generator) - 0.5)  # nobody draws to the pixel
+    labels, sizes = torch.ones(len(chosen)).long(), to_cxcywh(boxes[chosen])[:, 2:] * factor * noise * drawn
+    if len(others) and random_share(generator) < config.not_this:
+        points = torch.cat([points, others[random_int(0, len(others) - 1, generator)][None]])
+        labels, chosen, sizes = F.pad(labels, (0, 1)), F.pad(chosen, (0, 1), value=-1), F.pad(sizes, (0, 0, 0, 1))
+    return ClickedSet(image=image, label=label, points=points, labels=labels, objects=chosen, sizes=sizes, factor=factor)
 
 
 def bare_ground(sample: Sample, generator: torch.Generator) -> Tensor | None:
@@ -253,10 +260,6 @@ def bare_ground(sample: Sample, generator: torch.Generator) -> Tensor | None:
         if sample.source == "synthetic" or float(patch.mean(0).std()) < BARE:
             return torch.tensor([[x, y]])
     return None
-
-
-PRIVATE = ("synthetic", "mosaic")
-"""Sources whose kinds are those of one image alone."""
 
 
 def target_in(sample: Sample, label: int, factor: Tensor, clicked: Tensor) -> Target:
