@@ -130,7 +130,7 @@ def sample_of(boxes, *, labels=None, crowd=None, image=None, size_hw=(100, 100))
 @pytest.fixture(autouse=True)
 def every_click_is_on_something(monkeypatch):
     """Models with random weights are sure of nothing, and would show nothing."""
-    monkeypatch.setattr("dealkit.predict.predictor.CERTAIN", 0.0)
+    monkeypatch.setattr("dealkit.predict.detections.CERTAIN", 0.0)
 
 
 @pytest.fixture(scope="session", autouse=True)

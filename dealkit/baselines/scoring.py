@@ -60,7 +60,7 @@ def agnostic_rows(found: Sequence[Detections], data: CocoFolder) -> list[Json]:
     rows = []
     for image_id, of_image in zip(data.image_ids, found, strict=True):
         if of_image.classes is not None and len(of_image.classes.unique()) > 1:
-            of_image = of_image._take(nms(of_image.boxes, of_image.scores, MERGE))
+            of_image = of_image.take(nms(of_image.boxes, of_image.scores, MERGE))
         rows += to_rows(of_image, image_id, data.categories[0][0])
     return rows
 
@@ -92,7 +92,7 @@ def category_rows(found: Sequence[Detections], data: CocoFolder, names: Sequence
     for index, of_image in enumerate(found):
         for label in data.labels[data.rows(index)].unique().tolist():
             category_id, name = data.categories[label]
-            chosen = of_image._take(of_image.classes == list(names).index(name)) if names else of_image
+            chosen = of_image.take(of_image.classes == list(names).index(name)) if names else of_image
             rows += to_rows(chosen, data.image_ids[index], category_id)
     return rows
 

@@ -24,8 +24,8 @@ from dealkit.evaluate.matching import per_cent
 from dealkit.files import Json, Results, provenance, sha_of, tidy, write_json
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL
-from dealkit.predict.detections import Detections, to_rows
-from dealkit.predict.predictor import Predictor, compete, predict_coco, predict_prompts
+from dealkit.predict.detections import Detections, compete, to_rows
+from dealkit.predict.predictor import Predictor, predict_coco, predict_prompts
 
 METRICS = ("ap25", "ap50", "ap75", "ap", "ap50_vt", "ap50_t", "ap50_s", "ap50_m", "recall50")
 """What a row of results holds of `all` and, with `_ignored` behind it, of `clicked_ignored`."""

@@ -1,12 +1,16 @@
 """What one prompt finds in one image: boxes and scores, that draw themselves and turn into COCO results."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
+from dealkit.config import CERTAIN
 from dealkit.files import write_atomically
 from dealkit.predict.threshold import adaptive_threshold
 
@@ -15,7 +19,6 @@ from dealkit.predict.threshold import adaptive_threshold
 class Detections:
     """Boxes of one prompt in one image, strongest first; draws itself in a notebook.
 
-    >>> import torch
     >>> d = Detections(boxes=torch.tensor([[1.0, 1.0, 5.0, 5.0]]), scores=torch.tensor([0.2]))
     >>> len(d), len(d.above(0.3))
     (1, 0)
@@ -36,8 +39,8 @@ class Detections:
     clicked: Tensor | None = None
     """(N,) bool: what was found at the clicks on objects; None if nothing was clicked."""
     certain: float | None = None
-    """Score at the clicks themselves, the mean over those on objects; under `CERTAIN` there is nothing certain there. None if
-    nothing was clicked."""
+    """Score at the clicks themselves, the mean over those on objects; in tiles, of the tile where it is highest. None if nothing
+    was clicked."""
     full: bool = False
     """The limit of boxes was reached in the image, or in one of its tiles: there may be more objects than these."""
     classes: Tensor | None = None
@@ -46,16 +49,22 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    @property
+    def nothing_certain(self) -> bool:
+        """Whether something was clicked, and its score is under `CERTAIN`."""
+        return self.certain is not None and self.certain < CERTAIN
+
     def above(self, threshold: float) -> "Detections":
         """The detections whose score is at least `threshold`."""
-        return self._take(self.scores >= threshold)
+        return self.take(self.scores >= threshold)
 
     def adaptive(self) -> "Detections":
         """The detections from `adaptive_threshold` of these scores on, and whatever was clicked."""
         keep = self.scores >= adaptive_threshold(self.scores)
-        return self._take(keep if self.clicked is None else keep | self.clicked)
+        return self.take(keep if self.clicked is None else keep | self.clicked)
 
-    def _take(self, keep: Tensor) -> "Detections":
+    def take(self, keep: Tensor) -> "Detections":
+        """The detections of a mask (N,), or of row numbers in their order."""
         rows = {name: getattr(self, name) for name in ("boxes", "scores", "clicked", "classes")}
         return replace(self, **{name: None if values is None else values[keep] for name, values in rows.items()})
 
@@ -103,10 +112,45 @@ class Detections:
         return None if self.image is None else self._drawn("png")
 
 
+def rescored(found: Detections, scores: Tensor) -> Detections:
+    """The detections with other scores (N,), strongest first."""
+    return replace(found, scores=scores).take(scores.argsort(descending=True, stable=True))
+
+
+def with_click(found: Detections, first: Detections) -> Detections:
+    """The detections with the score at what was clicked no lower than it was in the first round."""
+    if found.clicked is None or not found.clicked.any() or not first.clicked.any():
+        return found
+    least = first.scores[first.clicked].max()
+    return rescored(found, torch.where(found.clicked, found.scores.clamp(min=least), found.scores))
+
+
+def compete(found: Sequence[Detections]) -> list[Detections]:
+    """Detections of several kinds in one image as rivals: each score times its share of the score of its place.
+
+    share = s / (s + strongest score of another kind with an IoU over 0.5). A kind alone keeps its scores.
+
+    Source: CountGD++, which keeps a box only if its best positive prompt beats its best negative one. Choice: a share, which
+    never removes a box.
+
+    >>> a = Detections(boxes=torch.tensor([[0.0, 0.0, 4.0, 4.0]]), scores=torch.tensor([0.6]))
+    >>> b = Detections(boxes=torch.tensor([[0.0, 0.0, 4.0, 5.0]]), scores=torch.tensor([0.2]))
+    >>> [round(float(f.scores[0]), 3) for f in compete([a, b])]  # 0.6 x 0.6 / 0.8, 0.2 x 0.2 / 0.8
+    [0.45, 0.05]
+    """
+    competed = []
+    for n, of_set in enumerate(found):
+        best = torch.zeros_like(of_set.scores)
+        for other in (*found[:n], *found[n + 1 :]):
+            if len(other) and len(of_set):
+                best = torch.maximum(best, ((box_iou(of_set.boxes, other.boxes) > 0.5) * other.scores).amax(1))
+        competed.append(rescored(of_set, of_set.scores * (of_set.scores / (of_set.scores + best).clamp(min=1e-9))))
+    return competed
+
+
 def to_rows(found: Detections, image_id: int, category_id: int) -> list[dict[str, Any]]:
     """Detections as COCO results: xywh pixels rounded to 0.01, scores to 0.00001.
 
-    >>> import torch
     >>> to_rows(Detections(boxes=torch.tensor([[1.0, 1.0, 5.0, 4.0]]), scores=torch.tensor([0.5])), 7, 2)
     [{'image_id': 7, 'category_id': 2, 'bbox': [1.0, 1.0, 4.0, 3.0], 'score': 0.5}]
     """

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from dealkit.boxes import check_xyxy, to_cxcywh, to_xyxy
 from dealkit.clicks import check_clicks
-from dealkit.config import CERTAIN, DEFAULT_CHECKPOINT, DEFAULT_NMS, MIN_SCORE
+from dealkit.config import DEFAULT_CHECKPOINT, DEFAULT_NMS, MIN_SCORE
 from dealkit.data.coco import CocoFolder
 from dealkit.data.images import AnyImage, as_image
 from dealkit.data.transforms import pad_to, to_input
@@ -27,7 +27,7 @@ from dealkit.files import Json, tell
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL, Features, Output
 from dealkit.model.queries import EXTENT
-from dealkit.predict.detections import Detections, to_rows
+from dealkit.predict.detections import Detections, compete, to_rows, with_click
 from dealkit.predict.embedding import PromptEmbedding, check_model, model_hash
 from dealkit.predict.threshold import ADAPTIVE, check_threshold
 from dealkit.prompts import PointPrompts, stack_prompts, without_clicks
@@ -149,7 +149,7 @@ def shown(found: Detections, threshold: float | str) -> Detections:
     """The detections from a threshold on, or above the cut of the prompt itself; none where nothing certain was clicked, unless
     the threshold asks for all."""
     everything = threshold != ADAPTIVE and threshold <= MIN_SCORE
-    if found.certain is not None and found.certain < CERTAIN and not everything:
+    if found.nothing_certain and not everything:
         return found.above(2.0)
     return found.adaptive() if threshold == ADAPTIVE else found.above(threshold)
 
@@ -290,46 +290,8 @@ def surest(model: DEAL, features: Features, found: Sequence[Detections], embeddi
             chosen.append(int(torch.cdist(centres, centres[chosen]).amin(1).argmax()))
         sets = [(centres[chosen], torch.ones(len(chosen), dtype=torch.int64))]
         vectors = embed(model, features, stack_prompts(sets, [0]).to(embedding.device))[0]
-        extent = embedding[n, :, -EXTENT:]
-        new[n, 0, :-EXTENT] = 0.5 * (embedding[n, 0, :-EXTENT] + vectors[0, :-EXTENT])
-        new[n, :, -EXTENT:] = extent
+        new[n, 0, :-EXTENT] = 0.5 * (embedding[n, 0, :-EXTENT] + vectors[0, :-EXTENT])  # the drawn size stays
     return new
-
-
-def with_click(found: Detections, first: Detections) -> Detections:
-    """The detections with the score at what was clicked no lower than it was in the first round."""
-    if found.clicked is None or not found.clicked.any() or not first.clicked.any():
-        return found
-    score = first.scores[first.clicked].max()
-    scores = torch.where(found.clicked, found.scores.clamp(min=score), found.scores)
-    order = scores.argsort(descending=True, stable=True)
-    return replace(found, scores=scores[order], boxes=found.boxes[order], clicked=found.clicked[order])
-
-
-def compete(found: Sequence[Detections]) -> list[Detections]:
-    """Detections of several kinds in one image as rivals: each score times its share of the score of its place.
-
-    share = s / (s + strongest score of another kind with an IoU over 0.5). A kind alone keeps its scores.
-
-    Source: CountGD++, which keeps a box only if its best positive prompt beats its best negative one. Choice: a share, which
-    never removes a box.
-
-    >>> a = Detections(boxes=torch.tensor([[0.0, 0.0, 4.0, 4.0]]), scores=torch.tensor([0.6]))
-    >>> b = Detections(boxes=torch.tensor([[0.0, 0.0, 4.0, 5.0]]), scores=torch.tensor([0.2]))
-    >>> [round(float(f.scores[0]), 3) for f in compete([a, b])]  # 0.6 x 0.6 / 0.8, 0.2 x 0.2 / 0.8
-    [0.45, 0.05]
-    """
-    competed = []
-    for n, of_set in enumerate(found):
-        best = torch.zeros_like(of_set.scores)
-        for m, other in enumerate(found):
-            if m != n and len(other) and len(of_set):
-                best = torch.maximum(best, ((box_iou(of_set.boxes, other.boxes) > 0.5) * other.scores).amax(1))
-        scores = of_set.scores * (of_set.scores / (of_set.scores + best).clamp(min=1e-9))
-        order = scores.argsort(descending=True, stable=True)
-        clicked = None if of_set.clicked is None else of_set.clicked[order]
-        competed.append(replace(of_set, scores=scores[order], boxes=of_set.boxes[order], clicked=clicked))
-    return competed
 
 
 def to_detections(

@@ -22,14 +22,13 @@ from dealkit.data.tiles import tile_windows
 from dealkit.files import Json
 from dealkit.model.deal import DEAL, Features, Output
 from dealkit.model.encoder import STRIDES, cell_centres
-from dealkit.predict.detections import Detections
+from dealkit.predict.detections import Detections, compete
 from dealkit.predict.embedding import PromptEmbedding, check_model
 from dealkit.predict.predictor import (
     Predictor,
     Prompt,
     batches,
     clicked_rows,
-    compete,
     detect,
     embed,
     encode_images,
@@ -62,7 +61,7 @@ def predict_large(
     tile: int = BuildConfig.tile,
     overlap: int = BuildConfig.overlap,
 ) -> list[Detections]:
-    """`Predictor.predict_categories` for an image of any size; the image that is set in the predictor stays set.
+    """`Predictor.predict_categories` in one round for an image of any size; the image that is set in the predictor stays set.
 
     Args:
         image: any form that `Predictor.set_image` takes.

@@ -195,7 +195,7 @@ class Backend:
                 self.image = value
             height, width = self.predictor.image.shape[1:]
             prompts = read_regions(regions, (height, width))
-            asked = [(points, labels, boxes) if boxes else (points, labels) for points, labels, boxes in prompts.values()]
+            asked = list(prompts.values())
             about = {"from_name": from_name, "to_name": to_name, "type": "rectanglelabels", "readonly": False}
             about |= {"original_width": width, "original_height": height}
             about["image_rotation"] = regions[0].get("image_rotation", 0)

@@ -23,11 +23,12 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from dealkit import figures
-from dealkit.config import CERTAIN, DEFAULT_NMS, DEFAULT_THRESHOLD, BuildConfig
+from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, BuildConfig
+from dealkit.data.images import AnyImage, as_image
 from dealkit.files import IMAGE_SUFFIXES, Json
-from dealkit.predict.detections import Detections
+from dealkit.predict.detections import Detections, compete
 from dealkit.predict.embedding import PromptEmbedding, mean_embedding
-from dealkit.predict.predictor import AnyImage, Predictor, as_image, compete
+from dealkit.predict.predictor import Predictor
 from dealkit.predict.threshold import ADAPTIVE, LOWEST, adaptive_threshold
 from dealkit.predict.tiles import embed_large, predict_large
 
@@ -286,9 +287,12 @@ class Session:
             kept = holds & (verdicts == 0) & (scores < cut)
             table = torch.cat([boxes, scores[:, None], verdicts[:, None], kept[:, None]], dim=1).tolist()
             rows = [[*(round(v, 1) for v in row[:4]), round(row[4], 6), int(row[5]), int(row[6])] for row in table]
-            certain = None if marks.found is None else marks.found.certain
             row = {"name": kind.name, "colour": kind.colour, "threshold": round(cut, 6), "rows": rows}
-            row |= {"clicks": marks.clicks, "drawn": marks.drawn, "nothing_certain": certain is not None and certain < CERTAIN}
+            row |= {
+                "clicks": marks.clicks,
+                "drawn": marks.drawn,
+                "nothing_certain": marks.found is not None and marks.found.nothing_certain,
+            }
             kinds.append(row | {"count": None if marks.found is None else marks.found.count})
         (width, height), name = self.sizes_wh[self.index], self.images[self.index][0]
         image = {"name": name, "index": self.index, "of": len(self.images), "width": width, "height": height}
@@ -399,15 +403,13 @@ class Session:
     def _answered(self, marks: Marks, found: Detections) -> Marks:
         """Marks with an answer and its threshold. As a predictor's own, it is empty where nothing certain was clicked, unless
         all was asked for."""
-        if found.certain is not None and found.certain < CERTAIN and self.start > 0:
+        if found.nothing_certain and self.start > 0:
             found = found.above(2.0)
         threshold = adaptive_threshold(found.scores) if self.adaptive else self.start
         keep = found.scores >= min(LEAST_SHOWN, threshold)
         if self.adaptive and found.clicked is not None:
             keep |= found.clicked
-        clicked = None if found.clicked is None else found.clicked[keep]
-        found = replace(found, boxes=found.boxes[keep], scores=found.scores[keep], clicked=clicked, image=None)
-        return replace(marks, found=found, threshold=threshold)
+        return replace(marks, found=replace(found.take(keep), image=None), threshold=threshold)
 
     def _commit(self, page: dict[int, Marks]) -> None:
         self.history.setdefault(self.index, []).append(self.page())

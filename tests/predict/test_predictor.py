@@ -300,7 +300,7 @@ def test_what_was_clicked_keeps_its_score_through_the_rounds(predictor):
 
 
 def test_an_uncertain_click_shows_nothing_unless_all_is_asked_for(monkeypatch):
-    monkeypatch.setattr("dealkit.predict.predictor.CERTAIN", 0.1)
+    monkeypatch.setattr("dealkit.predict.detections.CERTAIN", 0.1)
     unsure, sure, unclicked = (found_at([0, 50], [0.6, 0.05], certain=c, count=1.0) for c in (0.09, 0.1, None))
     assert [len(shown(unsure, t)) for t in (0.5, "adaptive", 0.002, MIN_SCORE, 0.0)] == [0, 0, 0, 2, 2]
     assert [len(shown(f, 0.5)) for f in (sure, unclicked)] == [1, 1] and shown(unsure, 0.5).certain == 0.09

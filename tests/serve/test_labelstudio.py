@@ -188,7 +188,7 @@ def test_rectangles_come_back_in_percent_with_label_and_score(serve, task, tmp_p
     status, reply = ask_predict(serve, Backend(found, root=tmp_path), task, regions)
     assert status == 200 and reply["model_version"] == "0123456789ab" and len(reply["results"]) == 1
     assert found.images == [tmp_path / "a b.png"]
-    assert found.prompts == [[([[20.0, 10.0]], [1], [[10.0, 5.0, 30.0, 15.0]]), ([[100.0, 50.0]], [1])]]
+    assert found.prompts == [[([[20.0, 10.0]], [1], [[10.0, 5.0, 30.0, 15.0]]), ([[100.0, 50.0]], [1], [])]]
     first, second = reply["results"][0]["result"]
     place = {"x": 10.0, "y": 10.0, "width": 20.0, "height": 20.0, "rotation": 0, "rectanglelabels": ["object"]}
     names = {"from_name": "box", "to_name": "image", "type": "rectanglelabels", "readonly": False, "score": 0.5}
