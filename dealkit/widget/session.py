@@ -288,11 +288,8 @@ class Session:
             table = torch.cat([boxes, scores[:, None], verdicts[:, None], kept[:, None]], dim=1).tolist()
             rows = [[*(round(v, 1) for v in row[:4]), round(row[4], 6), int(row[5]), int(row[6])] for row in table]
             row = {"name": kind.name, "colour": kind.colour, "threshold": round(cut, 6), "rows": rows}
-            row |= {
-                "clicks": marks.clicks,
-                "drawn": marks.drawn,
-                "nothing_certain": marks.found is not None and marks.found.nothing_certain,
-            }
+            unsure = marks.found is not None and marks.found.nothing_certain
+            row |= {"clicks": marks.clicks, "drawn": marks.drawn, "nothing_certain": unsure}
             kinds.append(row | {"count": None if marks.found is None else marks.found.count})
         (width, height), name = self.sizes_wh[self.index], self.images[self.index][0]
         image = {"name": name, "index": self.index, "of": len(self.images), "width": width, "height": height}

@@ -234,7 +234,8 @@ def test_the_next_image_is_asked_for_what_was_clicked_in_those_before(session):
     assert session.predictor.asked[-1] == ("embedding", 3.0), "what was cleared means nothing any more"
 
 
-def test_a_click_on_nothing_says_so_shows_nothing_and_the_next_one_counts(folder):
+def test_a_click_on_nothing_says_so_shows_nothing_and_the_next_one_counts(folder, monkeypatch):
+    monkeypatch.setattr("dealkit.predict.detections.CERTAIN", 0.2)
     session = Session(folder, Oracle(certain=0.01))
     session.click(15, 15)
     kind = session.view()["kinds"][0]
