@@ -28,9 +28,6 @@ brief = awk '/Downloading .*([0-9][0-9][.][0-9] MB|GB)|^Installing|^Successfully
 
 NOTEBOOKS ?= $(sort $(wildcard notebooks/*.ipynb))
 
-# 03 runs from top to bottom by `make notebooks`, but nbval never gets the last output of its studies of clicks.
-CHECKED := $(filter-out notebooks/03_pgcpp_ablation.ipynb,$(sort $(wildcard notebooks/*.ipynb)))
-
 # FiftyOne sends usage statistics unless told not to; tests and notebooks of ours do not.
 export FIFTYONE_DO_NOT_TRACK := true
 
@@ -43,7 +40,7 @@ test: $(ALL)
 	$(call step,FiftyOne's database: set it up where its own download is blocked,"$(PYTHON)" -m dealkit.browse.mongod)
 	$(call step,lint,"$(PYTHON)" -m ruff check . && "$(PYTHON)" -m ruff format --check .)
 	$(call step,unit tests and docstring examples,"$(PYTHON)" -m pytest tests dealkit)
-	$(call step,notebooks,TQDM_DISABLE=1 "$(PYTHON)" -m pytest --nbval-lax --nbval-current-env $(CHECKED))
+	$(call step,notebooks,TQDM_DISABLE=1 "$(PYTHON)" -m pytest --nbval-lax --nbval-current-env $(NOTEBOOKS))
 
 install: $(ALL)
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchvision.ops import nms
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dealkit.baselines.detector import Detector, load_detector
 from dealkit.baselines.features import FeatureMatcher

@@ -204,7 +204,7 @@ def bench(
         print(json_file)
 
 
-def report(photos: bool = False, checkpoint: Path = DEFAULT_CHECKPOINT) -> None:
+def report(photos: bool = False, checkpoint: Path = DEFAULT_CHECKPOINT, check: bool = False) -> None:
     """Write the tables of the README and of `data/results` from the results there are.
 
     Example: python -m dealkit report
@@ -212,7 +212,10 @@ def report(photos: bool = False, checkpoint: Path = DEFAULT_CHECKPOINT) -> None:
     Args:
         photos: first score the checkpoint on photographs and scenes, and draw the README's picture with the default one.
         checkpoint: model weights.
+        check: write nothing; an error names the first table that differs from its results.
     """
+    if photos and check:
+        raise ValueError("--check: writes nothing, so it goes without --photos")
     if photos:
         check_weights(checkpoint)
     from dealkit.report.tables import update_tables
@@ -223,7 +226,9 @@ def report(photos: bool = False, checkpoint: Path = DEFAULT_CHECKPOINT) -> None:
         photo_results(checkpoint, PROJECT_ROOT / "data" / "results" / f"photos_{checkpoint.stem}.json")
         if checkpoint.resolve() == DEFAULT_CHECKPOINT:
             demo(PROJECT_ROOT / "figures", checkpoint)
-    update_tables()
+    update_tables(check=check)
+    if check:
+        print("every table is that of its results")
 
 
 def publish(

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dealkit.files import Json, read_json, tell
 

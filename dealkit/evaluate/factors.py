@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.measures import edge_width, mean_colours, ring_spread

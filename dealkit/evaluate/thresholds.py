@@ -9,7 +9,7 @@ from statistics import mean
 import numpy as np
 import torch
 from torchvision.ops import box_convert, box_iou, nms
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dealkit.boxes import claim, in_regions
 from dealkit.clicks import make_clicks

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dealkit.config import DEFAULT_CHECKPOINT, MIN_SCORE, BuildConfig
 from dealkit.files import IMAGE_SUFFIXES, Json, journal, sha_of, stop_request

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import box_iou, clip_boxes_to_image, nms
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dealkit.boxes import check_xyxy, to_cxcywh, to_xyxy
 from dealkit.clicks import check_clicks

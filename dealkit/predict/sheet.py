@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from PIL import Image, ImageDraw
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dealkit.files import write_text
 from dealkit.predict.formats import Findings

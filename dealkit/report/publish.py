@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dealkit.boxes import to_cxcywh
 from dealkit.data.photos import photo

@@ -392,6 +392,17 @@ def protocol_table(results: Json, metrics: Sequence[str] = ("ap50", "ap75", "ap5
     return markdown(about.join(percent(means, metrics, spread=True)).assign(**costs).astype(str))
 
 
+def kinds_table(results: Json) -> str:
+    """A row per cell of `studies.unseen_kinds`: AP50 and AP75 with the clicked ignored by group and prompt, spread over seeds."""
+    metrics = ["ap50_ignored", "ap75_ignored"]
+    means = over_seeds(tidy(results), ["cell", "group", "kind"], metrics)
+    cells = percent(means, metrics, spread=True).set_axis(["AP50", "AP75"], axis=1)
+    told = means["group"] + ", a " + means["kind"].replace("centre", "click") + ": "
+    long = pd.concat([pd.DataFrame({"trained": means["cell"], "column": told + c, "text": cells[c]}) for c in cells])
+    order = [told[i] + c for i in told.drop_duplicates().index for c in cells]
+    return markdown(long.pivot(index="trained", columns="column", values="text").loc[means["cell"].unique(), order].reset_index())
+
+
 def source_gaps(results: Json, metric: str = "ap50_ignored") -> pd.DataFrame:
     """Per held-out source its scores `before` (NaN without a checkpoint to start from), `unseen`, where it was left out, and
     `seen`, where it was trained on; highest loss first. Sources without a score in one of the last two are left out.
@@ -583,13 +594,16 @@ PAGES = (PROJECT_ROOT / "README.md", RESULTS / "README.md")
 """Where they stand: the headline, and everything."""
 
 
-def update_tables(pages: Sequence[Path] = PAGES, results: Path = RESULTS) -> None:
+def update_tables(pages: Sequence[Path] = PAGES, results: Path = RESULTS, *, check: bool = False) -> None:
     """Write every table between its markers `<!-- table NAME -->` and `<!-- end -->` on the page that has them.
 
     What stands between the markers of a table stays where there is no results file, or one of a run that is not finished.
 
+    Args:
+        check: write nothing, and say what differs.
+
     Raises:
-        ValueError: a table that is on none of the pages, or on several; names it.
+        ValueError: a table that is on none of the pages, or on several, or one that differs in a check; names it.
     """
     texts = {page: page.read_text() for page in pages}
     for name, (file, table) in TABLES.items():
@@ -601,6 +615,9 @@ def update_tables(pages: Sequence[Path] = PAGES, results: Path = RESULTS) -> Non
         if made is None or ("sources" in made and "mean" not in made):
             continue
         head, rest = texts[found[0]].split(start)
-        texts[found[0]] = f"{head}{start}\n{table(made)}\n{end}{rest.split(end, 1)[1]}"
-    for page, text in texts.items():
+        stood, tail = rest.split(end, 1)
+        if check and stood != f"\n{table(made)}\n":
+            raise ValueError(f"{found[0]}: table {name} differs from {results / file}; expected what `report` writes")
+        texts[found[0]] = f"{head}{start}\n{table(made)}\n{end}{tail}"
+    for page, text in () if check else texts.items():
         write_text(page, text)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dealkit.boxes import to_cxcywh
 from dealkit.clicks import make_clicks, offset_clicks

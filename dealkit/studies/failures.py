@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dealkit.clicks import make_clicks, save_clicks
 from dealkit.config import DEFAULT_THRESHOLD

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dealkit.clicks import make_clicks
 from dealkit.config import MIN_SCORE

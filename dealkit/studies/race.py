@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dealkit.baselines.detector import Detector, load_detector
 from dealkit.baselines.scoring import found_agnostic

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dealkit.config import RunConfig, portable
 from dealkit.data.coco import CocoFolder

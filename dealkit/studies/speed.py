@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dealkit.config import RunConfig
 from dealkit.data.scenes.scene import make_scene

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from dealkit.config import DetectorRun, RunConfig, TrainConfig, to_dict
 from dealkit.data.coco import Sample

@@ -28,6 +28,7 @@ from dealkit.data.images import AnyImage, as_image
 from dealkit.files import IMAGE_SUFFIXES, Json
 from dealkit.predict.detections import Detections, compete
 from dealkit.predict.embedding import PromptEmbedding, mean_embedding
+from dealkit.predict.folder import list_images
 from dealkit.predict.predictor import Predictor
 from dealkit.predict.threshold import ADAPTIVE, LOWEST, adaptive_threshold
 from dealkit.predict.tiles import embed_large, predict_large
@@ -469,7 +470,7 @@ EVENTS: dict[str, dict[str, Any]] = {
 
 
 def images_of(source: Any) -> list[tuple[str, AnyImage]]:
-    """Name and source of the images: one of any form that `Predictor.set_image` takes, a list of them, or those of a folder.
+    """Name and source of the images: one of any form that `Predictor.set_image` takes, a list of them, or those below a folder.
 
     Raises:
         ValueError: a folder without images, or an empty list. FileNotFoundError: a path that is not there.
@@ -478,10 +479,10 @@ def images_of(source: Any) -> list[tuple[str, AnyImage]]:
     'image_1.png'
     """
     if isinstance(source, (str, Path)) and Path(source).is_dir():
-        paths = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-        if not paths:
+        names, _ = list_images(source)
+        if not names:
             raise ValueError(f"{source}: expected a folder with images ({', '.join(IMAGE_SUFFIXES)}), found none")
-        source = paths
+        source = [Path(source, name) for name in names]
     several = source if isinstance(source, (list, tuple)) else [source]
     if not several:
         raise ValueError("images: expected at least one")
