@@ -113,6 +113,7 @@ def benchmark(
     settings: tuple[Literal["1/category", "3/category", "5/category", "1/instance"], ...] = ("1/category",),
     kinds: tuple[Literal["centre", "jitter", "box"], ...] = ("centre",),
     seeds: int = 5,
+    rounds: tuple[int, ...] = (1,),
     clicks: Maybe[Path] = None,
     scenes: int = 0,
     templates: Several[Template] = (),
@@ -133,6 +134,7 @@ def benchmark(
         settings: click settings.
         kinds: click kinds.
         seeds: click lists per setting and kind.
+        rounds: how often the surest detections of a prompt become prompts themselves; 1 is the prompt alone.
         clicks: folder to write the click lists to.
         scenes: a detector without prompts is scored on so many procedural scenes, too.
         templates: instead of the checkpoint, template matching shown `box`, `click` or `box, scaled and turned`; ImageNet
@@ -144,6 +146,8 @@ def benchmark(
         overwrite: write over a file that this command has not made.
     """
     check_range("--seeds", seeds, 1, 1000)
+    for n in rounds:
+        check_range("--rounds", n, 1, 10)
     check_range("--scenes", scenes)
     check_range("--images", images, *COUNT_RANGE)
     files = find_files(list(coco)) if coco or not scenes else []
@@ -165,5 +169,6 @@ def benchmark(
     elif is_detector(checkpoint):
         benchmark_detector(checkpoint, files, out, scenes=scenes)
     else:
-        run_benchmark(checkpoint, files, out, settings=list(settings), kinds=list(kinds), seeds=seeds, clicks_folder=clicks)
+        options = {"settings": list(settings), "kinds": list(kinds), "rounds": list(rounds), "seeds": seeds}
+        run_benchmark(checkpoint, files, out, **options, clicks_folder=clicks)
     print(out)

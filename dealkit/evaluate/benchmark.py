@@ -59,17 +59,19 @@ def benchmark(
     settings: Sequence[str] = ("1/category",),
     kinds: Sequence[str] = ("centre",),
     prompts: Sequence[str] = PROMPTS,
+    rounds: Sequence[int] = (1,),
     seeds: int = 5,
     clicks_folder: Path | None = None,
 ) -> Results:
-    """Evaluate a checkpoint on COCO sources under every setting and kind of click: a row per source, setting, kind, use and seed.
+    """Evaluate a checkpoint on COCO sources under every setting and kind of click: a row per source, rounds, setting, kind, seed
+    and `prompts`: those of an image `alone`, or `together`, as rivals (`compete`).
 
-    `prompts`: those of an image `alone`, or `together`, as rivals (`compete`). A row holds `images`, `objects`, `clicks`
-    (hash of the list), `predict_s` and the numbers of `row_of`, means over categories.
+    A row holds `images`, `objects`, `clicks` (hash of the list), `predict_s` and the numbers of `row_of`, means over categories.
 
     Args:
         files: annotation files; images lie in `images` beside each, the folder's name is the source's.
         out: JSON to write. Sources that it already holds for the same checkpoint and clicks are not run again.
+        rounds: how often the surest detections of a prompt become prompts, see `surest`; 1 is the click alone.
         clicks_folder: where to write the click lists, as `<source>-<setting>-<kind>-<seed>.json`.
     """
     request = {
@@ -78,6 +80,7 @@ def benchmark(
         "settings": settings,
         "kinds": kinds,
         "prompts": prompts,
+        "rounds": rounds,
     }
     results = Results(out, request | {"seeds": seeds, "score_threshold": DEFAULT_THRESHOLD})  # of `hit_shown` and `count_mae`
     model = load_model(checkpoint)
@@ -85,22 +88,22 @@ def benchmark(
     for key, file in results.sources(files):
         data, truth = CocoFolder(file, file.parent / "images"), read_coco(file)
         lists = [make_clicks(truth, setting=s, seed=i, kind=k) for s, k, i in wanted]
-        started = time.monotonic()
-        alone: list[list[Json]] = [[] for _ in lists]
-        rivals: list[list[Json]] = [[] for _ in lists]
-        for image_id, group in groupby(predict_prompts(model, data, lists), key=lambda found: found[1]["image_id"]):
-            of_image = list(group)
-            for k in {k for k, *_ in of_image}:
-                asked, found = zip(*((p, f) for of_list, p, f in of_image if of_list == k), strict=True)
-                for rows, every in ((alone, found), (rivals, compete(found))):
-                    rows[k] += [r for p, f in zip(asked, every, strict=True) for r in to_rows(f, image_id, p["category_id"])]
-        about = {"images": len(data), "objects": len(data.boxes), "predict_s": round(time.monotonic() - started, 1)}
         rows = []
-        for (setting, kind, seed), clicks, *both in zip(wanted, lists, alone, rivals, strict=True):
-            which = {"setting": setting, "kind": kind, "seed": seed, "clicks": clicks_hash(clicks)}
-            for use, found in zip(PROMPTS, both, strict=True):
-                if use in prompts:
-                    rows.append(about | which | {"prompts": use} | row_of(evaluate(truth, found, clicks)))
+        for n_rounds in rounds:
+            started, ways = time.monotonic(), {use: [[] for _ in lists] for use in PROMPTS}
+            found = predict_prompts(model, data, lists, rounds=n_rounds)
+            for image_id, group in groupby(found, key=lambda of_prompt: of_prompt[1]["image_id"]):
+                of_image = list(group)
+                for k in {k for k, *_ in of_image}:
+                    asked, every = zip(*((p, f) for of_list, p, f in of_image if of_list == k), strict=True)
+                    for use, answers in (("alone", every), ("together", compete(every))):
+                        of_use = zip(asked, answers, strict=True)
+                        ways[use][k] += [r for p, f in of_use for r in to_rows(f, image_id, p["category_id"])]
+            about = {"images": len(data), "objects": len(data.boxes), "predict_s": round(time.monotonic() - started, 1)}
+            for n, ((setting, kind, seed), clicks) in enumerate(zip(wanted, lists, strict=True)):
+                which = {"rounds": n_rounds, "setting": setting, "kind": kind, "seed": seed, "clicks": clicks_hash(clicks)}
+                rows += [about | which | {"prompts": u} | row_of(evaluate(truth, ways[u][n], clicks)) for u in prompts]
+        for (setting, kind, seed), clicks in zip(wanted, lists, strict=True):
             if clicks_folder is not None:
                 save_clicks(clicks, clicks_folder / f"{key['source']}-{setting.replace('/', '-per-')}-{kind}-{seed}.json")
         results.add(key, *rows)

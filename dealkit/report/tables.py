@@ -111,6 +111,14 @@ def ways_table(results: Json) -> str:
     return markdown(pd.DataFrame(columns).rename_axis("source, *domain*").reset_index())
 
 
+def options_table(results: Json) -> str:
+    """A row per prompt, use of the prompts of an image and number of rounds: means over sources, clicked ignored."""
+    means = over_seeds(tidy(results), ["kind", "prompts", "rounds"]).sort_values(["kind", "prompts", "rounds"], ascending=[0, 1, 1])
+    about = pd.DataFrame({"prompt": means["kind"].map({"centre": "a click", "box": "a box"}), "prompts": means["prompts"]})
+    metrics = ["ap25_ignored", "ap50_ignored", "ap75_ignored", "ap50", "hit"]
+    return markdown(about.assign(rounds=means["rounds"].astype(str)).join(percent(means, metrics)))
+
+
 def headline_table(_: Json) -> str:
     """What was told / where / scores: DEAL and the references on the unseen and the seen sources, one click list or five."""
     told = {f"DEAL `nano`, {way}": ("{}_nano", f"setting == '1/category' and {chosen}") for way, chosen in WAYS.items()}
@@ -559,6 +567,8 @@ TABLES = {
     "unseen": ("unseen_nano.json", ways_table),
     "unseen_settings": ("unseen_nano_settings.json", settings_table),
     "open": ("open_nano.json", ways_table),
+    "options": ("options_nano.json", options_table),
+    "kinds": ("unseen_kinds.json", kinds_table),
     "training": ("training_nano.json", training_sentence),
     "models": ("realsmall_nano.json", published_models),
     "sources": ("realsmall_nano.json", source_table),

@@ -46,9 +46,9 @@ def test_the_benchmark_writes_every_seed_and_does_not_repeat_a_source(source, tm
         assert clicks_hash(load_clicks(folder / f"source-1-per-category-{row['kind']}-{row['seed']}.json", file)) == row["clicks"]
     assert read_json(out)["made_by"]["python"] and read_json(out)["rows"] == rows
     assert benchmark(checkpoint, [file], out, kinds=kinds, seeds=2).rows == rows  # with its seconds: nothing was run again
-    assert (
-        len(benchmark(checkpoint, [file], out, kinds=["centre"], prompts=["alone"], seeds=1).rows) == 1
-    )  # another request begins anew
+    again = benchmark(checkpoint, [file], out, prompts=["alone"], rounds=[1, 2], seeds=1).rows  # another request begins anew
+    assert [row["rounds"] for row in again] == [1, 2]
+    assert all(again[0][name] == rows[0][name] for name in ("clicks", "ap50", "ap75", "hit"))
 
 
 def test_every_object_of_a_photograph_is_clicked_once(tiny_model):
