@@ -204,28 +204,42 @@ def bench(
         print(json_file)
 
 
-def report(photos: bool = False, checkpoint: Path = DEFAULT_CHECKPOINT, check: bool = False) -> None:
+def report(
+    photos: bool = False,
+    unseen: Maybe[Path] = None,
+    checkpoint: Path = DEFAULT_CHECKPOINT,
+    check: bool = False,
+) -> None:
     """Write the tables of the README and of `data/results` from the results there are.
 
     Example: python -m dealkit report
 
     Args:
         photos: first score the checkpoint on photographs and scenes, and draw the README's picture with the default one.
+        unseen: first draw `figures/unseen.jpg`: median prompts of the sources in this folder, which the checkpoint never saw.
         checkpoint: model weights.
         check: write nothing; an error names the first table that differs from its results.
     """
-    if photos and check:
-        raise ValueError("--check: writes nothing, so it goes without --photos")
-    if photos:
+    if check and (photos or unseen):
+        raise ValueError("--check: writes nothing, so it goes without --photos and --unseen")
+    if photos or unseen:
         check_weights(checkpoint)
+    results = PROJECT_ROOT / "data" / "results"
+    if unseen:
+        check_json("--unseen", unseen / "sources.json", results / f"unseen_{checkpoint.stem}.json")
     from dealkit.report.tables import update_tables
 
     if photos:
         from dealkit.evaluate.benchmark import photo_results
 
-        photo_results(checkpoint, PROJECT_ROOT / "data" / "results" / f"photos_{checkpoint.stem}.json")
+        photo_results(checkpoint, results / f"photos_{checkpoint.stem}.json")
         if checkpoint.resolve() == DEFAULT_CHECKPOINT:
             demo(PROJECT_ROOT / "figures", checkpoint)
+    if unseen:
+        from dealkit.report.showcase import showcase
+
+        files = results / f"unseen_{checkpoint.stem}.json", PROJECT_ROOT / "figures" / "unseen.jpg"
+        showcase(unseen, checkpoint, *files, results / f"showcase_{checkpoint.stem}.json")
     update_tables(check=check)
     if check:
         print("every table is that of its results")

@@ -113,7 +113,8 @@ def ways_table(results: Json) -> str:
 
 def options_table(results: Json) -> str:
     """A row per prompt, use of the prompts of an image and number of rounds: means over sources, clicked ignored."""
-    means = over_seeds(tidy(results), ["kind", "prompts", "rounds"]).sort_values(["kind", "prompts", "rounds"], ascending=[0, 1, 1])
+    by = ["kind", "prompts", "rounds"]
+    means = over_seeds(tidy(results), by).sort_values(by, ascending=[False, True, True])
     about = pd.DataFrame({"prompt": means["kind"].map({"centre": "a click", "box": "a box"}), "prompts": means["prompts"]})
     metrics = ["ap25_ignored", "ap50_ignored", "ap75_ignored", "ap50", "hit"]
     return markdown(about.assign(rounds=means["rounds"].astype(str)).join(percent(means, metrics)))
