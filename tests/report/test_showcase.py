@@ -32,13 +32,11 @@ def test_sources_without_a_free_licence_are_left_out_and_the_smallest_objects_co
 def test_the_prompt_of_median_f1_is_shown(folder, tiny_model, monkeypatch):
     file = folder / free_sources(folder)[0]["name"] / "test.json"
     clicks = make_clicks(file, setting="1/category", seed=0)
-    scores = [0.9, None, 0.2, 0.5, 0.4][: len(clicks["prompts"])]  # the lower middle one of four is 0.4
-    assert len(scores) == 5
-    clicks["prompts"] = clicks["prompts"][:5]
+    clicks["prompts"], scores = clicks["prompts"][:4], [0.9, None, 0.2, 0.5]
     left = iter(scores)
     monkeypatch.setattr("dealkit.report.showcase.f1_of", lambda found, sample: next(left))
     chosen = median_prompt(Predictor(tiny_model), CocoFolder(file, file.parent / "images"), clicks)
-    assert (chosen["f1"], chosen["prompts"], chosen["prompt"]) == (0.4, 4, clicks["prompts"][4])
+    assert (chosen["f1"], chosen["prompts"], chosen["prompt"]) == (0.5, 3, clicks["prompts"][3])
     assert chosen["sample"].image_id == chosen["prompt"]["image_id"] and len(chosen["sample"].labels.unique()) == 1
 
 
