@@ -31,6 +31,7 @@ def free_sources(folder: Path) -> list[Json]:
 def f1_of(found: Detections, sample: Sample) -> float | None:
     """F1 at IoU 0.5 without what was clicked: the clicked object and the detection that stands for it; None if nothing is left.
 
+    >>> import torch
     >>> box = torch.tensor([[0.0, 0.0, 4.0, 4.0], [8.0, 8.0, 12.0, 12.0]])
     >>> sample = Sample(image=torch.zeros(3, 16, 16, dtype=torch.uint8), boxes=box, labels=torch.zeros(2).long(), image_id=1,
     ...     crowd=torch.tensor([False, False]), annotation_ids=torch.tensor([1, 2]), source="made")

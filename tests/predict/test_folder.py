@@ -160,7 +160,7 @@ def test_totals_are_right(photos):
 
 
 def test_a_request_to_stop_lets_the_image_in_work_be_finished(photos, prompt, tmp_path, monkeypatch):
-    make = module._asker
+    make, before = module._asker, signal.getsignal(signal.SIGTERM)
 
     def asker(prompt):
         ask = make(prompt)
@@ -174,7 +174,7 @@ def test_a_request_to_stop_lets_the_image_in_work_be_finished(photos, prompt, tm
     monkeypatch.setattr(module, "_asker", asker)
     result = predict_folder(photos, tmp_path / "out", prompt)
     assert result.left == 2 and len(lines(tmp_path / "out")) == 1
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "signals mean again what they meant"
+    assert signal.getsignal(signal.SIGTERM) == before, "signals mean again what they meant"
     monkeypatch.undo()
     assert predict_folder(photos, tmp_path / "out", prompt).left == 0
 
