@@ -89,8 +89,9 @@ def main(args: Sequence[str] | None = None) -> None:
         _fail(str(error), 2)
     except OSError as error:
         _fail(system_error(error), 2)
-    except KeyboardInterrupt:
-        _fail("stopped by Ctrl-C", 130)
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(130)
     if time.monotonic() - started > 5:
         print(f"done in {time.monotonic() - started:.0f} s")
 

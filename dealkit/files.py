@@ -1,7 +1,6 @@
 """Files: where the project lies, JSON that is read with clear errors and written in one move, hashes, what made a result."""
 
 import errno
-import fcntl
 import glob
 import hashlib
 import json
@@ -16,9 +15,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from tqdm import tqdm
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,6 +128,67 @@ def _of_path(error: Exception, path: Path) -> Exception:
     return error if number is None else OSError(number, f"cannot be written: {os.strerror(number)}", str(path))
 
 
+def lock(stream: IO[Any]) -> None:
+    """Keep an open file for this process, until it is closed or the process ends, were it by a kill.
+
+    Raises:
+        BlockingIOError: it is kept already.
+    """
+    if fcntl is not None:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    import msvcrt
+
+    stream.seek(2**30)  # a byte that is locked cannot be read: one that no file has
+    try:
+        msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError as error:
+        raise BlockingIOError(*error.args) from None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder for this process by the file `lock` in it, which holds the number of the process and goes at the end.
+
+    A folder that was made for it and stays empty goes, too. What a kill leaves of it is no obstacle.
+
+    Raises:
+        ValueError: another process keeps the folder; names both.
+
+    >>> import tempfile
+    >>> run = Path(tempfile.mkdtemp(), "run")
+    >>> with locked(run):
+    ...     (run / "lock").read_text() == str(os.getpid())
+    True
+    >>> run.exists()
+    False
+    """
+    folder = Path(folder)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "lock"
+    with file.open("a+") as stream:
+        try:
+            lock(stream)
+            mine = file.exists() and os.path.samestat(os.fstat(stream.fileno()), file.stat())
+        except BlockingIOError:
+            mine = False
+        if not mine:  # or the other process has ended this moment, and taken the file along
+            stream.seek(0)
+            raise ValueError(f"{folder}: process {stream.read() or 'unknown'} works in it; expected one at a time")
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows deletes no open file
+                file.unlink()
+            with suppress(OSError):
+                for place in made:
+                    place.rmdir()
+
+
 @contextmanager
 def journal(path: Path, request: Json, *, overwrite: bool = False) -> Iterator[tuple[list[Json], Callable[[Json], None]]]:
     """Rows of a long job, one line each: the list of those there are, and a function that adds one, on disk at once.
@@ -150,7 +215,7 @@ def journal(path: Path, request: Json, *, overwrite: bool = False) -> Iterator[t
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b", buffering=0) as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back by a kill, too
+            lock(stream)
         except BlockingIOError:
             raise ValueError(f"{path}: another process is writing it; expected one at a time") from None
         stream.seek(0)

@@ -6,16 +6,19 @@ import signal
 import stat
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import dealkit.files
 from dealkit.files import (
     PROJECT_ROOT,
     Results,
     find_files,
     journal,
+    locked,
     read_json,
     sha_of,
     stop_request,
@@ -131,6 +134,48 @@ def test_a_journal_is_of_one_request_and_one_process_and_no_foreign_file(tmp_pat
         with pytest.raises(ValueError, match="made for another request"), journal(file, {"threshold": 0.5}):
             pass
         assert file.read_text() == foreign
+
+
+KEEPS = """
+import sys, time
+from dealkit.files import locked
+
+with locked(sys.argv[1]):
+    print("kept", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_kill_gives_a_folder_back(tmp_path):
+    options = {"env": os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", KEEPS, str(tmp_path / "run")], **options) as other:
+        assert other.stdout.readline() == b"kept\n"
+        with pytest.raises(ValueError, match=f"run: process {other.pid} works in it"), locked(tmp_path / "run"):
+            pass
+        other.kill()
+    assert (tmp_path / "run" / "lock").read_text() == str(other.pid)
+    with locked(tmp_path / "run"):
+        assert (tmp_path / "run" / "lock").read_text() == str(os.getpid())
+    assert list(tmp_path.rglob("*")) == [tmp_path / "run"]
+
+
+def test_files_are_kept_where_there_is_no_fcntl(tmp_path, monkeypatch):
+    kept = set()
+
+    def locking(number, mode, count):
+        place = (os.fstat(number).st_ino, os.lseek(number, 0, os.SEEK_CUR), mode, count)
+        if place in kept:
+            raise PermissionError(13, "Permission denied")
+        kept.add(place)
+
+    monkeypatch.setattr(dealkit.files, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
+    with journal(tmp_path / "a.jsonl", {}) as (_, add):
+        add({"n": 1})
+        with pytest.raises(ValueError, match="another process is writing it"), journal(tmp_path / "a.jsonl", {}):
+            pass
+    assert (tmp_path / "a.jsonl").read_text() == '{"request": {}}\n{"n": 1}\n'
+    assert [place[1:] for place in kept] == [(2**30, 2, 1)], "far from what is read"
 
 
 def test_a_journal_that_was_cut_anywhere_goes_on_with_whole_lines(tmp_path):

@@ -7,6 +7,7 @@
 import copy
 import json
 import math
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from dealkit.config import DetectorRun, RunConfig, TrainConfig, to_dict
 from dealkit.data.coco import Sample
 from dealkit.device import default_device
-from dealkit.files import provenance, read_json_lines, remove_strays, write_atomically, write_json
+from dealkit.files import locked, provenance, read_json_lines, remove_strays, stop_request, write_atomically, write_json
 from dealkit.model.checkpoint import Model, load_state, save_model
 from dealkit.model.lite import LITE
 from dealkit.train.stream import TrainingStream
@@ -90,24 +91,41 @@ def training_loop(
         stop_at: leave after this step as a kill would, but with a checkpoint.
 
     Raises:
-        ValueError: `out` holds a run and `resume` is not set, or holds none and it is; nothing is overwritten.
+        ValueError: `out` holds a run and `resume` is not set, or holds none and it is, or another process trains in it; nothing
+            is overwritten.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the step is finished and the state written, and the text says how to go on.
         FloatingPointError: a loss is not finite; names term, step and images.
     """
-    out, train, device = Path(out), config.train, default_device()
+    out = Path(out)
     if (out / "state.pt").exists() != resume:
         state = "holds no state.pt to resume" if resume else "already holds a run; resume it or choose another folder"
         raise ValueError(f"{out}: {state}")
-    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        return _train(config, out, make_model, loss_terms, resume, validate, stop_at)
+
+
+def _train(
+    config: RunConfig | DetectorRun,
+    out: Path,
+    make_model: Callable[[], Model],
+    loss_terms: Callable[[Model, list[Sample], torch.Generator, Model, float], dict[str, Tensor]],
+    resume: bool,
+    validate: Callable[[Model], dict[str, float]] | None,
+    stop_at: int | None,
+) -> list[dict[str, float]]:
+    """The loop; `training_loop` says of what. Nothing is written before everything is read."""
     remove_strays(out)
+    train, device = config.train, default_device()
     torch.manual_seed(train.seed)
     model = make_model().to(device).train()
     average = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(parameter_groups(model, train), lr=train.lr, fused=True)
     clicks = torch.Generator().manual_seed(train.seed)
-    step, minutes, history = 0, 0.0, []
+    step, minutes, history, recent = 0, 0.0, [], []
+    stream = TrainingStream(config.data, train.seed, train.steps * train.batch_size)
     if resume:
         state = load_state(out / "state.pt", {"model": model, "average": average, "optimizer": optimizer}, device)
-        step, minutes = state["step"], state["minutes"]
+        step, minutes, recent = state["step"], state["minutes"], state.get("recent", [])
         clicks.set_state(state["clicks"].cpu())
         torch.set_rng_state(state["rng"].cpu())
         history = [line for line in read_log(out) if line["step"] <= step]
@@ -117,64 +135,79 @@ def training_loop(
     (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
     board = tensorboard(out)
 
-    stream = TrainingStream(config.data, train.seed, train.steps * train.batch_size)
     loader = DataLoader(
         torch.utils.data.Subset(stream, range(step * train.batch_size, len(stream))),
         batch_size=train.batch_size,
         num_workers=config.data.workers,
         collate_fn=list,
         prefetch_factor=4 if config.data.workers else None,
-        worker_init_fn=use_one_thread,
+        worker_init_fn=set_up_worker,
     )
-    started, minutes_before, seen, recent = time.monotonic(), minutes, 0, []
+    started, minutes_before, seen = time.monotonic(), minutes, 0
     bar = tqdm(total=train.steps * train.batch_size, initial=step * train.batch_size, unit="img", smoothing=0.05, mininterval=5)
-    for samples in loader:
-        done = progress(step, minutes, train)
-        if done >= 1 or step == stop_at:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = group["share"] * learning_rate(step, done, train)
-        if terms := loss_terms(model, samples, clicks, average, done):
-            for name, value in terms.items():
-                if not torch.isfinite(value):
-                    images = [(s.source, s.image_id) for s in samples]
-                    raise FloatingPointError(f"{name} is {value.item()} at step {step}, images {images}")
-            optimizer.zero_grad(set_to_none=True)
-            loss = torch.stack(list(terms.values())).sum()
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip)
-            optimizer.step()
-            update_average(average, model, step, train.ema_decay)
-            recent.append({**{k: v.item() for k, v in terms.items()}, "loss": loss.item(), "norm": norm.item()})
-        step, seen = step + 1, seen + len(samples)
-        minutes = minutes_before + (time.monotonic() - started) / 60
-        bar.update(len(samples))
-        last = progress(step, minutes, train) >= 1 or step == stop_at
-        if recent and (step % train.log_every == 0 or last):
-            line = {"step": step, "minutes": round(minutes, 3), "lr": learning_rate(step, done, train)}
-            line |= {k: sum(r[k] for r in recent) / len(recent) for k in recent[0]}
-            line["img_per_s"] = seen / (time.monotonic() - started)
-            append_log(out, history, line, board)
-            bar.set_postfix(loss=f"{line['loss']:.3f}", lr=f"{line['lr']:.1e}", refresh=False)
-            recent = []
-        if step % train.checkpoint_every == 0:
-            save_state(out, model, average, optimizer, step, minutes, clicks)
-        if validate and train.evaluate_every and step % train.evaluate_every == 0 and not last:
-            append_log(out, history, {"step": step, "minutes": round(minutes, 3), **validate(average)}, board)
-    bar.close()
-    save_state(out, model, average, optimizer, step, minutes, clicks)
+    with stop_request() as stop:
+        for samples in loader:
+            done = progress(step, minutes, train)
+            if done >= 1 or step == stop_at or stop.is_set():
+                break
+            for group in optimizer.param_groups:
+                group["lr"] = group["share"] * learning_rate(step, done, train)
+            if terms := loss_terms(model, samples, clicks, average, done):
+                for name, value in terms.items():
+                    if not torch.isfinite(value):
+                        images = [(s.source, s.image_id) for s in samples]
+                        raise FloatingPointError(f"{name} is {value.item()} at step {step}, images {images}")
+                optimizer.zero_grad(set_to_none=True)
+                loss = torch.stack(list(terms.values())).sum()
+                loss.backward()
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip)
+                optimizer.step()
+                update_average(average, model, step, train.ema_decay)
+                recent.append({**{k: v.item() for k, v in terms.items()}, "loss": loss.item(), "norm": norm.item()})
+            step, seen = step + 1, seen + len(samples)
+            minutes = minutes_before + (time.monotonic() - started) / 60
+            bar.update(len(samples))
+            last = progress(step, minutes, train) >= 1 or step == stop_at
+            if recent and (step % train.log_every == 0 or last):
+                line = {"step": step, "minutes": round(minutes, 3), "lr": learning_rate(step, done, train)}
+                line |= {k: sum(r[k] for r in recent) / len(recent) for k in recent[0]}
+                line["img_per_s"] = seen / (time.monotonic() - started)
+                append_log(out, history, line, board)
+                bar.set_postfix(loss=f"{line['loss']:.3f}", lr=f"{line['lr']:.1e}", refresh=False)
+                recent = []
+            if step % train.checkpoint_every == 0:
+                save_state(out, model, average, optimizer, step, minutes, clicks, recent)
+            if validate and train.evaluate_every and step % train.evaluate_every == 0 and not last:
+                append_log(out, history, {"step": step, "minutes": round(minutes, 3), **validate(average)}, board)
+        bar.close()
+        save_state(out, model, average, optimizer, step, minutes, clicks, recent)
+    if stop.is_set() and progress(step, minutes, train) < 1:
+        said = f"stopped after step {step} of {train.steps}; `python -m dealkit train --out {out} --resume` goes on"
+        raise KeyboardInterrupt(said)
     if validate and step != stop_at:
         append_log(out, history, {"step": step, "minutes": round(minutes, 3), **validate(average)}, board)
     return history
 
 
-def use_one_thread(_: int) -> None:
-    """Set-up of a process that prepares data; at module level, so that macOS can send it to a fresh process."""
+def set_up_worker(_: int) -> None:
+    """Set-up of a process that prepares data; at module level, so that macOS can send it to a fresh process.
+
+    It has one thread, and what stops the training leaves it at work: the loop ends it after the step.
+    """
     torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def save_state(
-    out: Path, model: Model, average: Model, optimizer: torch.optim.Optimizer, step: int, minutes: float, clicks: torch.Generator
+    out: Path,
+    model: Model,
+    average: Model,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    minutes: float,
+    clicks: torch.Generator,
+    recent: list[dict[str, float]],
 ) -> None:
     """Write `model.safetensors` and `state.pt`, each in one move: a kill leaves the old or the new file."""
     state = {
@@ -184,6 +217,7 @@ def save_state(
         "step": step,
         "minutes": minutes,
         "clicks": clicks.get_state(),
+        "recent": recent,
         "rng": torch.get_rng_state(),
     }
     save_model(average, out / "model.safetensors")

@@ -94,7 +94,8 @@ def test_a_system_error_is_one_line_with_path_wish_and_reason(cli, monkeypatch, 
     assert fails(PermissionError(13, "Permission denied", "x.json")) == (2, "", denied)
     assert fails(OSError(28, "No space left on device"))[2] == "error: a file: cannot be opened: No space left on device\n"
     assert fails(FileNotFoundError("x.png: no such image"))[2] == "error: x.png: no such image\n"
-    assert fails(KeyboardInterrupt()) == (130, "", "error: stopped by Ctrl-C\n")
+    assert fails(KeyboardInterrupt()) == (130, "", "stopped by Ctrl-C\n")
+    assert fails(KeyboardInterrupt("stopped after step 3")) == (130, "", "stopped after step 3\n")
 
 
 def test_data_sets_are_checked_and_every_problem_is_listed(cli, tiny_coco):

@@ -1,7 +1,9 @@
 """`dealkit.train.loop`: repeatable and resumable runs, errors before work is lost, averaged weights, checkpoints."""
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 
 import pytest
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 
 import dealkit.train.loop
 from dealkit.config import TrainConfig, load_config
+from dealkit.files import locked
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import build_model
 from dealkit.train.deal import fit
@@ -40,6 +43,50 @@ def test_a_run_that_was_stopped_goes_on_with_the_losses_of_one_that_was_not(run,
     assert [[line[name] for name in same] for line in resumed] == [[line[name] for name in same] for line in whole[1]]
     weights, expected = (load_file(out / "model.safetensors") for out in (tmp_path / "run", whole[0]))
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_finishes_the_step_and_keeps_it(run, whole, tmp_path, monkeypatch, number):
+    out, update = tmp_path / "run", dealkit.train.loop.update_average
+
+    def stops(average, model, step, decay):
+        if step == 2:
+            os.kill(os.getpid(), number)
+        update(average, model, step, decay)
+
+    monkeypatch.setattr(dealkit.train.loop, "update_average", stops)
+    said = rf"^stopped after step 3 of 6; `python -m dealkit train --out {out} --resume` goes on$"
+    every_second = changed(run, log_every=2)
+    with pytest.raises(KeyboardInterrupt, match=said):
+        fit(every_second, out, validate=lambda _: pytest.fail("no time for that"))
+    assert state_of(out)["step"] == 3 and {f.name for f in out.iterdir()} == {f.name for f in whole[0].iterdir()}
+    resumed, single = fit(every_second, out, resume=True), losses(whole[1])
+    assert losses(resumed) == pytest.approx([(single[i] + single[i + 1]) / 2 for i in (0, 2, 4)], rel=1e-12)
+    weights, expected = (load_file(folder / "model.safetensors") for folder in (out, whole[0]))
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_a_second_training_in_a_folder_is_refused_and_a_stale_lock_is_no_obstacle(run, tmp_path):
+    out = tmp_path / "run"
+    with locked(out), pytest.raises(ValueError, match=f"run: process {os.getpid()} works in it; expected one at a time"):
+        fit(run, out)
+    out.mkdir()
+    (out / "lock").write_text("12345")
+    fit(run, out, stop_at=1)
+    assert not (out / "lock").exists()
+
+
+def test_a_training_that_is_refused_leaves_nothing(run, whole, tmp_path):
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text("{}")
+    for options in (
+        {"config": replace(run, data=replace(run.data, coco=(str(wrong),)))},
+        {"config": run, "init": wrong},
+        {"config": replace(run, model=replace(run.model, hidden_dim=64)), "init": whole[0] / "model.safetensors"},
+    ):
+        with pytest.raises(ValueError, match=r"wrong\.json|model\.safetensors"):
+            fit(out=tmp_path / "deep" / "run", **options)
+        assert not (tmp_path / "deep").exists()
 
 
 def test_steps_after_the_last_checkpoint_are_done_again(run, whole, tmp_path):
