@@ -24,7 +24,6 @@ from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL
 from dealkit.predict.detections import Detections
 from dealkit.predict.predictor import predict_coco, predict_prompts
-from dealkit.predict.threshold import adaptive_threshold
 from dealkit.train.stream import bare_ground
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 17))
@@ -173,7 +172,7 @@ def judge_prompt(found: Detections, truth: list[Json]) -> JudgedPrompt:
     """
     boxes, ignored = xyxy(truth), torch.tensor([bool(row.get("iscrowd") or row.get("ignore")) for row in truth], dtype=torch.bool)
     crowd, objects = boxes[ignored], boxes[~ignored]
-    shown = found.scores >= adaptive_threshold(found.scores)
+    shown = found.scores >= found.cut()
     shown = shown if found.clicked is None else shown | found.clicked
     counts = ~in_regions((found.boxes[:, :2] + found.boxes[:, 2:]) / 2, crowd)
     right = (claim(box_iou(found.boxes[counts], objects)) >= 0).numpy()

@@ -30,7 +30,7 @@ from dealkit.predict.detections import Detections, compete
 from dealkit.predict.embedding import PromptEmbedding, mean_embedding
 from dealkit.predict.folder import list_images
 from dealkit.predict.predictor import Predictor
-from dealkit.predict.threshold import ADAPTIVE, LOWEST, adaptive_threshold
+from dealkit.predict.threshold import ADAPTIVE, LOWEST
 from dealkit.predict.tiles import embed_large, predict_large
 
 Box = tuple[float, float, float, float]
@@ -403,7 +403,7 @@ class Session:
         all was asked for."""
         if found.nothing_certain and self.start > 0:
             found = found.above(2.0)
-        threshold = adaptive_threshold(found.scores) if self.adaptive else self.start
+        threshold = found.cut() if self.adaptive else self.start
         keep = found.scores >= min(LEAST_SHOWN, threshold)
         if self.adaptive and found.clicked is not None:
             keep |= found.clicked

@@ -327,7 +327,7 @@ def test_an_event_is_answered_with_its_id_and_an_unexpected_failure_with_its_kin
 
 def test_an_adaptive_predictor_cuts_every_answer_by_its_own_scores_until_the_user_chooses(folder, monkeypatch):
     cuts = iter([0.7, 0.4, 0.9, 0.02, 0.5])  # the third is that of the second image, before it is clicked
-    monkeypatch.setattr(sessions, "adaptive_threshold", lambda *_: next(cuts))
+    monkeypatch.setattr("dealkit.predict.detections.adaptive_threshold", lambda *_: next(cuts))
 
     session = Session(folder, Oracle("adaptive", clicked=3))
     session.click(7, 42)
