@@ -68,10 +68,14 @@ class Detections:
         """
         return adaptive_threshold(self.scores if self.clicked is None else self.scores[~self.clicked])
 
-    def adaptive(self) -> "Detections":
-        """The detections from their `cut` on, and whatever was clicked."""
+    def kept(self) -> Tensor:
+        """(N,) bool: the detections from their `cut` on, and whatever was clicked."""
         keep = self.scores >= self.cut()
-        return self.take(keep if self.clicked is None else keep | self.clicked)
+        return keep if self.clicked is None else keep | self.clicked
+
+    def adaptive(self) -> "Detections":
+        """The detections that are `kept`."""
+        return self.take(self.kept())
 
     def take(self, keep: Tensor) -> "Detections":
         """The detections of a mask (N,), or of row numbers in their order."""

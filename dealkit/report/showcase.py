@@ -4,10 +4,10 @@ Choice: of the sources whose licence lets anyone show their images, the `SHOWN` 
 whose F1 is the median of all its prompts.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from tqdm import tqdm
 
 from dealkit import figures
 from dealkit.clicks import make_clicks
@@ -15,7 +15,7 @@ from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder, Sample
 from dealkit.files import Json, provenance, read_json, sha_of, tidy, write_json
 from dealkit.predict.detections import Detections
-from dealkit.predict.predictor import Predictor
+from dealkit.predict.predictor import Predictor, prompted_images
 
 FREE = ("CC BY 4.0", "MIT", "Apache-2.0", "CC0")
 """Licences, as their statements begin, under which an image may be shown with a credit."""
@@ -49,19 +49,19 @@ def f1_of(found: Detections, sample: Sample) -> float | None:
 
 
 def median_prompt(predictor: Predictor, data: CocoFolder, clicks: Json) -> Json:
-    """The prompt of a click list whose F1 is the median (the lower of two), with its `sample`, `found` and `f1`."""
+    """`category`, `image`, `sample`, `found` and `f1` of the prompt whose F1 is the median, the lower of two; and of how many."""
     label = {category: i for i, (category, _) in enumerate(data.categories)}
-    row = {image_id: i for i, image_id in enumerate(data.image_ids)}
-    answers, shown = [], None
-    for prompt in tqdm(clicks["prompts"], desc=data.source, unit="prompt", mininterval=2):
-        if prompt["image_id"] != shown:
-            shown, whole = prompt["image_id"], data[row[prompt["image_id"]]]
-            predictor.set_image(whole.image)
-        kind = whole.labels == label[prompt["category_id"]]
-        of_kind = {name: getattr(whole, name)[kind] for name in ("boxes", "labels", "crowd", "annotation_ids")}
-        sample, found = Sample(**{**vars(whole), **of_kind}), predictor.predict(prompt["points"])
-        if (f1 := f1_of(found, sample)) is not None:
-            answers.append({"prompt": prompt, "sample": sample, "found": found, "f1": f1})
+    answers = []
+    for index, prompts in prompted_images(data, [clicks]):
+        whole = data[index]
+        predictor.set_image(whole.image)
+        for _, prompt in prompts:
+            kind = whole.labels == label[prompt["category_id"]]
+            of_kind = {name: getattr(whole, name)[kind] for name in ("boxes", "labels", "crowd", "annotation_ids")}
+            sample, found = replace(whole, **of_kind), predictor.predict(prompt["points"])
+            if (f1 := f1_of(found, sample)) is not None:
+                category = dict(data.categories)[prompt["category_id"]]
+                answers.append({"category": category, "image": whole.image_id, "sample": sample, "found": found, "f1": f1})
     return sorted(answers, key=lambda answer: answer["f1"])[(len(answers) - 1) // 2] | {"prompts": len(answers)}
 
 
@@ -86,23 +86,20 @@ def showcase(folder: Path, checkpoint: Path, scores: Path, picture: Path, out: P
     for entry in entries:
         file = folder / entry["name"] / "test.json"
         clicks = make_clicks(read_coco(file), setting="1/category", seed=0)
-        chosen.append(entry | median_prompt(predictor, CocoFolder(file, file.parent / "images"), clicks))
+        found = median_prompt(predictor, CocoFolder(file, file.parent / "images"), clicks)
+        chosen.append(entry | found | {"ap50": float(ap50[entry["name"]])})
     figure, axes = plt.subplots(2, -(-len(chosen) // 2), figsize=(12, 9), squeeze=False)
     for ax in axes.flat[len(chosen) :]:
         ax.axis("off")
     for ax, of in zip(axes.flat, chosen, strict=False):
-        names = dict(CocoFolder(folder / of["name"] / "test.json", folder / of["name"] / "images").categories)
-        of["category"] = names[of["prompt"]["category_id"]]
         figures.draw_verdicts(ax, of["found"], of["sample"])
-        scores_of = f"{of['category']}: F1 {100 * of['f1']:.0f}, AP50 of the source {100 * ap50[of['name']]:.0f}"
-        ax.set_title(f"{scores_of}\n{of['repository']}, {of['licence'].split(' (')[0]}", loc="left", fontsize=9)
+        title = f"{of['category']}: F1 {100 * of['f1']:.0f}, AP50 of the source {100 * of['ap50']:.0f}"
+        ax.set_title(f"{title}\n{of['repository']}, {of['licence'].split(' (')[0]}", loc="left", fontsize=9)
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=110, bbox_inches="tight", pil_kwargs={"quality": 85})
     plt.close(figure)
-    kept = ("name", "category", "f1", "prompts", "repository", "licence")
-    rows = [
-        {**{key: of[key] for key in kept}, "image": of["prompt"]["image_id"], "ap50": float(ap50[of["name"]])} for of in chosen
-    ]
+    kept = ("name", "category", "image", "f1", "prompts", "ap50", "repository", "licence")
+    rows = [{key: of[key] for key in kept} for of in chosen]
     made = {"sha256": sha_of(checkpoint), "rows": rows, "made_by": provenance()}
     write_json(out, made)
     return made

@@ -36,8 +36,9 @@ def test_the_prompt_of_median_f1_is_shown(folder, tiny_model, monkeypatch):
     left = iter(scores)
     monkeypatch.setattr("dealkit.report.showcase.f1_of", lambda found, sample: next(left))
     chosen = median_prompt(Predictor(tiny_model), CocoFolder(file, file.parent / "images"), clicks)
-    assert (chosen["f1"], chosen["prompts"], chosen["prompt"]) == (0.5, 3, clicks["prompts"][3])
-    assert chosen["sample"].image_id == chosen["prompt"]["image_id"] and len(chosen["sample"].labels.unique()) == 1
+    prompt, names = clicks["prompts"][3], {c["id"]: c["name"] for c in read_json(file)["categories"]}
+    assert (chosen["f1"], chosen["prompts"], chosen["image"]) == (0.5, 3, prompt["image_id"])
+    assert chosen["category"] == names[prompt["category_id"]] and len(chosen["sample"].labels.unique()) == 1
 
 
 def test_the_picture_and_what_was_chosen(folder, tiny_model, tmp_path):
