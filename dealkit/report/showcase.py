@@ -88,7 +88,7 @@ def showcase(folder: Path, checkpoint: Path, scores: Path, picture: Path, out: P
         clicks = make_clicks(read_coco(file), setting="1/category", seed=0)
         found = median_prompt(predictor, CocoFolder(file, file.parent / "images"), clicks)
         chosen.append(entry | found | {"ap50": float(ap50[entry["name"]])})
-    figure, axes = plt.subplots(2, -(-len(chosen) // 2), figsize=(12, 9), squeeze=False)
+    figure, axes = plt.subplots(2, -(-len(chosen) // 2), figsize=(14, 9), squeeze=False, gridspec_kw={"wspace": 0.35})
     for ax in axes.flat[len(chosen) :]:
         ax.axis("off")
     for ax, of in zip(axes.flat, chosen, strict=False):

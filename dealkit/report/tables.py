@@ -580,6 +580,7 @@ TABLES = {
     "speed_line": ("bench_nano.json", speed_sentence),
     "speed": ("bench_nano.json", speed_table),
     "thresholds": ("thresholds_nano.json", threshold_table),
+    "thresholds_now": ("thresholds_now_nano.json", threshold_table),
     "transfer": ("transfer_nano.json", transfer_table),
     "rounds": ("rounds_nano.json", rounds_table),
     "noc": ("rounds_nano.json", noc_table),
