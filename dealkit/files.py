@@ -19,11 +19,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -88,8 +83,8 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file in UTF-8 by `write_atomically`."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """A text file in UTF-8, with the line ends of `text`, by `write_atomically`."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -128,22 +123,40 @@ def _of_path(error: Exception, path: Path) -> Exception:
     return error if number is None else OSError(number, f"cannot be written: {os.strerror(number)}", str(path))
 
 
+def link_folder(link: Path, folder: Path) -> None:
+    """A link to a folder; a junction on a Windows whose users may make no links.
+
+    Raises:
+        OSError: the system refuses; names `link`.
+    """
+    try:
+        link.symlink_to(folder.resolve(), target_is_directory=True)
+    except OSError as error:
+        try:
+            from _winapi import CreateJunction
+        except ImportError:
+            raise error from None
+        CreateJunction(str(folder.resolve()), str(link))
+
+
 def lock(stream: IO[Any]) -> None:
     """Keep an open file for this process, until it is closed or the process ends, were it by a kill.
 
     Raises:
         BlockingIOError: it is kept already.
     """
-    if fcntl is not None:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return
-    import msvcrt
-
-    stream.seek(2**30)  # a byte that is locked cannot be read: one that no file has
     try:
-        msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
-    except OSError as error:
-        raise BlockingIOError(*error.args) from None
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        stream.seek(2**30)  # a byte that is locked cannot be read: one that no file has
+        try:
+            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise BlockingIOError(*error.args) from None
+    else:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager
@@ -167,7 +180,7 @@ def locked(folder: Path) -> Iterator[None]:
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "lock"
-    with file.open("a+") as stream:
+    with file.open("a+", encoding="utf-8") as stream:
         try:
             lock(stream)
             mine = file.exists() and os.path.samestat(os.fstat(stream.fileno()), file.stat())

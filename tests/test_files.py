@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import dealkit.files
 from dealkit.files import (
     PROJECT_ROOT,
     Results,
@@ -168,7 +167,7 @@ def test_files_are_kept_where_there_is_no_fcntl(tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied")
         kept.add(place)
 
-    monkeypatch.setattr(dealkit.files, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "fcntl", None)
     monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
     with journal(tmp_path / "a.jsonl", {}) as (_, add):
         add({"n": 1})

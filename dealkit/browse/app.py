@@ -14,6 +14,7 @@ from typing import Any
 
 from dealkit.browse.dataset import import_fiftyone
 from dealkit.browse.find import declare_found
+from dealkit.files import link_folder
 
 ADDRESS = "127.0.0.1"
 """Where the App's server listens."""
@@ -92,8 +93,8 @@ def add_plugin() -> Path:
     fo = import_fiftyone()
     folder = Path(tempfile.mkdtemp(prefix="dealkit-plugins-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    (folder / "dealkit").symlink_to(PLUGIN)
-    (folder / "own").symlink_to(Path(fo.config.plugins_dir).absolute())
+    link_folder(folder / "dealkit", PLUGIN)
+    link_folder(folder / "own", Path(fo.config.plugins_dir))
     fo.config.plugins_dir = os.environ["FIFTYONE_PLUGINS_DIR"] = str(folder)
     # the server is another process and has to find this dealkit
     os.environ["PYTHONPATH"] = os.pathsep.join([str(PLUGIN.parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)

@@ -93,7 +93,7 @@ def database_uri_source() -> str | None:
         return "FIFTYONE_DATABASE_URI"
     settings = Path(os.environ.get("FIFTYONE_CONFIG_PATH") or Path.home() / ".fiftyone" / "config.json")
     try:
-        return str(settings) if json.loads(settings.read_text()).get("database_uri") else None
+        return str(settings) if json.loads(settings.read_text(encoding="utf-8")).get("database_uri") else None
     except (OSError, ValueError, AttributeError):
         return None
 
@@ -126,7 +126,7 @@ def _install(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder, prefix="new-") as temporary:
         new = Path(temporary)
         _extract(_download(SERVER, new), {"mongod": "mongod.bin"}, new)
-        (new / "mongod").write_text(START)
+        (new / "mongod").write_text(START, encoding="utf-8")
         for name in ("mongod.bin", "mongod"):
             (new / name).chmod(0o755)
         if server_version(new / "mongod") is None:
@@ -149,7 +149,7 @@ def _download(requirement: str, folder: Path, *options: str) -> Path:
     if (sha256 := SHA256.get((platform.machine(), requirement))) is None:
         raise RuntimeError(f"{requirement}: has no wheel for {platform.machine()} with what mongod lacks here; {ADVICE}")
     pinned = folder / "requirements.txt"
-    pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n")
+    pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
     before = set(folder.glob("*.whl"))
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--dest", str(folder), *options]
     done = subprocess.run([*command, "-r", str(pinned)], stdout=sys.__stderr__, stderr=subprocess.PIPE, text=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dealkit.data.annotations import read_coco
-from dealkit.files import Json, write_text
+from dealkit.files import Json, link_folder, write_text
 
 
 def find_sources(root: str | Path) -> list[str]:
@@ -89,7 +89,7 @@ def _write_part(file: Path, out: Path, data: Mapping[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     link = folder / "images"
     if not link.exists():
-        link.symlink_to((file.parent / "images").resolve(), target_is_directory=True)
+        link_folder(link, file.parent / "images")
     part, text = folder / file.name, json.dumps(data)
     if not part.is_file() or part.read_text(encoding="utf-8") != text:
         write_text(part, text)

@@ -134,14 +134,21 @@ def corners(where: Tensor, stride: Tensor, size_wh: Tensor, start: Tensor) -> tu
     return start + cell.flatten(-2), (share[..., 1, :, None] * share[..., 0, None, :]).flatten(-2)
 
 
+EMBEDDING_BAG = {"cpu", "cuda"}
+"""Devices that have `embedding_bag` in every PyTorch that is supported; MPS has it since 2.10."""
+
+
 def sum_rows(rows: Tensor, table: Tensor, shares: Tensor) -> Tensor:
     """Weighted sums of rows: (bags, J) numbers of rows, table (R, C), shares (bags, J) float32 -> (bags, C) float32.
 
-    Choice: in the precision of the table; a copy of a whole image's cells in float32 took longer than to read them.
+    Choice: in the precision of the table; a copy of a whole image's cells in float32 took longer than to read them. Where
+    `embedding_bag` may be missing, the same sums by gathering.
 
     >>> sum_rows(torch.tensor([[0, 2]]), torch.tensor([[1.0], [0.0], [4.0]]), torch.tensor([[0.5, 0.25]])).tolist()
     [[1.5]]
     """
+    if table.device.type not in EMBEDDING_BAG:
+        return (table[rows] * shares[..., None].to(table.dtype)).sum(1).float()
     return F.embedding_bag(rows, table, per_sample_weights=shares.to(table.dtype), mode="sum").float()
 
 

@@ -38,8 +38,9 @@ def sample_map(feature: Tensor, points_xy: Tensor, stride: int) -> Tensor:
     tensor([[[2.]]])
     """
     size = torch.tensor([feature.shape[-1], feature.shape[-2]], device=feature.device, dtype=torch.float32) * stride
-    grid = (points_xy.float() / size * 2 - 1)[:, :, None, :]
-    values = F.grid_sample(feature.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    inside = points_xy.float().clamp(min=stride / 2).minimum(size - stride / 2)  # the outermost centres: what `border` does
+    grid = (inside / size * 2 - 1)[:, :, None, :]
+    values = F.grid_sample(feature.float(), grid, mode="bilinear", align_corners=False)
     return values[..., 0].transpose(1, 2)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from dealkit.files import Json, write_text
+from dealkit.files import Json, link_folder, write_text
 
 Box = Sequence[float]
 
@@ -180,7 +180,7 @@ def write_formats(found: Sequence[Findings], folder: Path, out: Path, kind: str,
     for name in formats:
         if (link := out / IMAGES_BESIDE.get(name, "")) != out and not os.path.lexists(link):
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(Path(folder).resolve(), target_is_directory=True)
+            link_folder(link, Path(folder))
     return written
 
 

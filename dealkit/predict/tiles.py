@@ -271,7 +271,8 @@ def _embed_sets(
         rows = mine.any(1).nonzero()[:, 0]
         vectors = embed(model, features, _in_window(prompts, rows.tolist(), windows[t], mine))
         seen = torch.stack([mine & (labels == 1), mine & (labels == 0)], dim=1).sum(-1).float()[..., None]  # (N, 2, 1)
-        spread = vectors.new_zeros(len(points), *vectors.shape[1:]).index_copy(0, rows, vectors)
+        spread = vectors.new_zeros(len(points), *vectors.shape[1:])
+        spread[rows] = vectors
         total, weights = total + spread * seen, weights + seen
         if len(windows) == 1:
             kept[windows[t]] = features

@@ -74,7 +74,7 @@ def publish(
         config = read_json(folder / "config.json")
         config["data"]["coco"] = [short_path(entry) for entry in config["data"]["coco"]]
         configs.append(config)
-        logs.append((folder / "log.jsonl").read_text())
+        logs.append((folder / "log.jsonl").read_text(encoding="utf-8"))
         made = {"batch_size": config["train"]["batch_size"], "device": config.get("made_by", {}).get("device", "unknown")}
         parts.append(size_of_part(read_log(folder)) | made)
     write_json(out.with_suffix(".config.json"), {**configs[-1], "started_from": configs[:-1]})

@@ -617,7 +617,7 @@ def update_tables(pages: Sequence[Path] = PAGES, results: Path = RESULTS, *, che
     Raises:
         ValueError: a table that is on none of the pages, or on several, or one that differs in a check; names it.
     """
-    texts = {page: page.read_text() for page in pages}
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
     for name, (file, table) in TABLES.items():
         start, end = f"<!-- table {name} -->", "<!-- end -->"
         found = [page for page in texts for _ in range(texts[page].count(start))]

@@ -21,7 +21,16 @@ from tqdm import tqdm
 from dealkit.config import DetectorRun, RunConfig, TrainConfig, to_dict
 from dealkit.data.coco import Sample
 from dealkit.device import default_device
-from dealkit.files import locked, provenance, read_json_lines, remove_strays, stop_request, write_atomically, write_json
+from dealkit.files import (
+    locked,
+    provenance,
+    read_json_lines,
+    remove_strays,
+    stop_request,
+    write_atomically,
+    write_json,
+    write_text,
+)
 from dealkit.model.checkpoint import Model, load_state, save_model
 from dealkit.model.lite import LITE
 from dealkit.train.stream import TrainingStream
@@ -132,7 +141,7 @@ def _train(
         if progress(step, minutes, train) >= 1:  # finished: nothing to add
             return history
     write_json(out / "config.json", {**to_dict(config), "made_by": provenance()})
-    (out / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
+    write_text(out / "log.jsonl", "".join(json.dumps(line) + "\n" for line in history))
     board = tensorboard(out)
 
     loader = DataLoader(
@@ -231,7 +240,7 @@ def read_log(out: Path) -> list[dict[str, float]]:
 
 def append_log(out: Path, history: list[dict[str, float]], line: dict[str, float], board: Any) -> None:
     history.append(line)
-    with open(out / "log.jsonl", "a") as file:
+    with open(out / "log.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
     if board is not None:
         for name, value in line.items():

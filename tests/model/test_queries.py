@@ -17,6 +17,18 @@ def test_sampling_beyond_the_map_reads_its_border():
     assert got.flatten().tolist() == [1.0, 1.5, 3.0]  # a quarter of the way: 1 + 0.25 x 2
 
 
+def test_sampling_is_grid_sample_with_its_border():
+    feature = normal(2, 3, 5, 7).requires_grad_()
+    points = (70 * torch.rand(2, 400, 2, generator=seeded()) - 20).requires_grad_()  # of a map of 28 x 20 px
+    grid = (points / torch.tensor([28.0, 20.0]) * 2 - 1)[:, :, None]
+    theirs = torch.nn.functional.grid_sample(feature, grid, padding_mode="border", align_corners=False)[..., 0].transpose(1, 2)
+    ours = sample_map(feature, points, 4)
+    torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=0)
+    slopes = (torch.autograd.grad(values.square().sum(), (feature, points)) for values in (ours, theirs))
+    for mine, other in zip(*slopes, strict=True):
+        torch.testing.assert_close(mine, other, atol=2e-5, rtol=1e-4)
+
+
 def test_rows_of_an_image_are_shared_where_there_is_one():
     x = torch.arange(4.0).reshape(2, 2)
     assert of_image(x, torch.tensor([1, 0, 1])).tolist() == [[2, 3], [0, 1], [2, 3]]
