@@ -1,12 +1,12 @@
 """Box formats, overlaps, size bins, and who finds whom.
 
 `N`, `M` boxes. A format is always named: `xyxy` corners, `cxcywh` centre and size, `xywh` corner and size.
-torchvision's `box_convert`, `box_iou` and `clip_boxes_to_image` are the vocabulary; here is what they lack.
+torchvision's `box_iou` and `clip_boxes_to_image` are the vocabulary; here is what they lack, and what a click needs: it starts
+without torchvision.
 """
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_convert
 
 SIZE_BINS: dict[str, tuple[float, float]] = {
     "vt": (0.0, 8.0**2),
@@ -68,7 +68,8 @@ def to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
     >>> to_xyxy(torch.tensor([5.0, 5.0, 4.0, 2.0]))
     tensor([3., 4., 7., 6.])
     """
-    return box_convert(boxes_cxcywh, "cxcywh", "xyxy")
+    centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
@@ -77,7 +78,8 @@ def to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
     >>> to_cxcywh(torch.tensor([3.0, 4.0, 7.0, 6.0]))
     tensor([5., 5., 4., 2.])
     """
-    return box_convert(boxes_xyxy, "xyxy", "cxcywh")
+    low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
 def in_regions(points: Tensor, boxes_xyxy: Tensor) -> Tensor:

@@ -47,3 +47,17 @@ def test_imports_go_downwards():
         elif file[0] not in ONLY_IN.get(package, {file[0]}):
             wrong.append((*file, "->", package))
     assert not wrong
+
+
+def test_a_click_starts_without_what_takes_longer_to_load_than_to_answer():
+    modules = {".".join(("dealkit", *file)): [] for file, _ in imports()}
+    for name, loaded in modules.items():
+        body = ast.parse((PROJECT_ROOT / name.replace(".", "/")).with_suffix(".py").read_text()).body
+        loaded += [node.module for node in body if isinstance(node, ast.ImportFrom)]
+        loaded += [alias.name for node in body if isinstance(node, ast.Import) for alias in node.names]
+    reached, left = set(), ["dealkit.predict.predictor"]
+    while left:
+        reached.add(name := left.pop())
+        left += [each for each in modules.get(name, ()) if each not in reached]
+    assert "torch" in reached
+    assert not {name.split(".")[0] for name in reached} & {"torchvision", "scipy", "pandas", "matplotlib", "skimage", "hotcoco"}

@@ -162,8 +162,9 @@ def predict(
     from dealkit.data.images import as_image
     from dealkit.predict.embedding import load_embedding
     from dealkit.predict.predictor import Predictor
-    from dealkit.predict.tiles import embed_large, predict_large
 
+    if tile:
+        from dealkit.predict.tiles import embed_large, predict_large
     predictor = Predictor(checkpoint, threshold=ADAPTIVE if threshold is None else threshold)
     meant = load_embedding(embedding) if embedding else None
     if of is not None or save_embedding is not None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_convert
 from tqdm import tqdm
 
 from dealkit.data.annotations import Problem, inside, parse
@@ -180,7 +179,8 @@ def coco_dict(
     for image_id, (name, (height, width), boxes, labels, *rest) in enumerate(images, 1):
         records.append({"id": image_id, "file_name": name, "width": width, "height": height})
         crowd = rest[0].tolist() if rest else [False] * len(boxes)
-        for box, label, is_crowd in zip(box_convert(boxes, "xyxy", "xywh").tolist(), labels.tolist(), crowd, strict=True):
+        xywh = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)
+        for box, label, is_crowd in zip(xywh.tolist(), labels.tolist(), crowd, strict=True):
             row = {"id": len(annotations) + 1, "image_id": image_id, "category_id": label + 1, "bbox": box}
             annotations.append(row | {"area": box[2] * box[3], "iscrowd": int(is_crowd)})
     names = [{"id": i, "name": name} for i, name in enumerate(categories, 1)]

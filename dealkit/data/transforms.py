@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from dealkit.data.coco import Sample
 
@@ -121,6 +120,8 @@ def _place_image(image: Tensor, placement: Placement) -> Tensor:
             dx, dy = placement.left, placement.top
             crop[:, y1 - dy : y2 - dy, x1 - dx : x2 - dx] = image[:, y1:y2, x1:x2]
     if placement.size != placement.side:
+        from torchvision.transforms.v2 import functional as F  # here, as below: a click needs none of it
+
         crop = F.resize(crop.contiguous(), [placement.size, placement.size], antialias=True)
     axes = [axis for axis, flip in ((1, placement.vflip), (2, placement.hflip)) if flip]
     return torch.rot90(crop.flip(axes), placement.turns, (1, 2)).contiguous()
@@ -202,6 +203,8 @@ def recolour(image: Tensor, *, generator: torch.Generator) -> Tensor:
     if random_share(generator) < 0.1:
         return image
     shape = image.shape
+    from torchvision.transforms.v2 import functional as F
+
     values = image.reshape(3, -1).float()
     matrix, offset = _colour_matrix(float(torch.tensor(LUMA) @ values.mean(1)), generator)
     values = torch.addmm(offset[:, None], matrix, values)

@@ -5,9 +5,7 @@
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
 from dealkit.config import ModelConfig
 from dealkit.model.lite import LITE, Lite, wheel_weights
@@ -24,6 +22,8 @@ def conv_norm(c_in: int, c_out: int, *, kernel: int = 3, stride: int = 1) -> nn.
 
 def nano_stages() -> tuple[list[nn.Module], list[int]]:
     """Stages of the `nano` backbone: torchvision's basic blocks, narrow where maps are large. 5.0 M parameters."""
+    from torchvision.models.resnet import BasicBlock  # here, as below: half of the start of a click, which may not need it
+
     widths = [48, 96, 192, 320]
     stages: list[nn.Module] = [
         nn.Sequential(conv_norm(3, 32, stride=2), conv_norm(32, 48, stride=2), BasicBlock(48, 48), BasicBlock(48, 48))
@@ -61,6 +61,8 @@ class Backbone(nn.Module):
         if name == "nano":
             stages, self.channels = nano_stages()
         else:
+            import torchvision
+
             net = getattr(torchvision.models, name)(weights="DEFAULT" if pretrained else None)
             if name.startswith("resnet"):
                 stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)

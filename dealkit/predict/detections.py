@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from dealkit.config import CERTAIN
 from dealkit.files import write_atomically
+from dealkit.predict.plain import iou
 from dealkit.predict.threshold import adaptive_threshold
 
 
@@ -157,7 +157,7 @@ def compete(found: Sequence[Detections]) -> list[Detections]:
         best = torch.zeros_like(of_set.scores)
         for other in (*found[:n], *found[n + 1 :]):
             if len(other) and len(of_set):
-                best = torch.maximum(best, ((box_iou(of_set.boxes, other.boxes) > 0.5) * other.scores).amax(1))
+                best = torch.maximum(best, (torch.from_numpy(iou(of_set.boxes, other.boxes) > 0.5) * other.scores).amax(1))
         competed.append(rescored(of_set, of_set.scores * (of_set.scores / (of_set.scores + best).clamp(min=1e-9))))
     return competed
 

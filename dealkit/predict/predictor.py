@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.ops import box_iou, clip_boxes_to_image, nms
 from tqdm import tqdm
 
 from dealkit.boxes import check_xyxy, to_cxcywh, to_xyxy
@@ -29,6 +28,7 @@ from dealkit.model.deal import DEAL, Features, Output
 from dealkit.model.queries import EXTENT
 from dealkit.predict.detections import Detections, compete, to_rows, with_click
 from dealkit.predict.embedding import PromptEmbedding, check_model, model_hash
+from dealkit.predict.plain import iou, nms
 from dealkit.predict.threshold import ADAPTIVE, check_threshold
 from dealkit.prompts import PointPrompts, stack_prompts, without_clicks
 
@@ -317,16 +317,17 @@ def to_detections(
         own[best.indices * clicks + torch.arange(clicks, device=own.device)] = True
         real = output.valid[n, :clicks]
         certain = float(best.values[real].mean()) if real.any() else None
-    boxes = clip_boxes_to_image(to_xyxy(output.pred_boxes[n]), size_hw)
+    boxes = to_xyxy(output.pred_boxes[n]).clamp(min=0)
+    boxes = boxes.minimum(boxes.new_tensor([*size_hw[::-1]] * 2))
     usable = output.valid[n] & ((scores >= MIN_SCORE) | own) & (boxes[:, 2:] > boxes[:, :2]).all(1)
     full = max(int(usable.sum()), float(output.count[n])) >= limit
     if full:
         tell(f"the most boxes of a prompt in one image or tile, {limit}, were reached: smaller tiles (`tile`) may find more")
-    boxes, scores, own = boxes[usable], scores[usable], own[usable]
-    keep = nms(boxes, scores, overlap)[:limit]
+    boxes, scores, own = (rows[usable].cpu() for rows in (boxes, scores, own))
+    keep = torch.from_numpy(nms(boxes, scores, overlap)[:limit])
     return Detections(
-        boxes=boxes[keep].cpu(),
-        scores=scores[keep].cpu(),
+        boxes=boxes[keep],
+        scores=scores[keep],
         count=float(output.count[n]),
         clicked=clicked_rows(boxes, own, keep) if clicks else None,
         certain=certain,
@@ -335,10 +336,10 @@ def to_detections(
 
 
 def clicked_rows(boxes: Tensor, own: Tensor, keep: Tensor) -> Tensor:
-    """(K,) bool, on the CPU: which of the K rows `keep` stand for the clicked ones, `own` (N,): themselves or duplicates."""
+    """(K,) bool: which of the K rows `keep` stand for the clicked ones, `own` (N,): themselves or duplicates."""
     clicked = torch.zeros(len(keep), dtype=torch.bool)
     if len(keep) and own.any():
-        clicked[box_iou(boxes[own], boxes[keep]).argmax(1).cpu()] = True
+        clicked[iou(boxes[own], boxes[keep]).argmax(1)] = True
     return clicked
 
 
