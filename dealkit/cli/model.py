@@ -7,7 +7,18 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dealkit.cli.checks import Maybe, Several, check_folder, check_json, check_out, check_place, check_weights, is_weights, starts
+from dealkit.cli.checks import (
+    Maybe,
+    Several,
+    check_folder,
+    check_image,
+    check_json,
+    check_out,
+    check_place,
+    check_weights,
+    is_weights,
+    starts,
+)
 from dealkit.config import (
     COUNT_RANGE,
     DEFAULT_CHECKPOINT,
@@ -27,6 +38,8 @@ from dealkit.config import (
     to_dict,
 )
 from dealkit.files import PROJECT_ROOT, find_files, write_json
+from dealkit.predict.folder import list_images
+from dealkit.predict.threshold import check_threshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +149,11 @@ def serve(
         port: to listen at.
         show_config: print a labelling interface to start from, and end.
     """
+    check_threshold(threshold)
     check_range("--port", port, 0, 65535)
+    check_folder(root, "--root")
+    check_folder(media, "--media")
+    check_weights(checkpoint)
     from dealkit.predict.predictor import Predictor
     from dealkit.serve.labelstudio import LABEL_CONFIG, Backend, make_server
 
@@ -169,6 +186,13 @@ def click(
         port: where the page is served; 0: any port that is free.
         browser: open the page; else its address is printed only.
     """
+    check_threshold(threshold)
+    check_range("--port", port, 0, 65535)
+    if images.is_dir():
+        list_images(images)
+    else:
+        check_image(images, "IMAGES")
+    check_weights(checkpoint)
     from dealkit.predict.predictor import Predictor
     from dealkit.widget.page import serve_page
     from dealkit.widget.session import Session

@@ -93,6 +93,9 @@ def list_images(folder: str | Path, without: Path | None = None) -> tuple[list[s
 
     `without` is a folder in it that is left out. Links to folders are not followed.
 
+    Raises:
+        ValueError: no image.
+
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> [(folder / name).touch() for name in ("b.PNG", "a.jpg", "notes.txt", ".c.png")][:0]
@@ -108,6 +111,8 @@ def list_images(folder: str | Path, without: Path | None = None) -> tuple[list[s
                 images.append(path.relative_to(folder).as_posix())
             else:
                 others[path.suffix.lower() or "no suffix"] += 1
+    if not images:
+        raise ValueError(f"{folder}: no image in it; expected files that end in {', '.join(IMAGE_SUFFIXES)}")
     return sorted(images), dict(others)
 
 
@@ -143,8 +148,6 @@ def predict_folder(
     """
     folder, out = Path(folder), Path(out)
     names = list_images(folder, out)[0] if images is None else list(images)
-    if not names:
-        raise ValueError(f"{folder}: no image in it; expected files that end in {', '.join(IMAGE_SUFFIXES)}")
     with journal(out / JOURNAL, prompt.as_json(), overwrite=overwrite) as (rows, add), stop_request() as stop:
         stamps = {name: _stamp(folder / name) for name in names}
         done = {row["image"] for row in rows if "error" not in row and row["stamp"] == stamps.get(row["image"])}

@@ -25,7 +25,7 @@ from torchvision.ops import box_iou
 from dealkit import figures
 from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, BuildConfig
 from dealkit.data.images import AnyImage, as_image
-from dealkit.files import IMAGE_SUFFIXES, Json
+from dealkit.files import Json
 from dealkit.predict.detections import Detections, compete
 from dealkit.predict.embedding import PromptEmbedding, mean_embedding
 from dealkit.predict.folder import list_images
@@ -114,7 +114,7 @@ class Session:
         self.start = DEFAULT_THRESHOLD if self.adaptive else self.predictor.threshold
         self.predictor.threshold = 0.0  # the slider and an adaptive cut need all
         self.kinds: list[Kind] = []
-        self.kind = 0
+        self.kind = self.index = 0
         self.pages: dict[int, dict[int, Marks]] = {}
         self.history: dict[int, list[dict[int, Marks]]] = {}
         self.sizes_wh: dict[int, tuple[int, int]] = {}
@@ -128,10 +128,11 @@ class Session:
 
         An event is `{"do": NAME, ...arguments, "id": anything}`; the view has the id as `done`.
         """
-        self.message = ""
         try:
             if not isinstance(event, dict) or event.get("do") not in EVENTS:
                 raise ValueError(f"event: expected one of {', '.join(EVENTS)} as `do`, got {str(event)[:80]}")
+            if event["do"] != "read":  # a browser sends it by itself after `open`, whose message is still to be seen
+                self.message = ""
             given = {name: value for name, value in event.items() if name not in ("do", "id")}
             for name, kind in EVENTS[event["do"]].items():
                 if not isinstance(given.get(name), kind) or isinstance(given[name], bool):
@@ -144,14 +145,26 @@ class Session:
         return self.view() | {"done": event.get("id") if isinstance(event, dict) else None}
 
     def open(self, index: int) -> None:
-        """Show another image; the model reads it at `read`, or at the first click."""
+        """Show another image; the model reads it at `read`, or at the first click.
+
+        Images that cannot be read are passed over, on the way that the user goes, and told.
+        """
         if not 0 <= index < len(self.images):
             raise ValueError(f"open: index: expected 0 to {len(self.images) - 1}, got {index}")
-        image = as_image(self.images[index][1])
+        unread = []
+        for at in range(index, len(self.images)) if index >= self.index else range(index, -1, -1):
+            try:
+                image = as_image(self.images[at][1])
+                break
+            except (ValueError, OSError) as error:
+                unread.append(str(error))
+        else:
+            raise ValueError(unread[0])
         if self.sizes_wh:
             self._keep_embeddings()
-        self.index, self.image, self.is_read = index, image, False
-        self.sizes_wh[index] = (image.shape[2], image.shape[1])
+        self.message = f"passed over: {'; '.join(unread)}" if unread else ""
+        self.index, self.image, self.is_read = at, image, False
+        self.sizes_wh[at] = (image.shape[2], image.shape[1])
 
     def read(self) -> None:
         """Let the model read the image, and look in it for the kinds that were clicked in others."""
@@ -479,10 +492,7 @@ def images_of(source: Any) -> list[tuple[str, AnyImage]]:
     'image_1.png'
     """
     if isinstance(source, (str, Path)) and Path(source).is_dir():
-        names, _ = list_images(source)
-        if not names:
-            raise ValueError(f"{source}: expected a folder with images ({', '.join(IMAGE_SUFFIXES)}), found none")
-        source = [Path(source, name) for name in names]
+        source = [Path(source, name) for name in list_images(source)[0]]
     several = source if isinstance(source, (list, tuple)) else [source]
     if not several:
         raise ValueError("images: expected at least one")

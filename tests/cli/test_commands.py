@@ -175,7 +175,7 @@ def test_the_click_page_prints_its_address_and_ends_with_ctrl_c(cli, tiny_coco, 
     code, out, _ = cli("click", tiny_coco.parent / "images", *options)
     assert code == 0 and out.startswith("http://127.0.0.1:") and "?token=" in out
     code, _, err = cli("click", tiny_coco.parent / "none", *options)
-    assert code == 2 and "none: no such image or folder" in err
+    assert code == 2 and "none: no such file" in err
 
 
 def test_a_data_set_is_predicted_from_a_click_list_and_scored(cli, tiny_coco, checkpoint, tmp_path):

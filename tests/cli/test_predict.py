@@ -207,6 +207,16 @@ BAD = [
         (f"predict --coco good.json --clicks good.json --out p.json {option}", f"--coco: {option.split()[0]} has no effect")
         for option in ("--threshold 0.5", "--point 1 2", "--not-point 1 2", "--figure a.png", "--embedding a", "--kind bolt")
     ),
+    ("click none", "IMAGES none: no such file"),
+    ("click bad.json", "IMAGES bad.json: not an image"),
+    ("click none_in_it", "none_in_it: no image in it; expected files that end in .png"),
+    ("click photos --port 70000", "--port: expected 0 to 65,535, got 70000"),
+    ("click photos --threshold 7", "threshold: expected a score, 0 to 1, or 'adaptive', got 7.0"),
+    ("click photos --checkpoint none.safetensors", "none.safetensors: no such checkpoint"),
+    ("serve --root none", "--root none: no such folder"),
+    ("serve --media good.png", "--media good.png: is a file, expected a folder"),
+    ("serve --threshold -1", "threshold: expected a score"),
+    ("serve --checkpoint good.json", "good.json: not a safetensors checkpoint"),
     ("demo --checkpoint none.safetensors", "none.safetensors: no such checkpoint"),
     ("train --out good.png", "--out good.png: is a file, expected a folder"),
     ("train --out run --coco none*.json", "no file matches none*.json"),
@@ -255,6 +265,7 @@ def test_mistakes_are_one_clear_line_before_anything_heavy_is_imported(tmp_path)
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (8, 6)).save(tmp_path / name)
     (tmp_path / "empty.png").touch()
+    (tmp_path / "none_in_it").mkdir()
     for name, text in (("bad.json", "no"), ("good.json", "{}")):
         (tmp_path / name).write_text(text)
     command = [sys.executable, "-c", ONE_BY_ONE]

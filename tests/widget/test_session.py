@@ -394,17 +394,29 @@ def test_images_come_from_a_folder_files_or_memory_and_a_wrong_one_is_named(fold
     assert [name for name, _ in images_of(made)] == ["image_1.png", "image_2.png"]
     (tmp_path / "empty").mkdir()
     for wrong, error, message in (
-        (tmp_path / "empty", ValueError, "empty: expected a folder with images"),
+        (tmp_path / "empty", ValueError, "empty: no image in it; expected files that end in"),
         (tmp_path / "none.png", FileNotFoundError, r"none\.png: no such image or folder"),
         ([], ValueError, "images: expected at least one"),
     ):
         with pytest.raises(error, match=message):
             images_of(wrong)
-    broken = folder / "3.png"
-    broken.write_text("no image")
+
+
+def test_images_that_cannot_be_read_are_passed_over_and_told(folder):
+    for name in ("1.png", "3.png"):
+        (folder / name).write_text("no image")
     session = Session(folder, Oracle())
+    view = session.apply({"do": "open", "index": 1})
+    assert view["image"]["name"] == "2.png" and "passed over: " in view["message"] and "1.png: not an image" in view["message"]
+    assert session.apply({"do": "read"})["message"] == view["message"], "the browser sends this by itself"
     assert "3.png: not an image" in session.apply({"do": "open", "index": 3})["message"]
-    assert session.index == 0, "the page still shows the image before"
+    assert session.index == 2, "there is none after it"
+    assert session.apply({"do": "open", "index": 1})["image"]["name"] == "0.png"
+    assert session.apply({"do": "click", "x": 15, "y": 15, "label": 1})["message"] == ""
+    (folder / "0.png").write_text("no image")
+    assert Session(folder, Oracle()).view()["image"]["name"] == "2.png", "the first that can be read"
+    with pytest.raises(ValueError, match="3.png: not an image"):
+        Session(folder / "3.png", Oracle())
 
 
 def test_the_session_draws_itself(session):
