@@ -28,7 +28,7 @@ GROUPS = {
 """Group -> command -> function; the docstring of the function is the help."""
 
 
-POINT_OPTIONS = ("--point", "--not-point", "--not_point", "--box")
+POINT_OPTIONS = ("--point", "--not-point", "--not_point", "--box", "--lonlat")
 
 
 def overview() -> str:

@@ -5,6 +5,8 @@ torchvision's `box_iou` and `clip_boxes_to_image` are the vocabulary; here is wh
 without torchvision.
 """
 
+from itertools import count
+
 import torch
 from torch import Tensor
 
@@ -60,6 +62,59 @@ def paired_iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     hull = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).prod(1).clamp(min=1e-6)
     iou = inter / union
     return iou, iou - (hull - union) / hull
+
+
+def overlapping(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """All pairs of boxes that share area, each once: their rows a and b (P,) int64, the shared area (P,) and the IoU (P,).
+
+    A box is compared with those on the same cells of a grid: the time grows with N and P, not with the square of N.
+
+    Args:
+        boxes: (N, 4) xyxy on the CPU; N may be 0.
+
+    >>> a, b, shared, iou = overlapping(torch.tensor([[0.0, 0, 4, 4], [90.0, 0, 94, 4], [2.0, 0, 6, 4]]))
+    >>> sorted([int(a), int(b)]), shared.tolist(), round(float(iou), 2)  # 8 of 24
+    ([0, 2], [8.0], 0.33)
+    """
+    side = 2 * (boxes[:, 2:] - boxes[:, :2]).amax(1).mean().clamp(min=1)
+    low, high = ((corner / side).floor().long() for corner in (boxes[:, :2], boxes[:, 2:]))
+    across, down = (high - low + 1).unbind(1)
+    row = torch.repeat_interleave(torch.arange(len(boxes)), across * down)  # a box as often as it has cells
+    nth = torch.arange(len(row)) - ((across * down).cumsum(0) - across * down)[row]
+    cell = low[row] + torch.stack([nth % across[row], nth // across[row]], dim=1)
+    key = cell[:, 1] * (2**31) + cell[:, 0]
+    order = key.argsort()
+    key, row, cell = key[order], row[order], cell[order]
+    area, at, pairs = (boxes[:, 2:] - boxes[:, :2]).prod(1), torch.arange(len(row)), [(row[:0], row[:0], boxes[:0, 0])]
+    for step in count(1):  # neighbours in the order of cells, then the next but one, as long as the cell is the same
+        at = at[at + step < len(row)]
+        at = at[key[at + step] == key[at]]
+        if not len(at):
+            break
+        a, b = row[at], row[at + step]
+        once = (cell[at] == torch.maximum(low[a], low[b])).all(1)  # the first of the cells that both lie on
+        a, b = a[once], b[once]
+        shared = (torch.minimum(boxes[a, 2:], boxes[b, 2:]) - torch.maximum(boxes[a, :2], boxes[b, :2])).clamp(min=0).prod(1)
+        pairs.append((a[shared > 0], b[shared > 0], shared[shared > 0]))
+    a, b, shared = (torch.cat(part) for part in zip(*pairs, strict=True))
+    return a, b, shared, shared / (area[a] + area[b] - shared)
+
+
+def without_duplicates(rank: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """(N,) bool: what stays if of every pair of rows a, b (P,) the one with the higher rank (N,) goes, unless a third one, that
+    stays, has taken its rival. What greedy suppression of duplicates keeps, in rounds over all pairs.
+
+    >>> without_duplicates(torch.tensor([0, 1, 2]), torch.tensor([0, 1]), torch.tensor([1, 2])).tolist()
+    [True, False, True]
+    """
+    strong, weak = torch.where(rank[a] < rank[b], a, b), torch.where(rank[a] < rank[b], b, a)
+    stays = torch.ones(len(rank), dtype=torch.bool)
+    while len(strong):
+        waits = torch.zeros_like(stays).index_fill(0, weak, True)
+        stays[weak[~waits[strong]]] = False
+        undecided = waits[strong] & stays[strong] & stays[weak]
+        strong, weak = strong[undecided], weak[undecided]
+    return stays
 
 
 def to_xyxy(boxes_cxcywh: Tensor) -> Tensor:

@@ -2,9 +2,20 @@
 
 import pytest
 import torch
-from torchvision.ops import box_iou, generalized_box_iou
+from torchvision.ops import box_area, box_iou, generalized_box_iou, nms
 
-from dealkit.boxes import SIZE_BINS, check_xyxy, claim, in_regions, paired_iou, size_bin, to_cxcywh, to_xyxy
+from dealkit.boxes import (
+    SIZE_BINS,
+    check_xyxy,
+    claim,
+    in_regions,
+    overlapping,
+    paired_iou,
+    size_bin,
+    to_cxcywh,
+    to_xyxy,
+    without_duplicates,
+)
 
 
 def boxes(*rows):
@@ -116,3 +127,30 @@ def test_nothing_claims_nothing_and_the_overlap_stays_as_it_was():
         expected.append(best if best is not None and row[best] >= 0.7 else -1)
         free -= {expected[-1]}
     assert column.tolist() == expected and sorted(set(expected)) == list(range(-1, 25))
+
+
+@pytest.mark.parametrize("n", [0, 1, 300])
+def test_pairs_that_overlap_are_those_of_all_with_all(n):
+    rng = torch.Generator().manual_seed(n)
+    corner, size = 200 * torch.rand(n, 2, generator=rng) - 20, 40 * torch.rand(n, 2, generator=rng) ** 4 + 1  # few large ones
+    boxes = torch.cat([corner, corner + size], dim=1)
+    if n:
+        boxes[0] = torch.tensor([-20.0, -20.0, 220.0, 220.0])  # lies on all cells
+        boxes[1:3] = torch.tensor([[8.0, 8.0, 16.0, 16.0], [16.0, 8.0, 24.0, 16.0]])[: n - 1]  # touch, and share nothing
+    a, b, shared, iou = overlapping(boxes)
+    every = box_iou(boxes, boxes)
+    assert sorted(map(sorted, zip(a.tolist(), b.tolist(), strict=True))) == every.triu(1).nonzero().tolist()
+    torch.testing.assert_close(iou, every[a, b])
+    torch.testing.assert_close(shared, every[a, b] * (box_area(boxes)[a] + box_area(boxes)[b]) / (1 + every[a, b]))
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.7])
+def test_without_duplicates_what_greedy_suppression_keeps_stays(threshold):
+    rng = torch.Generator().manual_seed(1)
+    corner = 60 * torch.rand(400, 2, generator=rng)
+    boxes = torch.cat([corner, corner + 12 + 4 * torch.rand(400, 2, generator=rng)], dim=1)
+    scores = torch.rand(400, generator=rng).mul(50).round() / 50  # many are equal
+    order = scores.argsort(descending=True, stable=True)
+    a, b, _, iou = overlapping(boxes)
+    stays = without_duplicates(order.argsort(), a[iou > threshold], b[iou > threshold])
+    assert torch.equal(order[stays[order]], nms(boxes, scores, threshold)) and 0 < stays.sum() < 400

@@ -79,11 +79,28 @@ def check_image(path: Path, what: str = "IMAGE") -> tuple[int, int] | None:
     except Image.DecompressionBombError:
         return None
     except UnidentifiedImageError:
-        if path.suffix.lower() in (".tif", ".tiff"):
+        if path.suffix.lower() in (".tif", ".tiff", ".vrt"):
             return None
         raise ValueError(f"{what} {path}: not an image in any format that Pillow reads") from None
     except (OSError, SyntaxError, ValueError, TypeError) as error:
         raise ValueError(f"{what} {path}: cannot be read as an image: {error}") from None
+
+
+def check_map(path: Path, what: str) -> None:
+    """Raise a ValueError for an image file without coordinates on the earth; `what` names the option that asks for them."""
+    try:
+        import rasterio
+    except ImportError:
+        raise ValueError(f"{what}: needs rasterio; expected it: pip install 'dealkit[geo]'") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is missing: it is said here
+            with rasterio.open(path) as file:
+                placed = file.crs is not None
+    except rasterio.errors.RasterioError:
+        placed = False
+    if not placed:
+        raise ValueError(f"{what}: {path} has no coordinates; expected a map, as a GeoTIFF")
 
 
 def check_points(points: Iterable[tuple[float, float]], size_wh: tuple[int, int] | None, path: Path) -> None:

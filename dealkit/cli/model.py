@@ -204,6 +204,7 @@ def bench(
     json_file: Annotated[Maybe[Path], tyro.conf.arg(name="json")] = None,
     checkpoint: Path = DEFAULT_CHECKPOINT,
     size: int = 512,
+    large: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Time encode, click, training and evaluation, as ratios to RT-DETRv2-R18 in the same process.
@@ -214,14 +215,15 @@ def bench(
         json_file: write the figures to this file.
         checkpoint: model to time.
         size: side of the timed image.
+        large: instead, one click on a map of 30,000 x 30,000 pixels with its memory, and merging up to a million boxes.
         overwrite: write over a file that this command has not made.
     """
     check_range("--size", size, 16, 8192)
     check_out(json_file, [checkpoint], ours=starts('{"checkpoint"'), overwrite=overwrite, option="--json")
     check_weights(checkpoint)
-    from dealkit.studies.speed import run_bench
+    from dealkit.studies.speed import run_bench, run_large
 
-    figures = run_bench(checkpoint, size=size)
+    figures = run_large(checkpoint) if large else run_bench(checkpoint, size=size)
     print(*(f"{name}: {value}" for name, value in figures.items()), sep="\n")
     if json_file is not None:
         write_json(json_file, figures)

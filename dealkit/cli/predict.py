@@ -13,6 +13,7 @@ from dealkit.cli.checks import (
     check_folder,
     check_image,
     check_json,
+    check_map,
     check_out,
     check_place,
     check_points,
@@ -33,12 +34,13 @@ Boxes = Annotated[list[tuple[float, float, float, float]], tyro.conf.arg(metavar
 
 SHARED = {"point", "not_point", "box", "of", "embedding", "threshold", "tile", "overlap", "out"}
 MODES = {
-    "IMAGE": SHARED | {"figure", "save_embedding", "page", "bands", "window"},
+    "IMAGE": SHARED | {"figure", "save_embedding", "page", "bands", "window", "lonlat", "map_crs"},
     "FOLDER": SHARED | {"format", "kind", "no_sheet"},
     "--coco": {"images", "clicks", "tile", "overlap", "out", "drop"},
 }
 """What `predict` is given -> the options that have an effect then."""
 OUTPUTS = {".json": ('{"boxes"',), ".csv": ("image,kind,score",), ".geojson": ('{"type":"FeatureCollection"',)}
+OUTPUTS[".gpkg"] = ("SQLiteformat3",)
 """Suffix of the output for one image -> what the file begins with."""
 
 
@@ -48,6 +50,7 @@ def predict(
     point: Points = [],  # noqa: B006
     not_point: Points = [],  # noqa: B006
     box: Boxes = [],  # noqa: B006
+    lonlat: Points = [],  # noqa: B006
     of: Maybe[Path] = None,
     threshold: Maybe[float | Literal["adaptive"]] = None,
     coco: Maybe[Path] = None,
@@ -65,6 +68,7 @@ def predict(
     page: Maybe[int] = None,
     bands: Several[int] = (),
     window: Maybe[tuple[float, float]] = None,
+    map_crs: bool = False,
     drop: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -75,6 +79,8 @@ def predict(
 
     Example: python -m dealkit predict photo.jpg --point 120 85 --out boxes.json --figure out.png
 
+    Example: python -m dealkit predict map.tif --tile 1024 --lonlat 9.0017 45.1502 --out found.gpkg
+
     Example: python -m dealkit predict photos --of first.jpg --point 120 85 --out found --format coco csv
 
     Args:
@@ -83,17 +89,19 @@ def predict(
         point: pixel of an object; repeat for several objects of one kind.
         not_point: pixel of something that is not meant; repeatable.
         box: corners x1 y1 x2 y2 of a box drawn round an object: it says where the edges of all objects are; repeatable.
+        lonlat: longitude and latitude of an object, degrees, on a map with coordinates; repeatable.
         of: image that the points lie in, if it is not IMAGE; looked for in the folder, too.
         threshold: lowest score written, or `adaptive`: a cut for each image, as if not given.
         coco: COCO JSON of a data set.
         images: folder of its images; `images` beside it if not given.
         clicks: click list of `python -m dealkit clicks`.
-        out: boxes and scores of one image as .json, .csv or .geojson; folder of results of a folder; COCO results of a data
+        out: boxes and scores of one image as .json, .csv or .geojson; of a map as .gpkg, too, in its own coordinates, and as
+            .geojson in longitude and latitude; folder of results of a folder; COCO results of a data
             set as .json.
         figure: picture to write, for one image.
         embedding: file of --save-embedding, instead of points: finds the kind that was clicked in another image.
         save_embedding: file to keep what the points mean in, for other images.
-        tile: read images in tiles of this side in pixels, for those too large for the memory.
+        tile: read images in tiles of this side in pixels, for those too large for the memory; a map is never read whole.
         overlap: pixels that tiles share; 128 if not given.
         format: files to write for other tools, from the results of a folder.
         kind: what the found kind is called in them.
@@ -101,6 +109,7 @@ def predict(
         page: of an image file of several pages or frames, from 1.
         bands: bands shown as red, green and blue, or one in grey, from 1, of an image that has more than three.
         window: pixel values shown as black and as white, of an image that has not eight bits.
+        map_crs: a .geojson of a map has the coordinates of the map instead.
         drop: leave out annotations of a data set without a positive width and height, and say how many.
         overwrite: write over files that this command has not made, and over results of another request.
     """
@@ -110,7 +119,7 @@ def predict(
     given = {"point": point, "not_point": not_point, "of": of, "threshold": threshold, "images": images, "clicks": clicks}
     given |= {"out": out, "figure": figure, "embedding": embedding, "save_embedding": save_embedding, "tile": tile}
     given |= {"overlap": overlap, "format": format, "kind": kind, "no_sheet": not sheet, "box": box}
-    given |= {"page": page, "bands": bands, "window": window, "drop": drop}
+    given |= {"lonlat": lonlat, "map_crs": map_crs, "page": page, "bands": bands, "window": window, "drop": drop}
     for name, value in given.items():
         if value not in (None, [], (), False) and name not in MODES[mode]:
             places = " or ".join(other for other, names in MODES.items() if name in names)
@@ -125,9 +134,9 @@ def predict(
     if coco is not None:
         _predict_coco(coco, images, clicks, out, checkpoint, overwrite, drop, **tiles)
         return
-    if embedding is not None and (point or not_point or box or save_embedding or of):
-        raise ValueError("predict --embedding: expected no --point, --not-point, --box, --of or --save-embedding")
-    if embedding is None and not (point or box):
+    if embedding is not None and (point or not_point or box or lonlat or save_embedding or of):
+        raise ValueError("predict --embedding: expected no --point, --not-point, --box, --lonlat, --of or --save-embedding")
+    if embedding is None and not (point or box or lonlat):
         raise ValueError(f"predict {mode}: expected at least one --point X Y, a --box, or --embedding")
     if mode == "FOLDER" and embedding is None and of is None:
         raise ValueError("predict FOLDER: expected --of IMAGE, which the points lie in, or --embedding")
@@ -138,6 +147,14 @@ def predict(
     size_wh = check_image(image) if mode == "IMAGE" else None
     if of is not None:
         size_wh = check_image(of, "--of")
+    suffix = out.suffix.lower() if out and mode == "IMAGE" else ".json"
+    if suffix == ".gpkg" or map_crs:
+        check_map(image, "--map-crs" if map_crs else f"--out {out}")
+    if lonlat:
+        check_map(of or image, "--lonlat")
+        from dealkit.data.raster import Raster
+
+        point = [*point, *Raster(of or image).to_pixels(lonlat)]
     check_points([*point, *not_point, *(corner for b in box for corner in (b[:2], b[2:]))], size_wh, of or image)
     points, labels = (*point, *not_point), (1,) * len(point) + (0,) * len(not_point)
     inputs = [image, checkpoint, of, embedding]
@@ -152,7 +169,6 @@ def predict(
         kind = kind or (embedding.stem if embedding else "object")
         _predict_folder(image, out, asked, format, kind, sheet, overwrite)
         return
-    suffix = out.suffix.lower() if out else ".json"
     check_out(out, inputs, suffixes=list(OUTPUTS), ours=starts(*OUTPUTS.get(suffix, ())), overwrite=overwrite)
     check_out(figure, inputs, suffixes=FIGURES, ours=is_figure, overwrite=overwrite, option="--figure")
     embeddings = {"suffixes": (".safetensors",), "ours": is_weights, "option": "--save-embedding"}
@@ -160,20 +176,21 @@ def predict(
     check_weights(checkpoint)
     check_weights(embedding, "prompt embedding")
     from dealkit.data.images import as_image
+    from dealkit.data.raster import Raster, is_map, open_image
     from dealkit.predict.embedding import load_embedding
     from dealkit.predict.predictor import Predictor
 
     if tile:
         from dealkit.predict.tiles import embed_large, predict_large
     predictor = Predictor(checkpoint, threshold=ADAPTIVE if threshold is None else threshold)
-    meant = load_embedding(embedding) if embedding else None
+    meant, read = load_embedding(embedding) if embedding else None, open_image if tile else as_image
     if of is not None or save_embedding is not None:
         where = of or image
-        pixels = as_image(where, page=page, bands=bands, window=window)
+        pixels = read(where, page=page, bands=bands, window=window)
         example = (points, labels, box)
         clicked = embed_large(predictor, pixels, example, **tiles) if tile else predictor.embed(pixels, points, labels, boxes=box)
         meant = clicked if of is not None else None
-    pixels = as_image(image, page=page, bands=bands, window=window)
+    pixels = read(image, page=page, bands=bands, window=window)
     if tile:
         asked = {"embedding": meant} if meant else {"prompts": [(points, labels, box)]}
         detections = predict_large(predictor, pixels, **asked, **tiles)[0]
@@ -184,8 +201,15 @@ def predict(
     if save_embedding is not None:
         clicked.save(save_embedding)
         print(save_embedding)
+    on_map = None
+    if suffix in (".geojson", ".gpkg") and is_map(image):
+        on_map = pixels if isinstance(pixels, Raster) else Raster(image)
     if out is not None and suffix == ".json":
         write_json(out, detections.to_dict())
+    elif on_map is not None and on_map.crs is not None:
+        from dealkit.predict.maps import write_map
+
+        write_map(out, detections, on_map, map_crs=map_crs)
     elif out is not None:
         height, width = detections.image.shape[1:]
         found = Findings(image=image.name, width=width, height=height, **detections.to_dict(), adaptive=0)

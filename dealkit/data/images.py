@@ -216,14 +216,14 @@ def _to_rgb(values: np.ndarray, opacity: bool, name: str, bands: Sequence[int], 
         shown = "band 1 is shown in grey" if count == 2 else "bands 1, 2, 3 are shown as red, green, blue"
         tell(f"{name}: {count} bands: {shown}; `bands` chooses others")
         values = values[..., : 1 if count == 2 else 3]
-    pixels = _to_eight_bits(values, name, window)
+    pixels = to_eight_bits(values, name, window)
     if cover is not None:
         white = np.iinfo(cover.dtype).max if cover.dtype.kind in "ui" else 1
         pixels = np.rint(pixels * (cover.astype(np.float32) / white)).clip(0, 255).astype(np.uint8)
     return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).expand(3, -1, -1).contiguous()
 
 
-def _to_eight_bits(values: np.ndarray, name: str, window: tuple[float, float] | None) -> np.ndarray:
+def to_eight_bits(values: np.ndarray, name: str, window: tuple[float, float] | None) -> np.ndarray:
     if values.dtype == np.uint8 and window is None:
         return values
     if values.dtype == bool:
@@ -235,7 +235,7 @@ def _to_eight_bits(values: np.ndarray, name: str, window: tuple[float, float] | 
             tell(f"{name}: {missing.sum()} of {missing.size} pixels are no data (NaN, infinite or so named): read as black")
             values = np.where(missing[..., None], 0, values)
     if window is None:
-        low, high = _shown(values[~missing] if missing.any() else values, name)
+        low, high = shown_range(values[~missing] if missing.any() else values, name)
     else:
         low, high = window
         if not (np.isfinite(window).all() and low < high):
@@ -247,7 +247,7 @@ def _to_eight_bits(values: np.ndarray, name: str, window: tuple[float, float] | 
     return pixels
 
 
-def _shown(values: np.ndarray, name: str) -> tuple[float, float]:
+def shown_range(values: np.ndarray, name: str) -> tuple[float, float]:
     """The values that become 0 and 255, by the rules of `as_image`."""
     if not values.size:
         return 0, 1

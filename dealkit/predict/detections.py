@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dealkit.boxes import overlapping
 from dealkit.config import CERTAIN
+from dealkit.data.raster import Raster
 from dealkit.files import write_atomically
-from dealkit.predict.plain import iou
 from dealkit.predict.threshold import adaptive_threshold
 
 
@@ -28,8 +29,8 @@ class Detections:
     """(N, 4) float32 xyxy pixels of the original image."""
     scores: Tensor
     """(N,) float32, 0 to 1."""
-    image: Tensor | None = None
-    """(3, H, W) uint8 image they were found in."""
+    image: Tensor | Raster | None = None
+    """(3, H, W) uint8 image they were found in, or the map."""
     points: Tensor | None = None
     """(P, 2) clicks."""
     labels: Tensor | None = None
@@ -96,7 +97,8 @@ class Detections:
             scale = 7 / max(height, width)
             _, ax = plt.subplots(figsize=(max(width * scale, 2), max(height * scale, 2) + 0.3), dpi=100, layout="constrained")
         if self.image is not None:
-            ax.imshow(self.image.permute(1, 2, 0).numpy(), extent=(0, width, height, 0))
+            pixels = self.image.preview() if isinstance(self.image, Raster) else self.image
+            ax.imshow(pixels.permute(1, 2, 0).numpy(), extent=(0, width, height, 0))
         colours = plt.get_cmap("plasma")(0.45 + 0.5 * self.scores.numpy())
         for (x1, y1, x2, y2), colour in zip(self.boxes.tolist(), colours, strict=True):
             ax.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.4))
@@ -152,14 +154,16 @@ def compete(found: Sequence[Detections]) -> list[Detections]:
     >>> [round(float(f.scores[0]), 3) for f in compete([a, b])]  # 0.6 x 0.6 / 0.8, 0.2 x 0.2 / 0.8
     [0.45, 0.05]
     """
-    competed = []
-    for n, of_set in enumerate(found):
-        best = torch.zeros_like(of_set.scores)
-        for other in (*found[:n], *found[n + 1 :]):
-            if len(other) and len(of_set):
-                best = torch.maximum(best, (torch.from_numpy(iou(of_set.boxes, other.boxes) > 0.5) * other.scores).amax(1))
-        competed.append(rescored(of_set, of_set.scores * (of_set.scores / (of_set.scores + best).clamp(min=1e-9))))
-    return competed
+    if len(found) < 2:
+        return list(found)
+    scores, counts = torch.cat([of_set.scores for of_set in found]), [len(of_set) for of_set in found]
+    kind = torch.repeat_interleave(torch.arange(len(found)), torch.tensor(counts))
+    a, b, _, iou = overlapping(torch.cat([of_set.boxes for of_set in found]))
+    rival, best = (kind[a] != kind[b]) & (iou > 0.5), torch.zeros_like(scores)
+    for of, by in ((a[rival], b[rival]), (b[rival], a[rival])):
+        best = best.scatter_reduce(0, of, scores[by], "amax")
+    shares = (scores * (scores / (scores + best).clamp(min=1e-9))).split(counts)
+    return [rescored(*each) for each in zip(found, shares, strict=True)]
 
 
 def to_rows(found: Detections, image_id: int, category_id: int) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Images too large for one pass: overlapping tiles, one click for all of them, every object once.
 
-The click is embedded in the tile that shows it best, and the embedding is asked of every tile; one tile is in memory at a time.
+The click is embedded in the tile that shows it best, and the embedding is asked of every tile; one tile is in memory at a time,
+and of a map (`Raster`) no more than that. Tiles that are black all over, as ground that was not seen, hold nothing.
 Small tiles tell less well apart what is alike: take them as large as the memory allows, and no smaller than 256 px. `N` prompt
 sets, `P` points, `D` width. Boxes and points are pixels of the whole image.
 """
@@ -13,11 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_area, clip_boxes_to_image, nms
+from torchvision.ops import box_area, clip_boxes_to_image
+from tqdm import tqdm
 
+from dealkit.boxes import overlapping, without_duplicates
 from dealkit.config import DEFAULT_NMS, BuildConfig
 from dealkit.data.coco import CocoFolder
-from dealkit.data.images import as_image
+from dealkit.data.raster import Raster, open_image
 from dealkit.data.tiles import tile_windows
 from dealkit.files import Json
 from dealkit.model.deal import DEAL, Features, Output
@@ -64,7 +67,7 @@ def predict_large(
     """`Predictor.predict_categories` in one round for an image of any size; the image that is set in the predictor stays set.
 
     Args:
-        image: any form that `Predictor.set_image` takes.
+        image: any form that `Predictor.set_image` takes, or a `Raster`, as which the file of a map is opened.
         prompts: as `Predictor.predict_categories`.
         embedding: instead of prompts: a kind that was clicked in another image.
         tile: side of a tile, pixels; an image that fits is one tile, and the result is that of `Predictor`.
@@ -79,7 +82,7 @@ def predict_large(
     >>> isinstance(predict_large(predictor, image, [([[20, 30]], None)], tile=64, overlap=16)[0], Detections)
     True
     """
-    pixels = as_image(image)
+    pixels = open_image(image)
     options = {"tile": tile, "overlap": overlap}
     if embedding is None:
         sets = read_prompts(prompts, tuple(pixels.shape[1:]))
@@ -106,7 +109,7 @@ def embed_large(
     >>> embed_large(predictor, torch.zeros(3, 80, 100, dtype=torch.uint8), ([[20, 30]], None), tile=64, overlap=16).clicks
     1
     """
-    pixels = as_image(image)
+    pixels = open_image(image)
     sets = read_prompts([prompt], tuple(pixels.shape[1:]))
     windows = tile_windows(pixels.shape[2], pixels.shape[1], tile, overlap)
     with torch.inference_mode():
@@ -154,7 +157,7 @@ def predict_data_set(
 @torch.inference_mode()
 def predict_tiles(
     model: DEAL,
-    image: Tensor,
+    image: Tensor | Raster,
     prompts: PointPrompts,
     *,
     tile: int = BuildConfig.tile,
@@ -165,7 +168,7 @@ def predict_tiles(
     """Detections of N prompt sets in one image, tile by tile; `count` sums the density over the image, every place once.
 
     Args:
-        model: of `for_inference`. image: (3, H, W) uint8. prompts: in pixels of the image.
+        model: of `for_inference`. image: (3, H, W) uint8, or a map. prompts: in pixels of the image.
         limit: most detections of a set in one tile; where it was reached, `Detections.full` is True.
         embedding: (N, 2, E) of other images, instead of that of the points.
     """
@@ -175,9 +178,14 @@ def predict_tiles(
     kept: dict[Window, Features] = {}
     if embedding is None:
         embedding, kept = _embed_sets(model, image, windows, prompts)
-    parts: list[list[tuple[Window, Detections, float]]] = [[] for _ in range(len(prompts))]
-    for window, core in zip(windows, cores(windows), strict=True):
-        features = kept.pop(window, None) or _encode(model, image, window)
+    nothing = Detections(boxes=torch.zeros(0, 4), scores=torch.zeros(0))
+    parts: list[list[tuple[Window, Detections, float]]] = [[((0, 0, 0, 0), nothing, 0.0)] for _ in range(len(prompts))]
+    steps = tqdm(zip(windows, cores(windows), strict=True), total=len(windows), desc="tiles", unit="tile", delay=5, leave=False)
+    for window, core in steps:
+        if (features := kept.pop(window, None)) is None:
+            if not (pixels := _cut_out(image, window)).any():
+                continue
+            features = encode_images(model, [pixels])
         size_hw = window[3] - window[1], window[2] - window[0]
         for rows in batches((prompts.labels >= 0).sum(1).tolist()):
             here = _in_window(prompts, rows, window)
@@ -217,23 +225,20 @@ def merge_boxes(boxes: Tensor, scores: Tensor, tiles: Tensor, cut: Tensor, overl
     >>> merge_boxes(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 2]), torch.tensor([True, False, False])).tolist()
     [1]
     """
-    keep = nms(boxes, scores + (~cut).float(), overlap)  # scores are at most 1: what is not cut comes first
-    keep = keep[scores[keep].argsort(descending=True, stable=True)]
-    part = keep[cut[keep]]
-    if not len(part):
-        return keep
-    low = torch.maximum(boxes[part, None, :2], boxes[None, keep, :2])
-    high = torch.minimum(boxes[part, None, 2:], boxes[None, keep, 2:])
-    area = box_area(boxes)
-    covered = (high - low).clamp(min=0).prod(-1) / area[part, None].clamp(min=1e-6)
-    better = (tiles[part, None] != tiles[None, keep]) & (~cut[None, keep] | (area[None, keep] > area[part, None]))
-    gone = part[((covered >= COVERED) & better).any(1)]
-    return keep[~torch.isin(keep, gone)]
+    order = (scores + (~cut).float()).argsort(descending=True, stable=True)  # scores are at most 1: what is not cut comes first
+    a, b, shared, iou = overlapping(boxes)
+    stays, area = without_duplicates(order.argsort(), a[iou > overlap], b[iou > overlap]), box_area(boxes)
+    rivals = stays[a] & stays[b] & (tiles[a] != tiles[b])
+    for part, other in ((a, b), (b, a)):
+        better = cut[part] & (~cut[other] | (area[other] > area[part])) & (shared / area[part].clamp(min=1e-6) >= COVERED)
+        stays[part[rivals & better]] = False
+    keep = order[stays[order]]
+    return keep[scores[keep].argsort(descending=True, stable=True)]
 
 
-def _encode(model: DEAL, image: Tensor, window: Window) -> Features:
+def _cut_out(image: Tensor | Raster, window: Window) -> Tensor:
     x1, y1, x2, y2 = window
-    return encode_images(model, [image[:, y1:y2, x1:x2]])
+    return image[:, y1:y2, x1:x2]
 
 
 def _in_window(prompts: PointPrompts, rows: list[int], window: Window, only: Tensor | None = None) -> PointPrompts:
@@ -251,7 +256,7 @@ def _in_window(prompts: PointPrompts, rows: list[int], window: Window, only: Ten
 
 
 def _embed_sets(
-    model: DEAL, image: Tensor, windows: Sequence[Window], prompts: PointPrompts
+    model: DEAL, image: Tensor | Raster, windows: Sequence[Window], prompts: PointPrompts
 ) -> tuple[Tensor, dict[Window, Features]]:
     """Embeddings (N, 2, D), each click seen in the tile where it is farthest from an edge within the image, and the features of
     the only tile if there is one.
@@ -266,7 +271,7 @@ def _embed_sets(
     best = margin.masked_fill(outer & (margin >= 0), math.inf).amin(-1).argmax(-1)  # (N, P)
     total, weights, kept = 0.0, 0.0, {}
     for t in sorted(set(best[labels >= 0].tolist())):
-        features = _encode(model, image, windows[t])
+        features = encode_images(model, [_cut_out(image, windows[t])])
         mine = (best == t) & (labels >= 0)
         rows = mine.any(1).nonzero()[:, 0]
         vectors = embed(model, features, _in_window(prompts, rows.tolist(), windows[t], mine))

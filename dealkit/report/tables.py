@@ -186,6 +186,16 @@ def speed_table(figures: Json) -> str:
     return plain_table((f"on {figures['made_by']['device']}", ""), *rows)
 
 
+def large_table(figures: Json) -> str:
+    """Markdown: one click on a map, and merging what its tiles found."""
+    about, rows = figures["map"], figures["merging"]
+    what = f"one click on a map of {about['side']:,} x {about['side']:,} px: most memory"
+    each = f"a tile of {about['tile']:,} px with data, {about['tiles_seen']} of {about['tiles']}"
+    merged = [(f"merging {row['boxes']:,} boxes of tiles", f"{row['cpu_s']:.2f} s") for row in rows]
+    shown = (what, f"{about['peak_gib']:.2f} GiB"), (each, f"{about['cpu_s'] / about['tiles_seen']:.2f} s")
+    return plain_table((f"CPU time, on {figures['made_by']['device']}", ""), *shown, *merged)
+
+
 def training_sentence(training: Json) -> str:
     """What was trained and for how long."""
     parts, minutes = training["parts"], sum(part["minutes"] for part in training["parts"])
@@ -579,6 +589,7 @@ TABLES = {
     "scales_ablation": ("ablation_scales.json", ablation_table),
     "speed_line": ("bench_nano.json", speed_sentence),
     "speed": ("bench_nano.json", speed_table),
+    "large": ("large_nano.json", large_table),
     "thresholds": ("thresholds_nano.json", threshold_table),
     "thresholds_now": ("thresholds_now_nano.json", threshold_table),
     "transfer": ("transfer_nano.json", transfer_table),

@@ -1,24 +1,30 @@
 """How fast is a model? Ratios measured side by side: they hardly depend on the machine."""
 
+import itertools
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from dealkit.config import RunConfig
+from dealkit.config import BuildConfig, RunConfig
+from dealkit.data.raster import Raster
 from dealkit.data.scenes.scene import make_scene
+from dealkit.data.tiles import tile_windows
 from dealkit.device import autocast, bf16_is_faster
 from dealkit.evaluate.coco import dense_case, evaluate
 from dealkit.files import provenance
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL, build_model
-from dealkit.predict.predictor import detect, encode_images, for_inference
+from dealkit.predict.predictor import Predictor, detect, encode_images, for_inference
+from dealkit.predict.tiles import merge_boxes, predict_large
 from dealkit.prompts import stack_prompts
 from dealkit.train.deal import loss_of_batch
 from dealkit.train.stream import draw_prompts
@@ -116,6 +122,76 @@ def bench_training(config: RunConfig, steps: int = 6) -> dict[str, float]:
         optimizer.step()
         times.append(time.perf_counter() - start)
     return {"train_images_per_s": batch / statistics.median(times[1:]), "train_size": size, "train_batch": batch}
+
+
+def crowded(n: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Boxes, scores, tiles and which are cut, as of `merge_boxes`: N boxes of 6 to 24 px, one on 28 x 28 px, a fifth of them
+    found by a second tile, too, and a tenth cut to their left half."""
+    rng, twice = torch.Generator().manual_seed(seed), n // 5
+    corner, size = 28 * n**0.5 * torch.rand(n, 2, generator=rng), 6 + 18 * torch.rand(n, 2, generator=rng)
+    boxes = torch.cat([corner, corner + size], dim=1)
+    boxes[:twice] = boxes[twice : 2 * twice] + torch.randn(twice, 4, generator=rng)
+    cut = torch.rand(n, generator=rng) < 0.1
+    boxes[cut, 2] = boxes[cut][:, [0, 2]].mean(1)
+    return boxes, torch.rand(n, generator=rng), (torch.arange(n) < twice).long(), cut
+
+
+def bench_merging(counts: Sequence[int] = (10_000, 100_000, 1_000_000)) -> list[dict[str, float]]:
+    """Seconds of CPU to merge so many boxes of several tiles, and how many stay.
+
+    >>> bench_merging([1000])[0]["boxes"]
+    1000
+    """
+    rows = []
+    for n in tqdm(counts, desc="merging"):
+        case, start = crowded(n), time.process_time()
+        kept = len(merge_boxes(*case))
+        rows.append({"boxes": n, "cpu_s": time.process_time() - start, "kept": kept})
+    return rows
+
+
+def make_map(path: Path, side: int, seen: int, tile: int = 512) -> None:
+    """Write a square GeoTIFF of tiles, whose first `seen` rows of pixels show procedural scenes, and the rest no data, a window
+    at a time; its upper left corner lies 500 km east and 5,000 km north in UTM zone 32, a pixel is 0.5 m wide."""
+    import rasterio
+
+    about = {"size_hw": (tile, tile), "num_objects": max(tile**2 // 90**2, 1), "num_categories": 1, "object_size": 14}
+    scenes = [make_scene(i, **about).image.numpy() for i in range(16)]
+    form = {"driver": "GTiff", "width": side, "height": side, "count": 3, "dtype": "uint8", "nodata": 0, "sparse_ok": True}
+    form |= {"tiled": True, "blockxsize": tile, "blockysize": tile, "compress": "deflate", "BIGTIFF": "IF_SAFER"}
+    place = rasterio.transform.from_origin(500_000, 5_000_000, 0.5, 0.5)
+    with rasterio.open(path, "w", crs="EPSG:32632", transform=place, **form) as file:
+        for n, (y, x) in enumerate(itertools.product(range(0, seen, tile), range(0, side, tile))):
+            high, wide = min(tile, seen - y), min(tile, side - x)
+            file.write(scenes[n % len(scenes)][:, :high, :wide], window=((y, y + high), (x, x + wide)))
+
+
+def bench_map(checkpoint: Path, side: int = 30_000, seen: int = 1800, tile: int = 1024) -> dict[str, float]:
+    """One click on a made map: seconds of CPU, tiles with data, boxes, and the most memory the process had.
+
+    Raises:
+        ValueError: a system that does not tell the memory of a process.
+    """
+    try:
+        import resource
+    except ImportError:
+        raise ValueError("bench --large: measures memory; expected Linux or macOS") from None
+    predictor = Predictor(checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        make_map(Path(folder, "map.tif"), side, seen)
+        start = time.process_time()
+        found = predict_large(predictor, Raster(Path(folder, "map.tif")), [([[256, 256]], None)], tile=tile)[0]
+        seconds = time.process_time() - start
+    windows = tile_windows(side, side, tile, BuildConfig.overlap)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    about = {"side": side, "tile": tile, "tiles": len(windows), "tiles_seen": sum(y1 < seen for _, y1, *_ in windows)}
+    return about | {"boxes": len(found), "full": found.full, "cpu_s": seconds, "peak_gib": memory}
+
+
+def run_large(checkpoint: Path) -> dict[str, Any]:
+    """`bench_map`, then `bench_merging`, whose memory is its own."""
+    figures = {"map": bench_map(checkpoint), "merging": bench_merging()}
+    return {"checkpoint": Path(checkpoint).name, **figures, "made_by": provenance()}
 
 
 def run_bench(checkpoint: Path, size: int = 512) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 import pytest
 import torch
 from conftest import noise, same
+from torchvision.ops import box_area, nms
 
+import dealkit.predict.tiles
 from dealkit.cli.predict import predict
 from dealkit.clicks import make_clicks
 from dealkit.data.coco import CocoFolder
@@ -15,6 +17,7 @@ from dealkit.predict.embedding import load_embedding
 from dealkit.predict.predictor import Predictor, for_inference, predict_prompts
 from dealkit.predict.tiles import cores, merge_boxes, predict_coco_tiled, predict_large, predict_tiles
 from dealkit.prompts import stack_prompts
+from dealkit.studies.speed import crowded
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
@@ -80,6 +83,19 @@ def test_a_cut_box_yields_to_a_whole_one_of_another_tile_only():
     assert merge_boxes(far, scores, torch.tensor([0, 1]), cut).tolist() == [0, 1]
 
 
+def test_merging_in_cells_is_merging_of_all_with_all():
+    boxes, scores, tiles, cut = crowded(600)
+    keep = nms(boxes, scores + (~cut).float(), 0.7)
+    keep = keep[scores[keep].argsort(descending=True, stable=True)]
+    low, high = (f(boxes[:, None, s], boxes[None, :, s]) for f, s in ((torch.maximum, slice(2)), (torch.minimum, slice(2, 4))))
+    area = box_area(boxes)
+    covered = (high - low).clamp(min=0).prod(-1) / area[:, None]
+    better = (tiles[:, None] != tiles) & cut[:, None] & (~cut | (area > area[:, None]))
+    gone = (better & (covered >= 0.5))[:, keep].any(1)
+    merged = merge_boxes(boxes, scores, tiles, cut)
+    assert torch.equal(merged, keep[~gone[keep]]) and len(merged) < len(keep) < 600
+
+
 @pytest.fixture
 def trained(float32_cpu):
     return Predictor(device="cpu")
@@ -137,3 +153,17 @@ def test_the_command_in_tiles_writes_what_it_writes_in_one_piece(tiny_model, tin
     assert len(whole["boxes"]) == len(tiled["boxes"]) > 0 and whole["scores"] == pytest.approx(tiled["scores"], abs=1e-3)
     predict(point=[(13.0, 16.0)], tile=256, overlap=32, save_embedding=tmp_path / "kind.safetensors", **options)
     assert load_embedding(tmp_path / "kind.safetensors").clicks == 1
+
+
+def test_tiles_that_are_black_all_over_are_not_looked_at(predictor, monkeypatch):
+    seen, image = [], noise(64, 256)
+    image[:, :, 64:] = 0
+    kind = predictor.embed(image, [[30, 30]])
+    encode = dealkit.predict.tiles.encode_images
+    monkeypatch.setattr(
+        "dealkit.predict.tiles.encode_images", lambda model, images: (seen.append(images), encode(model, images))[1]
+    )
+    [found] = predict_large(predictor, image, embedding=kind, tile=64, overlap=0)
+    [part] = predict_large(predictor, image[:, :, :64], embedding=kind)
+    assert len(seen) == 2 and torch.equal(found.scores, part.scores) and found.count == pytest.approx(part.count)
+    assert len(predict_large(predictor, torch.zeros_like(image), embedding=kind, tile=64, overlap=0)[0]) == 0
