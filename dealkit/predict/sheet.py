@@ -70,12 +70,13 @@ def _figure(found: Findings, folder: Path) -> str:
 
 def thumbnail(found: Findings, folder: Path) -> bytes:
     """The image as a JPEG of `SIDE` pixels or a little less with its boxes; those of small objects are widened to `SMALLEST`."""
-    from dealkit.data.images import read_image  # here, so that the command line starts without torch
+    from dealkit.data.raster import Raster, open_image  # here, so that the command line starts without torch
 
-    image = Image.fromarray(read_image(Path(folder, found.image)).permute(1, 2, 0).numpy())
-    longest = max(image.size)
+    pixels = open_image(Path(folder, found.image))
+    pixels = pixels.preview(2 * SIDE) if isinstance(pixels, Raster) else pixels
+    image, longest = Image.fromarray(pixels.permute(1, 2, 0).numpy()), max(found.width, found.height)
     scale = SIDE / longest if longest > SIDE else SIDE // longest
-    size = [max(1, round(side * scale)) for side in image.size]
+    size = [max(1, round(side * scale)) for side in (found.width, found.height)]
     image = image.resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(image)
     for x1, y1, x2, y2 in found.boxes:

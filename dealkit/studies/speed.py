@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dealkit.boxes import to_cxcywh
 from dealkit.config import BuildConfig, RunConfig
 from dealkit.data.raster import Raster
 from dealkit.data.scenes.scene import make_scene
@@ -150,23 +151,28 @@ def bench_merging(counts: Sequence[int] = (10_000, 100_000, 1_000_000)) -> list[
     return rows
 
 
-def make_map(path: Path, side: int, seen: int, tile: int = 512) -> None:
+def make_map(path: Path, side: int, seen: int, tile: int = 512) -> list[float]:
     """Write a square GeoTIFF of tiles, whose first `seen` rows of pixels show procedural scenes, and the rest no data, a window
-    at a time; its upper left corner lies 500 km east and 5,000 km north in UTM zone 32, a pixel is 0.5 m wide."""
+    at a time; its upper left corner lies 500 km east and 5,000 km north in UTM zone 32, a pixel is 0.5 m wide.
+
+    Returns:
+        x, y pixels of an object.
+    """
     import rasterio
 
     about = {"size_hw": (tile, tile), "num_objects": max(tile**2 // 90**2, 1), "num_categories": 1, "object_size": 14}
-    scenes = [make_scene(i, **about).image.numpy() for i in range(16)]
+    scenes = [make_scene(i, **about) for i in range(16)]
     form = {"driver": "GTiff", "width": side, "height": side, "count": 3, "dtype": "uint8", "nodata": 0, "sparse_ok": True}
     form |= {"tiled": True, "blockxsize": tile, "blockysize": tile, "compress": "deflate", "BIGTIFF": "IF_SAFER"}
     place = rasterio.transform.from_origin(500_000, 5_000_000, 0.5, 0.5)
     with rasterio.open(path, "w", crs="EPSG:32632", transform=place, **form) as file:
         for n, (y, x) in enumerate(itertools.product(range(0, seen, tile), range(0, side, tile))):
             high, wide = min(tile, seen - y), min(tile, side - x)
-            file.write(scenes[n % len(scenes)][:, :high, :wide], window=((y, y + high), (x, x + wide)))
+            file.write(scenes[n % len(scenes)].image[:, :high, :wide].numpy(), window=((y, y + high), (x, x + wide)))
+    return to_cxcywh(scenes[0].boxes[0])[:2].tolist()
 
 
-def bench_map(checkpoint: Path, side: int = 30_000, seen: int = 1800, tile: int = 1024) -> dict[str, float]:
+def bench_map(checkpoint: Path, side: int = 30_000, seen: int = 1024, tile: int = 1024) -> dict[str, float]:
     """One click on a made map: seconds of CPU, tiles with data, boxes, and the most memory the process had.
 
     Raises:
@@ -178,9 +184,9 @@ def bench_map(checkpoint: Path, side: int = 30_000, seen: int = 1800, tile: int 
         raise ValueError("bench --large: measures memory; expected Linux or macOS") from None
     predictor = Predictor(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
-        make_map(Path(folder, "map.tif"), side, seen)
+        point = make_map(Path(folder, "map.tif"), side, seen)
         start = time.process_time()
-        found = predict_large(predictor, Raster(Path(folder, "map.tif")), [([[256, 256]], None)], tile=tile)[0]
+        found = predict_large(predictor, Raster(Path(folder, "map.tif")), [([point], None)], tile=tile)[0]
         seconds = time.process_time() - start
     windows = tile_windows(side, side, tile, BuildConfig.overlap)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)

@@ -20,7 +20,8 @@ def test_the_compared_detector_is_rtdetr_r18():
 
 def test_a_made_map_has_scenes_above_and_no_data_below(tmp_path):
     rasterio = pytest.importorskip("rasterio", reason="maps need the extra geo")
-    make_map(tmp_path / "map.tif", 150, seen=70, tile=64)
+    x, y = make_map(tmp_path / "map.tif", 150, seen=70, tile=64)
+    assert 0 < x < 64 and 0 < y < 64
     with rasterio.open(tmp_path / "map.tif") as file:
         values = file.read()
         assert file.crs.to_epsg() == 32632 and file.transform * (2, 4) == (500_001, 4_999_998)
