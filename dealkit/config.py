@@ -145,8 +145,8 @@ MODELS: dict[str, ModelConfig] = {
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     coco: tuple[str, ...] = ()
-    """COCO files to train on, each `annotations.json:image_folder`; glob patterns allowed in the first part, and then
-    `images` beside each file is the folder. Each file is one source. Or the `index.parquet` of a TinySet."""
+    """COCO files to train on, each `annotations.json:image_folder`; glob patterns allowed in the first part. Without a
+    folder, `images` beside each file, or its own. Each file is one source. Or the `index.parquet` of a TinySet."""
     weights: tuple[float, ...] = ()
     """How often each entry of `coco` is drawn, relative to the others; files of one pattern alike. Empty: each file alike."""
     temperature: float = 0.3

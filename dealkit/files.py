@@ -31,6 +31,11 @@ Json = dict[str, Any]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 """What the names of image files end in, in lower case."""
 
+OUTSIDE = "DEALKIT_ALLOW_OUTSIDE"
+"""Environment variable: where it is set, the file names of COCO files may be absolute or climb out of their folder.
+
+Choice: of the process and those that it starts, so that every reader of a file agrees.
+"""
 
 MOST_LINES = 20
 """How many lines `tell` says in one process: a data set of a thousand odd images says it that often, not a thousand times."""
@@ -90,37 +95,48 @@ def write_text(path: Path, text: str) -> None:
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` make a file under another name, then move it to `path`: a kill leaves the old file, the new one, or none.
 
+    A link is followed, not replaced; a device or pipe is written to as it is.
+
     Raises:
         OSError: the system refuses; names `path`, and of the other name nothing is left.
     """
     path = Path(path)
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        write(path)
+        return
+    path = Path(os.path.realpath(path))
     temporary = path.with_name(f"{path.name[:50]}.{os.getpid()}.tmp")  # as short as a name may have to be
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        mode = temporary.stat().st_mode  # what the umask leaves; safetensors makes a file that nobody else can read
-        write(temporary)
-        if temporary.stat().st_nlink == 1:  # a hard link has the mode of its file
-            temporary.chmod(mode)
-        os.replace(temporary, path)
-    except Exception as error:
-        raise _of_path(error, path) from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()
+            mode = temporary.stat().st_mode  # what the umask leaves; safetensors makes a file that nobody else can read
+            write(temporary)
+            if temporary.stat().st_nlink == 1:  # a hard link has the mode of its file
+                temporary.chmod(mode)
+            os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def _of_path(error: Exception, path: Path) -> Exception:
-    """An error of the system as an OSError that names the file to be written, others as they are.
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Errors of the system become an OSError that names the file to be written, others stay as they are.
 
     Choice: safetensors and torch raise errors of their own, which have the system's number in their text, or none.
     """
-    number = errno.ENOTDIR if isinstance(error, FileExistsError) else getattr(error, "errno", None)
-    if number is None and not isinstance(error, OSError | TypeError | ValueError):
-        found = re.search(r"\(os error (\d+)\)", str(error))
-        full = not found and shutil.disk_usage(path.parent).free < 2**16
-        number = int(found[1]) if found else errno.ENOSPC if full else None
-    return error if number is None else OSError(number, f"cannot be written: {os.strerror(number)}", str(path))
+    try:
+        yield
+    except Exception as error:
+        number = errno.ENOTDIR if isinstance(error, FileExistsError) else getattr(error, "errno", None)
+        if number is None and not isinstance(error, OSError | TypeError | ValueError):
+            found = re.search(r"\(os error (\d+)\)", str(error))
+            full = not found and shutil.disk_usage(path.parent).free < 2**16
+            number = int(found[1]) if found else errno.ENOSPC if full else None
+        if number is None:
+            raise
+        raise OSError(number, f"cannot be written: {os.strerror(number)}", str(path)) from error
 
 
 def link_folder(link: Path, folder: Path) -> None:
@@ -180,7 +196,7 @@ def locked(folder: Path) -> Iterator[None]:
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "lock"
-    with file.open("a+", encoding="utf-8") as stream:
+    with file.open("a+b", buffering=0) as stream:
         try:
             lock(stream)
             mine = file.exists() and os.path.samestat(os.fstat(stream.fileno()), file.stat())
@@ -188,11 +204,11 @@ def locked(folder: Path) -> Iterator[None]:
             mine = False
         if not mine:  # or the other process has ended this moment, and taken the file along
             stream.seek(0)
-            raise ValueError(f"{folder}: process {stream.read() or 'unknown'} works in it; expected one at a time")
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
+            raise ValueError(f"{folder}: process {stream.read().decode() or 'unknown'} works in it; expected one at a time")
         try:
+            with writing(file):
+                stream.truncate(0)
+                stream.write(str(os.getpid()).encode())
             yield
         finally:
             with suppress(OSError):  # Windows deletes no open file
@@ -207,7 +223,7 @@ def journal(path: Path, request: Json, *, overwrite: bool = False) -> Iterator[t
     """Rows of a long job, one line each: the list of those there are, and a function that adds one, on disk at once.
 
     A kill at any moment leaves whole lines and perhaps a cut one, which is taken off when the job goes on. The first line holds
-    `request`, what the rows depend on.
+    `request`, what the rows depend on. A file without rows is removed.
 
     Args:
         overwrite: begin anew where the rows are of another request.
@@ -235,7 +251,8 @@ def journal(path: Path, request: Json, *, overwrite: bool = False) -> Iterator[t
         content, first = stream.read(), json.dumps({"request": request}).encode() + b"\n"
         rows, end = _whole_lines(content)
         made_for = rows[0].get("request", {}) if rows else request if first.startswith(content) else {}
-        if made_for != request and not overwrite:
+        no_loss = overwrite or [list(row) for row in rows] == [["request"]]  # a request without rows
+        if made_for != request and not no_loss:
             name = next(name for name in {**request, **made_for} if made_for.get(name) != request.get(name))
             asked = f"{name} {made_for.get(name)!r}, now {request.get(name)!r}"
             raise ValueError(f"{path}: made for another request: {asked}; expected the same, another --out, or --overwrite")
@@ -244,20 +261,23 @@ def journal(path: Path, request: Json, *, overwrite: bool = False) -> Iterator[t
         stream.truncate(end)
 
         def write(line: bytes) -> None:
-            try:
+            with writing(path):
                 while line:
                     line = line[stream.write(line) :]
-            except OSError as error:
-                raise _of_path(error, path) from error
 
         def add(row: Json) -> None:
             write(json.dumps(row).encode() + b"\n")
             done.append(row)
 
         done = rows[1:]
-        if not rows:
-            write(first)
-        yield done, add
+        try:
+            if not rows:
+                write(first)
+            yield done, add
+        finally:
+            if not done:
+                with suppress(OSError):  # Windows deletes no open file
+                    path.unlink()
 
 
 def _whole_lines(content: bytes) -> tuple[list[Json], int]:
@@ -299,27 +319,46 @@ def stop_request() -> Iterator[threading.Event]:
 
 
 def remove_strays(folder: Path) -> None:
-    """Delete the half-written files that a kill left in a folder: those of `write_atomically` and of safetensors.
+    """Delete the half-written files that a kill left in a folder and those below: of `write_atomically` and of safetensors.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as name:
-    ...     for file in ("model.safetensors", "model.safetensors.12.tmp", ".tmpAb1xYz", "notes.tmp"):
+    ...     Path(name, "boxes").mkdir()
+    ...     for file in ("model.safetensors", "model.safetensors.12.tmp", ".tmpAb1xYz", "notes.tmp", "boxes/a.txt.7.tmp"):
     ...         Path(name, file).touch()
     ...     remove_strays(Path(name))
-    ...     sorted(os.listdir(name))
-    ['model.safetensors', 'notes.tmp']
+    ...     sorted(os.listdir(name)), os.listdir(Path(name, "boxes"))
+    (['boxes', 'model.safetensors', 'notes.tmp'], [])
     """
-    for file in Path(folder).iterdir():
-        if file.is_file() and re.fullmatch(r".+\.\d+\.tmp|\.tmp\w{6}", file.name):
-            file.unlink()
+    for place, _, files in os.walk(folder):
+        for name in files:
+            if re.fullmatch(r".+\.\d+\.tmp|\.tmp\w{6}", name):
+                Path(place, name).unlink(missing_ok=True)
 
 
 def find_files(patterns: list[str], option: str = "--coco") -> list[Path]:
-    """Files that match the patterns, each pattern's sorted; an error names the option and patterns that match nothing."""
-    files = [Path(f) for pattern in patterns for f in sorted(glob.glob(pattern))]
+    """Files that match the patterns, each pattern's sorted; a path that exists is a file, whatever characters it has.
+
+    Raises:
+        ValueError: nothing matches; names the option and the patterns.
+    """
+    files = [Path(f) for pattern in patterns for f in ([pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern)))]
     if not files:
         raise ValueError(f"{option}: no file matches {', '.join(patterns)}")
     return files
+
+
+def files_and_folder(entry: str, option: str = "--coco") -> tuple[list[Path], Path | None]:
+    """Files of a pattern, or of `pattern:image_folder` with that folder: of the longest pattern that matches something.
+
+    >>> files_and_folder(f"{__file__}:images")[1].as_posix(), files_and_folder(__file__)[1]
+    ('images', None)
+    """
+    pattern, folder = entry, None
+    while not (os.path.exists(pattern) or glob.glob(pattern)) and ":" in pattern:
+        pattern = pattern.rpartition(":")[0]
+        folder = Path(entry[len(pattern) + 1 :])
+    return find_files([pattern], option), folder
 
 
 WEIGHTS_PART = "-?????-of-?????"
@@ -329,7 +368,7 @@ WEIGHTS_PART = "-?????-of-?????"
 def files_of(path: Path) -> list[Path]:
     """The file at `path`, or the parts that stand for it, in order; empty if there is neither."""
     path = Path(path)
-    return [path] if path.is_file() else sorted(path.parent.glob(f"{path.stem}{WEIGHTS_PART}{path.suffix}"))
+    return [path] if path.is_file() else sorted(path.parent.glob(f"{glob.escape(path.stem)}{WEIGHTS_PART}{path.suffix}"))
 
 
 def sha_of(file: Path) -> str:

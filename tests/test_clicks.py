@@ -74,7 +74,7 @@ def test_jitter_clicks_the_same_instances_inside_the_middle_half():
 
 
 def test_a_drawn_box_is_the_part_of_the_box_in_the_image():
-    coco = scene() | {"annotations": [ann(1, 1, 1, [-20.0, 90.0, 40.0, 30.0]), ann(2, 1, 1, [1.0, 2.0, 0.333, 4.0])]}
+    coco = scene() | {"annotations": [ann(1, 1, 1, [-1.0, 90.0, 21.0, 11.0]), ann(2, 1, 1, [1.0, 2.0, 0.333, 4.0])]}
     clicks = make_clicks(coco, setting="1/instance", seed=0, kind="box")
     [prompt] = check_clicks(clicks, coco)["prompts"]
     rows = dict(zip(prompt["annotation_ids"], zip(prompt["points"], prompt["sizes"], strict=True), strict=True))
@@ -83,7 +83,7 @@ def test_a_drawn_box_is_the_part_of_the_box_in_the_image():
 
 
 def test_a_box_over_the_border_is_clicked_in_its_visible_part_to_a_hundredth():
-    for bbox, point in (([-20.0, 90.0, 40.0, 30.0], [10.0, 95.0]), ([1.0, 2.0, 0.333, 1 / 3], [1.17, 2.17])):
+    for bbox, point in (([-1.0, 90.0, 21.0, 11.0], [10.0, 95.0]), ([1.0, 2.0, 0.333, 1 / 3], [1.17, 2.17])):
         coco = scene() | {"annotations": [ann(1, 1, 1, bbox)]}  # visible of the first: x 0 to 20, y 90 to 100
         assert make_clicks(coco, setting="1/category", seed=0)["prompts"][0]["points"] == [point]
 
@@ -95,7 +95,7 @@ def test_making_clicks_names_a_bad_argument_or_annotation():
         make_clicks(scene(), setting="1/category", seed=0, kind="edge")
     for bbox, said in (
         ([5, 5, 0, 5], "expected a positive width and height"),
-        ([200, 5, 5, 5], ".* has no area inside the image"),
+        ([200, 5, 5, 5], ".* is outside the image"),
     ):
         with pytest.raises(ValueError, match=f"annotation 9: bbox: {said}"):
             make_clicks(scene() | {"annotations": [ann(9, 1, 1, bbox)]}, setting="1/category", seed=0)

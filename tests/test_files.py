@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 from dealkit.files import (
     PROJECT_ROOT,
     Results,
+    files_and_folder,
+    files_of,
     find_files,
     journal,
     locked,
@@ -125,9 +127,10 @@ def test_a_journal_is_of_one_request_and_one_process_and_no_foreign_file(tmp_pat
             pass
     with pytest.raises(ValueError, match=r"threshold 0\.5, now None; expected the same"), journal(file, {}):
         pass
-    with journal(file, {"threshold": 0.5, "tile": 4}, overwrite=True) as (rows, _):
+    with journal(file, {"threshold": 0.5, "tile": 4}, overwrite=True) as (rows, add):
         assert rows == []
-    assert file.read_text() == '{"request": {"threshold": 0.5, "tile": 4}}\n'
+        add({"image": "b"})
+    assert file.read_text() == '{"request": {"threshold": 0.5, "tile": 4}}\n{"image": "b"}\n'
     for foreign in ("my notes", "my\nnotes\n", '{"image": "a"}\n'):
         file.write_text(foreign)
         with pytest.raises(ValueError, match="made for another request"), journal(file, {"threshold": 0.5}):
@@ -254,3 +257,42 @@ def test_numbers_that_are_not_there_are_nan_in_a_table(tmp_path):
     assert frame["ap50"].isna().all() and frame["hit"].isna().tolist() == [False, True]
     for rows in (results.rows, results.as_json(), tmp_path / "made.json"):
         assert tidy(rows).equals(frame)
+
+
+def test_a_link_is_followed_and_a_device_is_written_to(tmp_path):
+    file, link = tmp_path / "far" / "a.json", tmp_path / "link.json"
+    file.parent.mkdir()
+    link.symlink_to(file)
+    for value in (1, 2):  # first it leads to nothing
+        write_json(link, value)
+        assert link.is_symlink() and read_json(file) == value
+    before = os.stat(os.devnull).st_mode
+    write_json(os.devnull, 1)
+    assert os.stat(os.devnull).st_mode == before and stat.S_ISCHR(before)
+
+
+@pytest.mark.parametrize("name", ["a[1].json", "a*.json", "a:b.json", "a?.json"])
+def test_a_path_that_exists_is_a_file_whatever_characters_it_has(tmp_path, name):
+    for file in (tmp_path / name, tmp_path / "a1.json", tmp_path / "ab.json"):
+        file.touch()
+    assert find_files([str(tmp_path / name)]) == [tmp_path / name]
+    assert files_and_folder(str(tmp_path / name)) == ([tmp_path / name], None)
+    for folder in (tmp_path, tmp_path / "c:d"):
+        assert files_and_folder(f"{tmp_path / name}:{folder}") == ([tmp_path / name], folder)
+    part = tmp_path / f"{name.removesuffix('.json')}-00001-of-00001.json"
+    part.touch()
+    (tmp_path / name).unlink()
+    assert files_of(tmp_path / name) == [part]
+
+
+def test_a_journal_without_rows_leaves_nothing_and_is_no_obstacle(tmp_path):
+    file = tmp_path / "found.jsonl"
+    with pytest.raises(ValueError, match="wrong"), journal(file, {"checkpoint": "a"}):
+        raise ValueError("wrong")
+    assert not file.exists()
+    file.write_text('{"request": {"checkpoint": "a"}}\n')  # a kill before the first row
+    with journal(file, {"checkpoint": "b"}) as (rows, add):
+        add({"image": 1})
+    with pytest.raises(ValueError, match="made for another request: checkpoint 'b', now 'c'"), journal(file, {"checkpoint": "c"}):
+        pass
+    assert len(file.read_text().splitlines()) == 2

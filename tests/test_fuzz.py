@@ -129,6 +129,7 @@ def outcome(read, file, form, right):
 
 def assert_clean(outcomes, at_least):
     """Nothing but the two good outcomes, each of them, and enough of them."""
+    print(f"{outcomes.total()} readings: {dict(outcomes)}")
     bad = [text for text in outcomes if text not in (ERROR, ACCEPTED)]
     assert not bad, f"{len(bad)} kinds: " + "\n".join(bad[:10])
     assert outcomes[ERROR] > 0 and outcomes[ACCEPTED] > 0 and outcomes.total() >= at_least

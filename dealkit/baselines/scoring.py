@@ -103,7 +103,7 @@ def evaluate_detector(detector: Detector, file: Path, images: Path | None = None
     Raises:
         ValueError: a bad file, or a category that the detector was not trained on.
     """
-    data, truth = CocoFolder(file, images or Path(file).parent / "images"), read_coco(file)
+    data, truth = CocoFolder(file, images), read_coco(file)
     started = time.monotonic()
     found = detect_coco(detector, data)
     seconds = time.monotonic() - started
@@ -124,7 +124,7 @@ def evaluate_detector_on_scenes(
     """Class-agnostic scores on procedural scenes of a seed never trained on; `controls` are fields of `SceneControls`."""
     with tempfile.TemporaryDirectory() as folder:
         file = write_coco(Path(folder), count, size=size, seed=seed, **controls)
-        data = CocoFolder(file, file.parent, source="scenes")
+        data = CocoFolder(file, source="scenes")
         scores = scores_of(file, agnostic_rows(detect_coco(detector, data), data), class_agnostic=True)
     return {"images": count, "size": size, "seed": seed, "class_agnostic": scores}
 
@@ -237,7 +237,7 @@ def benchmark_templates(
     keys = [{"source": s, "variant": v, "seed": i} for i in range(seeds) for v in variants for s in of_source]
     for key in results.todo(keys, "template matching"):
         file = of_source[key["source"]]
-        truth, data = read_coco(file), CocoFolder(file, file.parent / "images")
+        truth, data = read_coco(file), CocoFolder(file)
         clicks = make_clicks(truth, setting="1/category", seed=key["seed"])
         found = reference_rows(finders[key["variant"]], data, clicks, guess=guesses.get(key["variant"]))
         about = {"clicks": clicks_hash(clicks), "images": len(data), "objects": len(data.boxes)}

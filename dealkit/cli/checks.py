@@ -1,20 +1,24 @@
 """What is wrong with the files that a command is given, said before anything heavy is imported."""
 
+import inspect
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from dealkit.files import files_of
+from dealkit.files import OUTSIDE, files_of
 
 T = TypeVar("T")
 Maybe = Annotated[T | None, tyro.conf.arg(help_behavior_hint="")]
 """An option that need not be given; its help says nothing of None."""
 Several = Annotated[tuple[T, ...], tyro.conf.arg(help_behavior_hint="")]
 """Any number of values, by default none."""
+Outside = Annotated[bool, tyro.conf.arg(help="take file names that are absolute or lead out of the folder of images.")]
+"""An option of every command that reads COCO files; see `check_coco`."""
 
 FIGURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".pdf", ".svg")
 LONGEST_NAME = 255
@@ -37,6 +41,32 @@ def check_json(what: str, *paths: Path | None) -> None:
         check_file(path, what)
         if not (first := head(path)).startswith(("{", "[")):
             raise ValueError(f"{what} {path}: not a JSON file: expected {{ or [ at its start, got {first[:12]!r}")
+
+
+def check_coco(what: str, *paths: Path, outside: bool) -> None:
+    """`check_json`; with `outside` the reader takes file names that lead out of their folder from now on."""
+    if outside:
+        os.environ[OUTSIDE] = "1"
+    check_json(what, *paths)
+
+
+def check_effect(command: Callable[..., Any], given: Mapping[str, Any], options: Iterable[str], where: str) -> None:
+    """Raise a ValueError for one of the options that has another value than its default where it has no effect.
+
+    Args:
+        given: value of every option. where: what the command does then, such as "with --templates".
+
+    >>> def command(steps=1): ...
+    >>> check_effect(command, {"steps": 2}, ["steps"], "with --resume")
+    Traceback (most recent call last):
+    ValueError: --steps: has no effect with --resume
+    """
+    for name in options:
+        default = inspect.signature(command).parameters[name].default
+        if given[name] != default:
+            if is_dataclass(default):
+                name = next(f.name for f in fields(default) if getattr(given[name], f.name) != getattr(default, f.name))
+            raise ValueError(f"--{name.replace('_', '-')}: has no effect {where}")
 
 
 def check_folder(path: Path | None, what: str) -> None:

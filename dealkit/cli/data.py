@@ -9,31 +9,48 @@ from typing import Literal
 
 import tyro
 
-from dealkit.cli.checks import Maybe, Several, check_folder, check_json, check_out, check_place, check_weights, starts
+from dealkit.cli.checks import (
+    Maybe,
+    Outside,
+    Several,
+    check_coco,
+    check_effect,
+    check_folder,
+    check_json,
+    check_out,
+    check_place,
+    check_weights,
+    starts,
+)
 from dealkit.config import COUNT_RANGE, DEFAULT_THRESHOLD, SEED_RANGE, SHARE_RANGE, BuildConfig, check_range
 from dealkit.files import PROJECT_ROOT, find_files
 
 
-def data_check(file: tyro.conf.Positional[Path], images: Maybe[Path] = None, drop: bool = False, out: Maybe[Path] = None) -> None:
+def data_check(
+    file: tyro.conf.Positional[Path],
+    images: Maybe[Path] = None,
+    drop: bool = False,
+    allow_outside: Outside = False,
+    out: Maybe[Path] = None,
+) -> None:
     """List everything that is wrong with a COCO file and its images; exit code 1 if there is anything.
 
     Example: python -m dealkit data check val.json
 
     Args:
         file: COCO JSON.
-        images: folder that its file names are relative to; `images` beside it if not given.
+        images: folder that its file names are relative to; `images` beside it, or its own, if not given.
         drop: leave out annotations without a positive width and height, and say how many.
         out: COCO JSON to write if nothing is wrong: with boxes from masks, without what is left out.
     """
-    check_json("FILE", file)
+    check_coco("FILE", file, outside=allow_outside)
     check_folder(images, "--images")
     check_out(out, [file], ours=starts('{"images"', '{"info"'), overwrite=False)
     from dealkit.data.annotations import read_coco
     from dealkit.data.coco import check_report
-    from dealkit.data.objects import image_folder
     from dealkit.files import write_json
 
-    text, code = check_report(file, images or image_folder(file), drop=drop)
+    text, code = check_report(file, images, drop=drop)
     print(text)
     if out is not None and not code:
         write_json(out, read_coco(file, drop=drop))
@@ -67,6 +84,7 @@ def data_get(name: tyro.conf.Positional[str], root: Path) -> None:
         name: key of `data sources`; it goes into ROOT/NAME.
         root: folder that holds one folder per source.
     """
+    check_place(root, "--root")
     from dealkit.data.sources.download import get
 
     text, code = get(name, root)
@@ -80,6 +98,7 @@ def data_build(
     build: BuildConfig = BuildConfig(),  # noqa: B008 (frozen)
     workers: int = os.cpu_count() or 1,
     engine: Literal["processes", "ray"] = "processes",
+    allow_outside: Outside = False,
 ) -> None:
     """Merge sources into a TinySet: tiles, no copies, splits, COCO files and a Parquet index.
 
@@ -99,6 +118,7 @@ def data_build(
     if out.resolve() == root.resolve():
         raise ValueError(f"--out {out}: is an input of this command; expected another folder")
     check_place(out)
+    check_coco("--root", outside=allow_outside)
     from dealkit.data.sources.catalogue import SOURCES
     from dealkit.data.tinyset.build import build_tinyset as run_build
     from dealkit.data.tinyset.build import report_text
@@ -123,6 +143,8 @@ def data_scenes(out: Path, count: int = 500, size: int = 256, seed: Maybe[int] =
         seed: family of scenes; the default is the one kept for evaluation, never trained on.
         domains: instead a folder for each of six domains, with `train.json` (100 scenes), `val.json` (40) and `images`.
     """
+    if domains:
+        check_effect(data_scenes, locals(), ["count", "seed"], "with --domains")
     check_range("--count", count, *COUNT_RANGE)
     check_range("--size", size, 16, 8192)
     check_range("--seed", seed, *SEED_RANGE)
@@ -144,6 +166,7 @@ def clicks(
     seed: int = 0,
     kind: Literal["centre", "jitter", "box"] = "centre",
     drop: bool = False,
+    allow_outside: Outside = False,
     overwrite: bool = False,
 ) -> None:
     """Draw a click list for a COCO file and write it; prints its hash.
@@ -160,7 +183,7 @@ def clicks(
         overwrite: write over a file that this command has not made.
     """
     check_range("--seed", seed, *SEED_RANGE)
-    check_json("COCO", coco)
+    check_coco("COCO", coco, outside=allow_outside)
     check_out(out, [coco], ours=starts('{"setting"'), overwrite=overwrite)
     from dealkit.clicks import clicks_hash, make_clicks, save_clicks
     from dealkit.data.annotations import read_coco
@@ -182,6 +205,7 @@ def browse(
     port: int = 5151,
     app: bool = True,
     remote: bool = False,
+    allow_outside: Outside = False,
     verbose: bool = False,
 ) -> None:
     """Look at COCO data sets, and at the mistakes of one or two models, in FiftyOne's App; find all of a kind in it.
@@ -192,7 +216,7 @@ def browse(
     Example: python -m dealkit browse val.json --predictions preds.json --clicks clicks.json
 
     Args:
-        files: COCO files, glob patterns allowed; images in `images` beside each.
+        files: COCO files, glob patterns allowed; images in `images` beside each, or beside it.
         name: of the FiftyOne data set; default: of the folder that holds all files.
         domains: JSON of source -> domain, for files that do not say it.
         predictions: COCO results of one or two models; "{source}" stands for the folder of each COCO file.
@@ -205,12 +229,14 @@ def browse(
         remote: serve the App without opening a browser, and print the command that makes a tunnel to it.
         verbose: print what FiftyOne says of itself and its database, too.
     """
+    if not app:
+        check_effect(browse, locals(), ["view", "port", "remote"], "with --no-app")
+    if not predictions:
+        check_effect(browse, locals(), ["clicks", "score", "map_with"], "without --predictions")
     found = find_files(list(files), "FILES")
-    if (clicks or map_with) and not predictions:
-        raise ValueError("--clicks, --map-with: expected --predictions, too")
     check_range("--score", score, *SHARE_RANGE)
     check_range("--port", port, 1, 65535)
-    check_json("FILES", *found)
+    check_coco("FILES", *found, outside=allow_outside)
     for option, patterns in (("--predictions", predictions), ("--clicks", (clicks,) if clicks else ())):
         for pattern in patterns:
             check_json(option, *(Path(pattern.replace("{source}", file.resolve().parent.name)) for file in found))
@@ -244,7 +270,9 @@ def browse(
             session.wait(-1)
 
 
-def export(file: tyro.conf.Positional[Path], out: Path, name: Maybe[str] = None, overwrite: bool = False) -> None:
+def export(
+    file: tyro.conf.Positional[Path], out: Path, name: Maybe[str] = None, allow_outside: Outside = False, overwrite: bool = False
+) -> None:
     """Write a COCO file with what was tagged (wrong, missing, fix) and edited in FiftyOne's App.
 
     Example: python -m dealkit export val.json --out corrected.json
@@ -255,7 +283,7 @@ def export(file: tyro.conf.Positional[Path], out: Path, name: Maybe[str] = None,
         name: of the FiftyOne data set, if the file is one of several in it.
         overwrite: write over a file that this command has not made.
     """
-    check_json("FILE", file)
+    check_coco("FILE", file, outside=allow_outside)
     heads = (f'{{"{key}"' for key in ("info", "licenses", "images", "annotations", "categories"))
     check_out(out, [file], ours=starts(*heads), overwrite=overwrite)
     from dealkit.browse.corrections import export_corrections

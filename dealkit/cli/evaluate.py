@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from dealkit.cli.checks import Maybe, Several, check_json, check_out, check_weights, starts
+from dealkit.cli.checks import Maybe, Outside, Several, check_coco, check_effect, check_json, check_out, check_weights, starts
 from dealkit.config import COUNT_RANGE, DEFAULT_CHECKPOINT, SHARE_RANGE, check_range
 from dealkit.files import find_files
 
@@ -20,6 +20,7 @@ def evaluate(
     class_agnostic: bool = False,
     max_dets: int = 1500,
     drop: bool = False,
+    allow_outside: Outside = False,
     overwrite: bool = False,
 ) -> None:
     """Score predictions: AP, size bins, recall, hit, count error; clicked objects counted and ignored.
@@ -36,7 +37,7 @@ def evaluate(
         drop: leave out annotations without a positive width and height, and say how many.
         overwrite: write over a file that this command has not made.
     """
-    _check_scored(coco, predictions, clicks)
+    _check_scored(coco, predictions, clicks, allow_outside)
     check_out(out, [coco, predictions, clicks], ours=starts('{"protocol"'), overwrite=overwrite)
     from dealkit.clicks import load_clicks
     from dealkit.data.annotations import read_coco
@@ -63,6 +64,7 @@ def errors(
     background: float = 0.1,
     ignore_clicked: bool = False,
     drop: bool = False,
+    allow_outside: Outside = False,
     overwrite: bool = False,
 ) -> None:
     """Find the kind of every mistake in predictions, and what AP50 would be without each kind.
@@ -82,9 +84,11 @@ def errors(
         drop: leave out annotations without a positive width and height, and say how many.
         overwrite: write over a file that this command has not made.
     """
+    if clicks is None:
+        check_effect(errors, locals(), ["ignore_clicked"], "without --clicks")
     for option, share in (("--min-score", min_score), ("--foreground", foreground), ("--background", background)):
         check_range(option, share, *SHARE_RANGE)
-    _check_scored(coco, predictions, clicks)
+    _check_scored(coco, predictions, clicks, allow_outside)
     check_out(out, [coco, predictions, clicks], ours=starts('{"request"'), overwrite=overwrite)
     from dealkit.clicks import load_clicks
     from dealkit.data.annotations import read_coco
@@ -100,8 +104,8 @@ def errors(
     print(out)
 
 
-def _check_scored(coco: Path, predictions: Path, clicks: Path | None) -> None:
-    check_json("--coco", coco)
+def _check_scored(coco: Path, predictions: Path, clicks: Path | None, outside: bool) -> None:
+    check_coco("--coco", coco, outside=outside)
     check_json("--predictions", predictions)
     check_json("--clicks", clicks)
 
@@ -119,6 +123,7 @@ def benchmark(
     templates: Several[Template] = (),
     thresholds: Maybe[Literal["choose", "compare"]] = None,
     images: int = 24,
+    allow_outside: Outside = False,
     overwrite: bool = False,
 ) -> None:
     """Score DEAL, a detector or template matching on several COCO sources; mean and spread over seeds.
@@ -129,7 +134,7 @@ def benchmark(
 
     Args:
         out: JSON of results.
-        coco: COCO files, glob patterns allowed; images in `images` beside each.
+        coco: COCO files, glob patterns allowed; images in `images` beside each, or beside it.
         checkpoint: model weights.
         settings: click settings.
         kinds: click kinds.
@@ -145,13 +150,18 @@ def benchmark(
         images: how many images of each file the thresholds are tried on.
         overwrite: write over a file that this command has not made.
     """
+    given, prompts = locals(), ["settings", "kinds", "rounds", "clicks"]
+    if templates:
+        check_effect(benchmark, given, [*prompts, "checkpoint", "scenes", "thresholds", "images"], "with --templates")
+    elif thresholds:
+        check_effect(benchmark, given, [*prompts, "seeds", "scenes"], "with --thresholds")
     check_range("--seeds", seeds, 1, 1000)
     for n in rounds:
         check_range("--rounds", n, 1, 10)
     check_range("--scenes", scenes)
     check_range("--images", images, *COUNT_RANGE)
     files = find_files(list(coco)) if coco or not scenes else []
-    check_json("--coco", *files)
+    check_coco("--coco", *files, outside=allow_outside)
     check_out(out, [checkpoint, *files], ours=starts('{"request"', '{"checkpoint"'), overwrite=overwrite)
     if not templates:
         check_weights(checkpoint)
@@ -160,13 +170,17 @@ def benchmark(
     from dealkit.evaluate.benchmark import benchmark as run_benchmark
     from dealkit.evaluate.thresholds import calibrate, compare_thresholds
 
+    if not thresholds and not templates:
+        detector = is_detector(checkpoint)
+        unused = [*prompts, "seeds", "images"] if detector else ["scenes", "images"]
+        check_effect(benchmark, given, unused, f"for a {'detector without prompts' if detector else 'DEAL'}")
     if templates:
         benchmark_templates(files, out, variants=templates, seeds=seeds)
     elif thresholds == "choose":
         print(calibrate(checkpoint, files, out, images=images)["best"])
     elif thresholds == "compare":
         print(compare_thresholds(checkpoint, files, out, images=images)["mean"])
-    elif is_detector(checkpoint):
+    elif detector:
         benchmark_detector(checkpoint, files, out, scenes=scenes)
     else:
         options = {"settings": list(settings), "kinds": list(kinds), "rounds": list(rounds), "seeds": seeds}

@@ -9,7 +9,10 @@ import tyro
 
 from dealkit.cli.checks import (
     Maybe,
+    Outside,
     Several,
+    check_coco,
+    check_effect,
     check_folder,
     check_image,
     check_json,
@@ -37,7 +40,7 @@ from dealkit.config import (
     load_config,
     to_dict,
 )
-from dealkit.files import PROJECT_ROOT, find_files, write_json
+from dealkit.files import PROJECT_ROOT, files_and_folder, write_json
 from dealkit.predict.folder import list_images
 from dealkit.predict.threshold import check_threshold
 
@@ -77,6 +80,7 @@ def train(
     detector: DetectorOptions = DetectorOptions(),  # noqa: B008
     method: MethodConfig = MethodConfig(),  # noqa: B008
     per_category: bool = False,
+    allow_outside: Outside = False,
     config: Maybe[Path] = None,
     resume: bool = False,
     init: Maybe[Path] = None,
@@ -99,6 +103,17 @@ def train(
     """
     check_place(out)
     check_folder(out if out.exists() else None, "--out")
+    given, options = locals(), ["model", "data", "schedule", "loss", "prompt", "detector", "method", "per_category"]
+    if resume:
+        check_effect(train, given, [*options, "config", "init", "partly"], "with --resume")
+    elif config:
+        check_effect(train, given, options, "with --config")
+    else:
+        unused = ["loss", "prompt", "partly"] if model in DETECTORS else ["detector", "method", "per_category"]
+        check_effect(train, given, unused, f"with --model {model}")
+    if init is None:
+        check_effect(train, given, ["partly"], "without --init")
+    check_coco("--coco", outside=allow_outside)  # the categories of a detector are read before the rest is checked
     if resume:
         config = out / "config.json"
     if config:
@@ -111,8 +126,10 @@ def train(
         run = DetectorRun(detector=chosen, data=data, train=schedule, method=method)
     else:
         run = RunConfig(model=MODELS[model], data=data, train=schedule, loss=loss, prompt=prompt)
-    for pattern in (entry.partition(":")[0] for entry in run.data.coco):
-        check_json("--coco", *(file for file in find_files([pattern]) if file.suffix != ".parquet"))
+    for entry in run.data.coco:
+        files, folder = files_and_folder(entry)
+        check_json("--coco", *(file for file in files if file.suffix != ".parquet"))
+        check_folder(folder, "--coco")
     check_weights(init)
     from dealkit.baselines.methods import train_with
     from dealkit.baselines.scoring import validate_detector
@@ -123,6 +140,7 @@ def train(
         train_with(run, out, resume=resume, init=init, validate=validate_detector)
     else:
         fit(run, out, resume=resume, init=init, partly=partly, validate=validate_on_scenes)
+    print(f"{out}: config.json, log.jsonl, model.safetensors, state.pt")
 
 
 def serve(
@@ -246,8 +264,10 @@ def report(
         checkpoint: model weights.
         check: write nothing; an error names the first table that differs from its results.
     """
-    if check and (photos or unseen):
-        raise ValueError("--check: writes nothing, so it goes without --photos and --unseen")
+    if check:
+        check_effect(report, locals(), ["photos", "unseen"], "with --check")
+    if not photos and not unseen:
+        check_effect(report, locals(), ["checkpoint"], "without --photos or --unseen")
     if photos or unseen:
         check_weights(checkpoint)
     results = PROJECT_ROOT / "data" / "results"
@@ -296,6 +316,8 @@ def publish(
         scenes: number of these scenes.
         overwrite: write over a file that is no checkpoint.
     """
+    if len(weights) < 2:
+        check_effect(publish, locals(), ["shares", "scenes"], "without two --weights")
     check_range("--scenes", scenes, *COUNT_RANGE)
     for share in shares:
         check_range("--shares", share, *SHARE_RANGE)

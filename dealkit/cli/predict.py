@@ -9,7 +9,9 @@ import tyro
 from dealkit.cli.checks import (
     FIGURES,
     Maybe,
+    Outside,
     Several,
+    check_coco,
     check_folder,
     check_image,
     check_json,
@@ -36,7 +38,7 @@ SHARED = {"point", "not_point", "box", "of", "embedding", "threshold", "tile", "
 MODES = {
     "IMAGE": SHARED | {"figure", "save_embedding", "page", "bands", "window", "lonlat", "map_crs"},
     "FOLDER": SHARED | {"format", "kind", "no_sheet"},
-    "--coco": {"images", "clicks", "tile", "overlap", "out", "drop"},
+    "--coco": {"images", "clicks", "tile", "overlap", "out", "drop", "allow_outside"},
 }
 """What `predict` is given -> the options that have an effect then."""
 OUTPUTS = {".json": ('{"boxes"',), ".csv": ("image,kind,score",), ".geojson": ('{"type":"FeatureCollection"',)}
@@ -70,6 +72,7 @@ def predict(
     window: Maybe[tuple[float, float]] = None,
     map_crs: bool = False,
     drop: bool = False,
+    allow_outside: Outside = False,
     overwrite: bool = False,
 ) -> None:
     """Detect everything of the clicked kind in one image, in every image of a folder, or in a COCO data set.
@@ -93,7 +96,7 @@ def predict(
         of: image that the points lie in, if it is not IMAGE; looked for in the folder, too.
         threshold: lowest score written, or `adaptive`: a cut for each image, as if not given.
         coco: COCO JSON of a data set.
-        images: folder of its images; `images` beside it if not given.
+        images: folder of its images; `images` beside it, or its own, if not given.
         clicks: click list of `python -m dealkit clicks`.
         out: boxes and scores of one image as .json, .csv or .geojson; of a map as .gpkg, too, in its own coordinates, and as
             .geojson in longitude and latitude; folder of results of a folder; COCO results of a data
@@ -120,6 +123,7 @@ def predict(
     given |= {"out": out, "figure": figure, "embedding": embedding, "save_embedding": save_embedding, "tile": tile}
     given |= {"overlap": overlap, "format": format, "kind": kind, "no_sheet": not sheet, "box": box}
     given |= {"lonlat": lonlat, "map_crs": map_crs, "page": page, "bands": bands, "window": window, "drop": drop}
+    given["allow_outside"] = allow_outside
     for name, value in given.items():
         if value not in (None, [], (), False) and name not in MODES[mode]:
             places = " or ".join(other for other, names in MODES.items() if name in names)
@@ -132,6 +136,7 @@ def predict(
         raise ValueError(f"predict --tile {tile}: expected more than the {shared} pixels that tiles share (--overlap)")
     tiles = {"tile": tile or 0, "overlap": shared}
     if coco is not None:
+        check_coco("--coco", coco, outside=allow_outside)
         _predict_coco(coco, images, clicks, out, checkpoint, overwrite, drop, **tiles)
         return
     if embedding is not None and (point or not_point or box or lonlat or save_embedding or of):
@@ -257,7 +262,6 @@ def _predict_coco(
     """COCO results of a data set; what is finished lies beside them until all is."""
     if clicks is None or out is None:
         raise ValueError("predict --coco: expected --clicks and --out, too")
-    check_json("--coco", coco)
     check_json("--clicks", clicks)
     check_folder(images, "--images")
     check_out(out, [coco, clicks, checkpoint], ours=starts('[{"image_id"', "[]"), overwrite=overwrite)
@@ -268,13 +272,12 @@ def _predict_coco(
         from dealkit.clicks import load_clicks
         from dealkit.data.annotations import read_coco
         from dealkit.data.coco import CocoFolder
-        from dealkit.data.objects import image_folder
         from dealkit.model.checkpoint import load_model
         from dealkit.predict.detections import to_rows
         from dealkit.predict.tiles import predict_data_set
 
         asked, done = load_clicks(clicks, read_coco(coco, drop=drop)), {row["image_id"] for row in rows}
-        data = CocoFolder(coco, images or image_folder(coco), drop=drop)
+        data = CocoFolder(coco, images, drop=drop)
         left = len({prompt["image_id"] for prompt in asked["prompts"]} - done)
         for image_id, found in predict_data_set(load_model(checkpoint), data, asked, done, **tiles):
             made = [row for prompt, each in found for row in to_rows(each, image_id, prompt["category_id"])]

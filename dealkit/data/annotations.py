@@ -4,6 +4,7 @@ Boxes are `xywh` pixels, as on disk; (0, 0) is the image's top-left corner. Noth
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -12,13 +13,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dealkit.files import Json, read_json, tell
+from dealkit.files import OUTSIDE, Json, read_json, tell
 
 BOX_TOLERANCE = 1.0
 """Pixels by which a box on disk may stand out of its image; what stands out is cut off on reading.
 
 Choice: 1-based and inclusive coordinates, and rounding, overshoot by up to one pixel. More means another image or another frame.
 """
+
+BESIDE = "beside"
+"""Stands for the folder of images that belongs to a COCO file, see `image_folder`."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,7 @@ def read_coco(source: Json | str | Path, *, drop: bool = False) -> Json:
     """Ground truth in COCO form, checked: what the file holds, every annotation with a sound `bbox`.
 
     Where `bbox` is missing or empty it is that of the mask, polygons or RLE; how many is told in a line (`dealkit.files.tell`).
-    `width`, `height`, `file_name` and names may be missing, and a box may reach over the border, for nothing here opens an
-    image; `CocoFolder` is stricter.
+    `width`, `height`, `file_name` and names may be missing, for nothing here opens an image; `CocoFolder` is stricter.
 
     Args:
         source: COCO data or the path of its JSON.
@@ -65,17 +68,37 @@ def read_coco(source: Json | str | Path, *, drop: bool = False) -> Json:
     return {**tables["data"], "annotations": tables["rows"]}
 
 
-def parse(source: Json | str | Path, images: Path | None = None, *, drop: bool = False) -> tuple[Json | None, list[Problem]]:
+def image_folder(annotations: str | Path) -> Path:
+    """Folder that the file names of a COCO file are relative to: `images` beside it, or its own if only that has the first one.
+
+    >>> image_folder("scenes/annotations.json").as_posix()
+    'scenes/images'
+    """
+    try:
+        return _image_folder(Path(annotations), read_json(Path(annotations))["images"])
+    except (OSError, ValueError, KeyError, TypeError):  # `parse` says what is wrong
+        return Path(annotations).parent / "images"
+
+
+def _image_folder(annotations: Path, records: Any) -> Path:
+    beside, own = annotations.parent / "images", annotations.parent
+    first = records[0] if isinstance(records, list) and records else None
+    name = first.get("file_name") if isinstance(first, dict) else None
+    return own if is_text(name) and name and not _is_file(beside / name) and _is_file(own / name) else beside
+
+
+def parse(
+    source: Json | str | Path, images: Path | str | None = None, *, drop: bool = False
+) -> tuple[Json | None, list[Problem]]:
     """What of COCO data is sound, and every problem; None for what is no COCO data at all.
 
     Args:
-        images: folder that the file names are relative to: then each image needs a file there and a size, and each box lies in
-            its image but for `BOX_TOLERANCE`; else a part of it does.
+        images: folder that the file names are relative to, or `BESIDE`: then each image needs a file there and a size.
         drop: as in `read_coco`.
 
     Returns:
         `data`: all of the file; `rows`: its annotations that are sound, each with a `bbox`; `categories`: (id, name), sorted by
-        id; `image_ids`, `file_names`, `sizes_hw`: of the images that are sound, in the order of the file.
+        id; `image_ids`, `file_names`, `sizes_hw`: of the images that are sound, in the order of the file; `images`: the folder.
     """
     problems: list[Problem] = []
     name = str(source) if isinstance(source, str | Path) else "coco"
@@ -97,6 +120,8 @@ def parse(source: Json | str | Path, images: Path | None = None, *, drop: bool =
             add("file", key, "missing" if key not in data else f"expected a list, got a {type(data[key]).__name__}")
     if problems:
         return None, problems
+    if images == BESIDE:
+        images = _image_folder(Path(name), data["images"])
     if images is not None and not images.is_dir():
         problems.append(Problem(str(images), "file", "path", "no such folder of images"))
 
@@ -137,7 +162,7 @@ def parse(source: Json | str | Path, images: Path | None = None, *, drop: bool =
                 continue
             wrong = f"expected a positive width and height (`--drop` leaves the annotation out), got {bbox!r}"
         if wrong is None and is_whole(image_id) and image_id in sizes:
-            wrong = outside(bbox, sizes[image_id], math.inf if images is None else BOX_TOLERANCE)
+            wrong = outside(bbox, sizes[image_id])
         if wrong is not None:
             add(where, field, wrong)
         if len(problems) == before and image_id in sizes:
@@ -148,7 +173,8 @@ def parse(source: Json | str | Path, images: Path | None = None, *, drop: bool =
     if dropped:
         tell(f"{name}: {dropped} annotations without a positive width and height are left out")
     tables = {"data": data, "rows": rows, "categories": sorted(categories.items())}
-    return tables | {"image_ids": list(sizes), "file_names": names, "sizes_hw": list(sizes.values())}, problems
+    tables |= {"image_ids": list(sizes), "file_names": names, "sizes_hw": list(sizes.values()), "images": images}
+    return tables, problems
 
 
 _Add = Callable[[str, str, str], None]
@@ -168,8 +194,9 @@ def _parse_images(rows: list[Any], folder: Path | None, add: _Add) -> tuple[dict
             if not (is_text(name) and name and "\0" not in name):
                 add(where, "file_name", f"expected text, got {name!r:.80}" if "file_name" in row else "missing")
                 continue
-            if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-                add(where, "file_name", f"expected a path inside the folder of images, got {name!r:.200}")
+            if (PurePath(name).is_absolute() or ".." in PurePath(name).parts) and OUTSIDE not in os.environ:
+                expected = "a path inside the folder of images (`--allow-outside` takes others)"
+                add(where, "file_name", f"expected {expected}, got {name!r:.200}")
                 continue
             if folder is not None and name in owner:  # data of several folders may be pooled
                 add(where, "file_name", f"{name} is already the file of image {owner[name]}")
@@ -227,11 +254,11 @@ def box_of_mask(mask: Any) -> tuple[list[float] | None, str | None]:
     return [float(v) for v in (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))], None
 
 
-def outside(bbox: list[float], size_hw: tuple[float, float], tolerance: float = BOX_TOLERANCE) -> str | None:
+def outside(bbox: list[float], size_hw: tuple[float, float]) -> str | None:
     """What is wrong with the place of an xywh box in its image, or None."""
     x, y, width, height = bbox
     limit_y, limit_x = size_hw
-    if min(x, y) < -tolerance or x + width > limit_x + tolerance or y + height > limit_y + tolerance:
+    if min(x, y) < -BOX_TOLERANCE or x + width > limit_x + BOX_TOLERANCE or y + height > limit_y + BOX_TOLERANCE:
         return f"{list(bbox)} is outside the image of {limit_x} x {limit_y} (width x height)"
     x1, y1, x2, y2 = inside(bbox, size_hw)
     if x2 <= x1 or y2 <= y1:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dealkit.data.annotations import Problem, inside, parse
+from dealkit.data.annotations import BESIDE, Problem, inside, parse
 from dealkit.data.images import read_image
 
 SPLIT_NAMES = ("train", "val", "test")
@@ -55,7 +55,7 @@ class CocoFolder(torch.utils.data.Dataset[Sample]):
         boxes, labels, crowd, annotation_ids: one row per annotation, images in order; as in `Sample`.
 
     Args:
-        images: folder that the file names are relative to.
+        images: folder that the file names are relative to; by default as in `image_folder`.
         source: name of the data set; by default the name of the folder that holds `annotations`.
         drop: leave out annotations without a positive width and height.
 
@@ -72,13 +72,16 @@ class CocoFolder(torch.utils.data.Dataset[Sample]):
     tensor([[1., 2., 4., 6.]])
     """
 
-    def __init__(self, annotations: str | Path, images: str | Path, *, source: str | None = None, drop: bool = False) -> None:
-        tables, problems = parse(Path(annotations), Path(images), drop=drop)
+    def __init__(
+        self, annotations: str | Path, images: str | Path | None = None, *, source: str | None = None, drop: bool = False
+    ) -> None:
+        tables, problems = parse(Path(annotations), Path(images) if images else BESIDE, drop=drop)
         if tables is None or problems:
             more = f"{len(problems) - 1} more; " if len(problems) > 1 else ""
-            command = f"python -m dealkit data check {shlex.quote(str(annotations))} --images {shlex.quote(str(images))}"
+            command = f"python -m dealkit data check {shlex.quote(str(annotations))}"
+            command += f" --images {shlex.quote(str(images))}" if images else ""
             raise ValueError(f"{problems[0]}\n{more}to list every problem: {command}")
-        self.images = Path(images)
+        self.images: Path = tables["images"]
         self.source = source if source is not None else Path(annotations).resolve().parent.name
         self.categories: list[tuple[int, str]] = tables["categories"]
         self.image_ids: list[int] = tables["image_ids"]
@@ -121,8 +124,8 @@ class CocoFolder(torch.utils.data.Dataset[Sample]):
         )
 
 
-def check(annotations: str | Path, images: str | Path, *, drop: bool = False) -> list[Problem]:
-    """Every problem of a COCO JSON file and its images; an empty list means that `CocoFolder` reads it to the end.
+def check(annotations: str | Path, images: str | Path | None = None, *, drop: bool = False) -> list[Problem]:
+    """Every problem of a COCO JSON file and its images; an empty list means that `CocoFolder`, of the same, reads it to the end.
 
     Looks for: JSON and keys missing or of the wrong type; duplicate ids and file names; annotation id 0, which pycocotools can
     never match; unknown categories and images; boxes that are not four finite numbers, have no area (unless `drop` leaves those
@@ -135,13 +138,12 @@ def check(annotations: str | Path, images: str | Path, *, drop: bool = False) ->
     >>> print(check("no/such.json", "no")[0])
     no/such.json: file: path: no such file
     """
-    annotations, images = Path(annotations), Path(images)
-    tables, problems = parse(annotations, images, drop=drop)
+    tables, problems = parse(Path(annotations), Path(images) if images else BESIDE, drop=drop)
     if tables is None:
         return problems
     rows = list(zip(tables["image_ids"], tables["file_names"], tables["sizes_hw"], strict=True))
     for image_id, name, size_hw in tqdm(rows, desc="check", delay=3, leave=False):
-        file = images / name
+        file = tables["images"] / name
         if not file.is_file():
             continue  # already a problem of the file
         try:
@@ -153,7 +155,7 @@ def check(annotations: str | Path, images: str | Path, *, drop: bool = False) ->
     return problems
 
 
-def check_report(annotations: str | Path, images: str | Path, *, drop: bool = False) -> tuple[str, int]:
+def check_report(annotations: str | Path, images: str | Path | None = None, *, drop: bool = False) -> tuple[str, int]:
     """What `python -m dealkit data check` prints, and its exit code: every problem on a line, 1 if there are any."""
     problems = check(annotations, images, drop=drop)
     if not problems:

@@ -46,30 +46,6 @@ class ObjectTable:
         return self.images[column][self.objects["image"]]
 
 
-def image_folder(annotations: str | Path) -> Path:
-    """Folder that the file names of a COCO file are relative to: `images` beside it, or its own if only that has the first one.
-
-    >>> image_folder("scenes/annotations.json").as_posix()
-    'scenes/images'
-    """
-    return _image_folder(Path(annotations), _image_records(Path(annotations)))
-
-
-def _image_folder(annotations: Path, records: list[dict[str, Any]]) -> Path:
-    beside, own = annotations.parent / "images", annotations.parent
-    name = str(records[0].get("file_name")) if records else ""
-    return own if name and not (beside / name).is_file() and (own / name).is_file() else beside
-
-
-def _image_records(annotations: Path) -> list[dict[str, Any]]:
-    """Image records of a COCO file; empty for a broken one, of which `CocoFolder` says what is wrong."""
-    try:
-        records = read_json(Path(annotations))["images"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-    return records if isinstance(records, list) and all(isinstance(r, dict) for r in records) else []
-
-
 def load_domains(path: str | Path) -> dict[str, str]:
     """Source -> domain, from a JSON object.
 
@@ -93,7 +69,7 @@ def read_table(files: Sequence[str | Path], domains: Mapping[str, str] | None = 
     the source in `domains`, or `NOT_STATED`.
 
     Args:
-        files: COCO JSON; images as in `image_folder`.
+        files: COCO JSON; images as in `dealkit.data.annotations.image_folder`.
         domains: source -> domain.
 
     Raises:
@@ -125,9 +101,8 @@ def read_table(files: Sequence[str | Path], domains: Mapping[str, str] | None = 
 
 
 def _read_file(file: Path, domains: Mapping[str, str]) -> tuple[dict[str, NDArray], dict[str, NDArray]]:
-    records = _image_records(file)
-    folder = CocoFolder(file, _image_folder(file, records))
-    more = {record["id"]: record for record in records}
+    folder = CocoFolder(file)
+    more = {record["id"]: record for record in read_json(file)["images"]}
     sources = [str(more[i].get("source") or folder.source) for i in folder.image_ids]
     places = [str(more[i].get("domain") or domains.get(s, NOT_STATED)) for i, s in zip(folder.image_ids, sources, strict=True)]
     split = file.stem if file.stem in SPLIT_NAMES else ""

@@ -86,7 +86,7 @@ def benchmark(
     model = load_model(checkpoint)
     wanted = [(s, k, i) for s in settings for k in kinds for i in range(seeds)]
     for key, file in results.sources(files):
-        data, truth = CocoFolder(file, file.parent / "images"), read_coco(file)
+        data, truth = CocoFolder(file), read_coco(file)
         lists = [make_clicks(truth, setting=s, seed=i, kind=k) for s, k, i in wanted]
         rows = []
         for n_rounds in rounds:
@@ -140,7 +140,7 @@ def evaluate_on_scenes(
     with tempfile.TemporaryDirectory() as folder:
         file = write_coco(Path(folder), count, size=size, seed=seed, **controls)
         clicks = make_clicks(file, setting="1/category", seed=0)
-        found = predict_coco(model, CocoFolder(file, file.parent, source="scenes"), [clicks])[0]
+        found = predict_coco(model, CocoFolder(file, source="scenes"), [clicks])[0]
         return evaluate(file, found, clicks, size_bins=size_bins)
 
 

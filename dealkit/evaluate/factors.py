@@ -105,7 +105,7 @@ def cases(
     """Every object that was not clicked, with its factors and what became of it, and every false detection.
 
     Args:
-        coco: COCO file; images in the folder of `dealkit.data.objects.image_folder`. predictions: made from `clicks`.
+        coco: COCO file; images in the folder of `dealkit.data.annotations.image_folder`. predictions: made from `clicks`.
         source: default: the folder of the file. errors: of `find_errors` with `ignore_clicked`, where they are known already.
 
     Returns:

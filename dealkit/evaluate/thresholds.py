@@ -16,7 +16,6 @@ from dealkit.clicks import make_clicks
 from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder
-from dealkit.data.objects import image_folder
 from dealkit.data.subsets import first_images
 from dealkit.evaluate.coco import evaluate
 from dealkit.files import Json, provenance, write_json
@@ -75,7 +74,7 @@ def _trials(files: Sequence[Path], images: int) -> Iterator[tuple[CocoFolder, Js
     for file in tqdm(files, desc="sources", unit="source"):
         truth = first_images(read_coco(file), images)
         clicks = make_clicks(truth, setting="1/category", seed=0, kind="jitter")
-        yield CocoFolder(file, image_folder(file)), truth, clicks
+        yield CocoFolder(file), truth, clicks
 
 
 def calibrate(checkpoint: Path, files: list[Path], out: Path, *, images: int = 24) -> Json:

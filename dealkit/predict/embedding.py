@@ -30,6 +30,8 @@ class PromptEmbedding:
     """How many clicks it was made from."""
     model: str
     """`model_hash` of the model that made it: no other can read it."""
+    where: str = "prompt embedding"
+    """Its file, which errors name."""
 
     def __post_init__(self) -> None:
         v = self.vectors
@@ -63,7 +65,7 @@ def load_embedding(path: str | Path) -> PromptEmbedding:
     if not about["clicks"].isdecimal():
         raise ValueError(f"{path}: clicks: expected a whole number, got {about['clicks']!r}")
     try:
-        return PromptEmbedding(vectors=tensors["vectors"], clicks=int(about["clicks"]), model=about["model"])
+        return PromptEmbedding(vectors=tensors["vectors"], clicks=int(about["clicks"]), model=about["model"], where=str(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -100,6 +102,6 @@ def model_hash(model: DEAL) -> str:
 def check_model(embedding: PromptEmbedding, model: str, width: int | None = None) -> None:
     """Raise ValueError unless the model of hash `model` made the embedding, `width` numbers wide."""
     if embedding.model != model:
-        raise ValueError(f"prompt embedding: made by model {embedding.model}, this is {model}; embed the clicks again")
+        raise ValueError(f"{embedding.where}: made by model {embedding.model}, this is {model}; embed the clicks again")
     if width is not None and embedding.vectors.shape[1] != width:
-        raise ValueError(f"prompt embedding: vectors: expected (2, {width}) of this model, got {tuple(embedding.vectors.shape)}")
+        raise ValueError(f"{embedding.where}: vectors: expected (2, {width}) of this model, got {tuple(embedding.vectors.shape)}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from dealkit.config import DEFAULT_CHECKPOINT, MIN_SCORE, BuildConfig
-from dealkit.files import IMAGE_SUFFIXES, Json, journal, sha_of, stop_request
+from dealkit.files import IMAGE_SUFFIXES, Json, journal, remove_strays, sha_of, stop_request
 from dealkit.predict.formats import Findings
 from dealkit.predict.threshold import ADAPTIVE, check_threshold
 
@@ -149,6 +149,7 @@ def predict_folder(
     folder, out = Path(folder), Path(out)
     names = list_images(folder, out)[0] if images is None else list(images)
     with journal(out / JOURNAL, prompt.as_json(), overwrite=overwrite) as (rows, add), stop_request() as stop:
+        remove_strays(out)
         stamps = {name: _stamp(folder / name) for name in names}
         done = {row["image"] for row in rows if "error" not in row and row["stamp"] == stamps.get(row["image"])}
         todo = [name for name in names if name not in done]

@@ -160,7 +160,7 @@ def read_prompts(prompts: Sequence[Prompt], size_hw: tuple[int, int]) -> list[tu
     Without labels all points are objects. A box becomes a point at its centre that has its size.
 
     Raises:
-        ValueError: points or boxes of another shape or outside the image; names the prompt set.
+        ValueError: points or boxes of another shape or outside the image; names the prompt, if there are several.
 
     >>> read_prompts([([[1, 2]], None, [[2, 2, 6, 4]])], (10, 10))
     [(tensor([[1., 2.],
@@ -170,22 +170,23 @@ def read_prompts(prompts: Sequence[Prompt], size_hw: tuple[int, int]) -> list[tu
     height, width = size_hw
     sets = []
     for n, (points, labels, *more) in enumerate(prompts):
+        where = f"prompts[{n}]: " if len(prompts) > 1 else ""
         given = (() if rows is None else rows for rows in (points, more[0] if more else ()))
         p, b = (torch.as_tensor(np.asarray(rows), dtype=torch.float32) for rows in given)
         for name, rows, columns in (("points [[x, y], ...]", p, 2), ("boxes [[x1, y1, x2, y2], ...]", b, 4)):
             if rows.numel() and (rows.ndim != 2 or rows.shape[1] != columns):
-                raise ValueError(f"prompt set {n}: expected {name}, got shape {tuple(rows.shape)}")
+                raise ValueError(f"{where}expected {name}, got shape {tuple(rows.shape)}")
         p, b = p.reshape(-1, 2), b.reshape(-1, 4)
         if len(b):
-            check_xyxy(b, f"prompt set {n}: boxes")
+            check_xyxy(b, f"{where}boxes")
         given = [1] * len(p) if labels is None else labels
         labels = torch.cat([torch.as_tensor(given, dtype=torch.int64), torch.ones(len(b), dtype=torch.int64)])
         sizes = torch.cat([torch.zeros_like(p), b[:, 2:] - b[:, :2]])
         p = torch.cat([p, (b[:, :2] + b[:, 2:]) / 2])
         outside = ((p < 0) | (p > torch.tensor([width, height]))).any(1) | ~torch.isfinite(p).all(1)
         if outside.any():
-            where = f"expected x in 0..{width}, y in 0..{height}"
-            raise ValueError(f"prompt set {n}: point {p[outside][0].tolist()} is outside the image; {where}")
+            expected = f"expected x in 0..{width}, y in 0..{height}"
+            raise ValueError(f"{where}point {p[outside][0].tolist()} is outside the image; {expected}")
         sets.append((p, labels, sizes))
     return sets
 

@@ -86,7 +86,7 @@ def showcase(folder: Path, checkpoint: Path, scores: Path, picture: Path, out: P
     for entry in entries:
         file = folder / entry["name"] / "test.json"
         clicks = make_clicks(read_coco(file), setting="1/category", seed=0)
-        found = median_prompt(predictor, CocoFolder(file, file.parent / "images"), clicks)
+        found = median_prompt(predictor, CocoFolder(file), clicks)
         chosen.append(entry | found | {"ap50": float(ap50[entry["name"]])})
     figure, axes = plt.subplots(2, -(-len(chosen) // 2), figsize=(14, 9), squeeze=False, gridspec_kw={"wspace": 0.35})
     for ax in axes.flat[len(chosen) :]:

@@ -116,7 +116,7 @@ def tuned_detector(run: RunConfig, *, detector: str = "fcos", init: Path | None 
 
 def score_detector(detector: Detector, file: Path, *, clicks: int = 3) -> list[Json]:
     """A row of `row_of` per click list on a COCO file, boxes of categories that an image lacks left out."""
-    data, truth = CocoFolder(file, Path(file).parent / "images"), read_coco(file)
+    data, truth = CocoFolder(file), read_coco(file)
     rows = category_rows(detect_coco(detector, data), data, detector.config.categories)
     lists = [make_clicks(truth, setting="1/category", seed=seed) for seed in range(clicks)]
     return [{"seed": seed, **row_of(evaluate(truth, rows, of_seed))} for seed, of_seed in enumerate(lists)]

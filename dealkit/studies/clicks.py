@@ -158,7 +158,7 @@ def click_curves(
     results = Results(out, request | {"images": images, "seeds": seeds})
     predictor = Predictor(checkpoint, threshold=MIN_SCORE)
     for key, file in results.sources(files):
-        data, truth = CocoFolder(file, file.parent / "images"), first_images(read_coco(file), images)
+        data, truth = CocoFolder(file), first_images(read_coco(file), images)
         about = {"several_categories": len({a["category_id"] for a in read_coco(file)["annotations"]}) > 1}
         cells = [(kind, seed) for kind in kinds for seed in range(seeds)]
         curves = [curve_of_source(predictor, data, truth, kind, clicks=clicks, seed=seed) for kind, seed in cells]
@@ -183,7 +183,7 @@ def position_scores(
     results = Results(out, request | {"images": images, "seeds": seeds})
     model = load_model(checkpoint)
     for key, file in results.sources(files):
-        data, truth = CocoFolder(file, file.parent / "images"), first_images(read_coco(file), images)
+        data, truth = CocoFolder(file), first_images(read_coco(file), images)
         cells = [(seed, offset) for seed in range(seeds) for offset in offsets]
         lists = [offset_clicks(truth, offset, seed) for seed, offset in cells]
         scored = [row_of(evaluate(truth, f, c)) for c, f in zip(lists, predict_coco(model, data, lists), strict=True)]

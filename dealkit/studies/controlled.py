@@ -107,7 +107,7 @@ def run_level(model: DEAL, factor: str, level: float, *, scenes: int, size: int 
         clicks = make_clicks(whole_objects(truth), setting="1/category", seed=0)
         if factor == "click_offset":
             clicks = offset_clicks(whole_objects(truth), level, seed=0)
-        found = predict_coco(model, CocoFolder(file, file.parent, source=factor), [clicks])[0]
+        found = predict_coco(model, CocoFolder(file, source=factor), [clicks])[0]
         objects, false = cases(file, found, clicks, source="scenes")
     total = float(objects["weight"].sum())
     if factor == "truncated" and objects["truncated"].any():
@@ -132,7 +132,7 @@ def run_step(model: DEAL, attribute: str, step: float, *, scenes: int, size: int
     with tempfile.TemporaryDirectory() as folder:
         file = write_coco(Path(folder), scenes, size=size, seed=seed, progress=False, **controls)
         clicks = make_clicks(file, setting="1/category", seed=0)
-        found = predict_coco(model, CocoFolder(file, file.parent, source=attribute), [clicks])[0]
+        found = predict_coco(model, CocoFolder(file, source=attribute), [clicks])[0]
         errors = find_errors(file, found, clicks, ignore_clicked=True)
         matrix = confusion_matrix(errors)[:, :-1]
         objects, false = cases(file, found, clicks, source="scenes", errors=errors)

@@ -11,7 +11,6 @@ from dealkit.clicks import make_clicks, save_clicks
 from dealkit.config import DEFAULT_THRESHOLD
 from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder
-from dealkit.data.objects import image_folder
 from dealkit.data.subsets import first_images
 from dealkit.evaluate.errors import FOUND, IGNORED, MISSED, OTHER, Errors, errors_json, find_errors
 from dealkit.evaluate.factors import FACTORS, cases, drop, observed, pooled
@@ -27,14 +26,14 @@ def predictions_of(model: DEAL, file: Path, folder: Path, *, images: int | None 
     `<source>.clicks.json`; what is there is not made again.
 
     Args:
-        file: COCO JSON; images as in `dealkit.data.objects.image_folder`.
+        file: COCO JSON; images as in `dealkit.data.annotations.image_folder`.
         images: at most its first so many. seed: of the clicks, 1/category and centre.
     """
     truth_file, found_file, clicks_file = (folder / f"{file.parent.name}{end}.json" for end in (".truth", "", ".clicks"))
     if not all(path.is_file() for path in (truth_file, found_file, clicks_file)):
         truth = first_images(read_coco(file), images)
         clicks = make_clicks(truth, setting="1/category", seed=seed)
-        data = CocoFolder(file, image_folder(file), source=file.parent.name)
+        data = CocoFolder(file, source=file.parent.name)
         write_json(truth_file, truth)
         save_clicks(clicks, clicks_file)
         write_json(found_file, predict_coco(model, data, [clicks])[0])

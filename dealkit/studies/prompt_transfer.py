@@ -80,7 +80,7 @@ def within_source(predictor: Predictor, file: Path, *, clicked: int = 5, targets
     A row holds `pairs`, the image-category pairs looked in, `ap50`, `ap75` and, with the object of the image's own click ignored,
     `ap50_ignored`, `ap75_ignored`. Empty where no category is in two images.
     """
-    data, truth = CocoFolder(file, file.parent / "images"), read_coco(file)
+    data, truth = CocoFolder(file), read_coco(file)
     clicks = make_clicks(truth, setting="1/category", seed=seed)
     points = {(p["image_id"], p["category_id"]): p["points"] for p in clicks["prompts"]}
     drawn = draw_images(list(points), clicked=clicked, targets=targets, seed=seed)
@@ -146,7 +146,7 @@ def prompt_of(predictor: Predictor, folder: Path, *, clicked: int, seed: int = 0
     category, name = main_category(truth)
     clicks = make_clicks(part_of(truth, categories=[category]), setting="1/category", seed=seed)
     points = {p["image_id"]: p["points"] for p in clicks["prompts"]}
-    data = CocoFolder(folder / "train.json", folder / "images")
+    data = CocoFolder(folder / "train.json")
     chosen = in_order(points, seed)[:clicked]
     return mean_embedding([predictor.embed(data[data.image_ids.index(i)].image, points[i]) for i in chosen]), name
 
@@ -179,7 +179,7 @@ def prompt_matrix(
         filled = {a["image_id"] for a in truth["annotations"] if not a.get("iscrowd")}
         truth = part_of(truth, images=in_order(filled, 0)[:images])
         clicks = make_clicks(truth, setting="1/category", seed=0)
-        data = CocoFolder(root / b / "val.json", root / b / "images")
+        data = CocoFolder(root / b / "val.json")
         scores = ask_prompts(predictor, data, truth, clicks, {category: {a: prompt for a, (prompt, _) in made.items()}})
         ap50 = {a: of["all"]["ap50"] for a, of in scores.items()}
         table.add(key, {"from": OWN, "category": name, "ap50": ap50.pop(OWN)})

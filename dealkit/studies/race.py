@@ -46,14 +46,14 @@ def snapshots(folder: Path, minutes: float, points: int) -> Callable[[nn.Module]
     return keep
 
 
-def score_point(model: DEAL | Detector, files: Sequence[tuple[Path, Path]]) -> Json:
-    """Class-agnostic `ap50` and `ap75`, means over COCO files and their folders of images; for a DEAL, with one click per
+def score_point(model: DEAL | Detector, files: Sequence[Path]) -> Json:
+    """Class-agnostic `ap50` and `ap75`, means over COCO files; for a DEAL, with one click per
     category and image, also `ap50_ignored` and `ap75_ignored`, without the clicked objects."""
     rows = []
-    for file, images in files:
+    for file in files:
         truth = read_coco(file)
         clicks = make_clicks(truth, setting="1/category", seed=0)
-        scores = evaluate(truth, found_agnostic(model, CocoFolder(file, images), clicks), clicks, class_agnostic=True)
+        scores = evaluate(truth, found_agnostic(model, CocoFolder(file), clicks), clicks, class_agnostic=True)
         parts = {"": scores["all"]} | ({"_ignored": scores["clicked_ignored"]} if isinstance(model, DEAL) else {})
         rows.append({f"{name}{end}": part[name] or 0.0 for end, part in parts.items() for name in ("ap50", "ap75")})
     return {name: mean(row[name] for row in rows) for name in rows[0]}
@@ -93,8 +93,7 @@ def race(
     of_data = to_dict(data) | {"coco": [short_path(entry) for entry in data.coco]}
     request = {"data": of_data, "detector": to_dict(detector), "train": to_dict(train)}
     made = Results(results or out / "results.json", request | {"val": [short_path(file) for file in val], "scenes": scenes})
-    files = [(file, file.parent / "images") for file in val]
-    files = files or [(write_coco(out / "scenes", scenes, size=data.size, seed=EVAL_SEED), out / "scenes")]
+    files = val or [write_coco(out / "scenes", scenes, size=data.size, seed=EVAL_SEED)]
     for key in made.todo([{"model": name} for name in models], "race"):
         folder, name = out / key["model"], key["model"]
         keep = snapshots(folder / "snapshots", minutes, points)

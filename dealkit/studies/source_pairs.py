@@ -69,7 +69,7 @@ def source_distances(
     features = {}
     for name in tqdm(sources, desc="features", unit="source"):
         folder = Path(root) / name
-        features[name] = image_features(predictor, CocoFolder(folder / "val.json", folder / "images"), images)
+        features[name] = image_features(predictor, CocoFolder(folder / "val.json"), images)
     table = {(a, a): 0.0 for a in sources}
     for i, a in enumerate(sources):
         for b in sources[i + 1 :]:

@@ -78,7 +78,7 @@ def part_results(
             for file in files:
                 truth = first_images(read_coco(file), images)
                 lists = [make_clicks(truth, setting="1/category", seed=0, kind=kind) for kind in ("centre", "box")]
-                found = predict_coco(model, CocoFolder(file, file.parent / "images"), lists, together=True)
+                found = predict_coco(model, CocoFolder(file), lists, together=True)
                 for clicks, of_list in zip(lists, found, strict=True):
                     about = {"group": group, "source": file.parent.name, "kind": clicks["kind"], "minutes": minutes}
                     rows.append(about | row_of(evaluate(truth, of_list, clicks)))

@@ -30,6 +30,7 @@ from dealkit.files import (
     write_atomically,
     write_json,
     write_text,
+    writing,
 )
 from dealkit.model.checkpoint import Model, load_state, save_model
 from dealkit.model.lite import LITE
@@ -240,7 +241,7 @@ def read_log(out: Path) -> list[dict[str, float]]:
 
 def append_log(out: Path, history: list[dict[str, float]], line: dict[str, float], board: Any) -> None:
     history.append(line)
-    with open(out / "log.jsonl", "a", encoding="utf-8") as file:
+    with writing(out / "log.jsonl"), open(out / "log.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
     if board is not None:
         for name, value in line.items():

@@ -1,9 +1,7 @@
 """The training stream: sample number i of a seeded mix of procedural scenes and COCO folders, and its prompts."""
 
-import glob
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from dealkit.data.mixing import mosaic, paste_distractors
 from dealkit.data.scenes.plan import TWINS
 from dealkit.data.scenes.scene import TRAIN_SEED, make_scene
 from dealkit.data.transforms import augment, random_int, random_share, recolour
+from dealkit.files import files_and_folder
 from dealkit.model.loss import Target
 from dealkit.prompts import PointPrompts, simulate_clicks, stack_prompts
 
@@ -30,8 +29,8 @@ def open_sources(
 ) -> tuple[list[Samples], np.ndarray]:
     """COCO folders named by `annotations.json` or `annotations.json:image_folder`; the first part may be a glob pattern.
 
-    Without a folder, `images` beside the file is taken. Entries are opened in order, matches of a pattern sorted. The
-    `index.parquet` of a TinySet stands for the sources of its training split, balanced by domain.
+    Without a folder, that of `dealkit.data.annotations.image_folder` is taken. Entries are opened in order, matches of a pattern
+    sorted. The `index.parquet` of a TinySet stands for the sources of its training split, balanced by domain.
 
     Returns:
         the sources, and the probability of drawing each: `weights` of its entry, or 1, times its number of images to the
@@ -43,19 +42,16 @@ def open_sources(
     sources: list[Samples] = []
     shares: list[float] = []
     for entry, weight in zip(entries, weights or (1.0,) * len(entries), strict=True):
-        pattern, _, folder = entry.partition(":")
-        files = sorted(glob.glob(pattern))
-        if not files:
-            raise ValueError(f"data.coco: no file matches {pattern!r}; expected a file, or a file:image_folder")
+        files, folder = files_and_folder(entry, "data.coco")
         for file in files:
-            if file.endswith(".parquet"):
+            if file.suffix == ".parquet":
                 from dealkit.data.tinyset.index import TinySet
 
-                parts, own = TinySet(Path(file)).select(split="train").balanced()
+                parts, own = TinySet(file).select(split="train").balanced()
                 sources += parts
                 shares += (weight * own).tolist()
                 continue
-            sources.append(CocoFolder(Path(file), Path(folder) if folder else Path(file).parent / "images"))
+            sources.append(CocoFolder(file, folder))
             shares.append(weight * max(len(sources[-1]), 1) ** temperature)
     return sources, np.array(shares) / max(sum(shares), 1e-9)
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -108,6 +109,33 @@ def test_data_sets_are_checked_and_every_problem_is_listed(cli, tiny_coco):
     (images / "1.png").unlink()
     code, out, _ = cli("data", "check", tiny_coco, "--images", images)
     assert code == 1 and all(part in out for part in ("annotation 1: bbox", "annotation 2: category_id", "1.png"))
+
+
+def test_images_outside_their_folder_are_read_where_that_is_allowed(cli, tiny_coco, checkpoint, tmp_path, monkeypatch):
+    clicks, found = tmp_path / "c.json", tmp_path / "p.json"
+    cli("clicks", tiny_coco, "--out", clicks)
+    found.write_text(json.dumps(perfect(tiny_coco)))
+    data = read_json(tiny_coco)
+    data["images"][0]["file_name"] = str((tiny_coco.parent / "images" / "0.png").rename(tmp_path / "0.png"))
+    tiny_coco.write_text(json.dumps(data))
+    small = ("--steps", 1, "--batch-size", 1, "--size", 64, "--workers", 0, "--hidden-dim", 32)
+    commands = {
+        "data check": (tiny_coco,),
+        "clicks": (tiny_coco, "--out", tmp_path / "again.json"),
+        "predict": ("--coco", tiny_coco, "--clicks", clicks, "--checkpoint", checkpoint, "--out", tmp_path / "found.json"),
+        "evaluate": ("--coco", tiny_coco, "--predictions", found, "--out", tmp_path / "results.json"),
+        "errors": ("--coco", tiny_coco, "--predictions", found, "--out", tmp_path / "errors.json"),
+        "benchmark": ("--coco", tiny_coco, "--checkpoint", checkpoint, "--seeds", 1, "--out", tmp_path / "scores.json"),
+        "train": ("--model", "fcos", "--per-category", "--synthetic", 0, "--coco", tiny_coco, *small, "--out", tmp_path / "run"),
+    }
+    monkeypatch.setattr(dealkit.baselines.scoring, "validate_detector", lambda detector: {"val_ap50": 0.5})
+    for name, args in commands.items():
+        code, out, err = cli(*name.split(), *args)
+        assert code and "image 1: file_name: expected a path inside the folder of images" in out + err, (name, out, err)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "environ", os.environ.copy())
+            code, _, err = cli(*name.split(), *args, "--allow-outside")
+        assert code == 0, (name, err)
 
 
 def test_scenes_of_the_seed_given_or_of_six_domains_are_written_and_can_be_read(cli, tmp_path, monkeypatch):
@@ -234,16 +262,22 @@ def test_a_detector_is_trained_and_scored_by_the_commands_of_deal(cli, tiny_coco
 
 def test_a_benchmark_is_of_a_checkpoint_of_templates_or_of_thresholds(cli, tiny_coco, checkpoint, tmp_path):
     def made(name, *options):
-        out = tmp_path / f"{name}.json"
-        code, said, err = cli("benchmark", "--coco", tiny_coco, "--checkpoint", checkpoint, "--out", out, "--seeds", 1, *options)
+        out, weights = tmp_path / f"{name}.json", () if name == "templates" else ("--checkpoint", checkpoint)
+        code, said, err = cli("benchmark", "--coco", tiny_coco, *weights, "--out", out, *options)
         assert code == 0, err
         return read_json(out), said
 
-    assert made("deal", "--settings", "1/category", "3/category")[0]["request"]["settings"] == ["1/category", "3/category"]
-    assert {row["variant"] for row in made("templates", "--templates", "click")[0]["rows"]} == {"click"}
+    assert made("deal", "--seeds", 1, "--settings", "1/category", "3/category")[0]["request"]["settings"] == [
+        "1/category",
+        "3/category",
+    ]
+    assert {row["variant"] for row in made("templates", "--seeds", 1, "--templates", "click")[0]["rows"]} == {"click"}
     chosen, said = made("chosen", "--thresholds", "choose", "--images", 1)
     assert str(chosen["best"]) in said and chosen["images_per_source"] == 1
     assert set(made("compared", "--thresholds", "compare")[0]["mean"]) == {"f1", "count_mae"}
+    for wrong in ("--scenes", "--images"):
+        code, _, err = cli("benchmark", "--coco", tiny_coco, "--checkpoint", checkpoint, "--out", tmp_path / "r.json", wrong, 2)
+        assert code == 2 and f"{wrong}: has no effect for a DEAL" in err
 
 
 @pytest.mark.parametrize("weights", [0, 1, 3])
@@ -260,7 +294,8 @@ def test_a_run_is_published_with_its_own_weights_others_or_an_average(cli, check
 
     monkeypatch.setattr(dealkit.report.publish, "choose_average", choose)
     monkeypatch.setattr(dealkit.report.publish, "publish", lambda run, out, **options: asked.update(options))
-    options = ("--weights", *[checkpoint] * weights, "--shares", 0, 0.5) if weights else ()
+    options = ("--weights", *[checkpoint] * weights) if weights else ()
+    options += ("--shares", 0, 0.5) if weights > 1 else ()
     code, out, err = cli("publish", tmp_path / "run", "--out", tmp_path / "new.safetensors", *options)
     assert code == 0, err
     averaged = tmp_path / "run" / "averaged.safetensors"
@@ -276,16 +311,27 @@ def test_a_run_is_published_with_its_own_weights_others_or_an_average(cli, check
     [
         (("benchmark", "--coco", "none*.json", "--out", "r.json"), "--coco: no file matches none*.json"),
         (("browse", "none*.json"), "FILES: no file matches none*.json"),
-        (("browse", __file__, "--clicks", "c.json"), "--clicks, --map-with: expected --predictions, too"),
+        (("browse", __file__, "--clicks", "c.json"), "--clicks: has no effect without --predictions"),
         (("clicks", "none.json", "--out", "c.json"), "none.json"),
         (("evaluate", "--coco", "none.json", "--predictions", "p.json", "--out", "r.json"), "none.json"),
         (("data", "scenes", "--out", "scenes", "--size", "8"), "--size: expected 16 to 8,192, got 8"),
         (("data", "scenes", "--out", "scenes", "--count", "-1"), "--count: expected 1 to 1,000,000, got -1"),
         (("clicks", "none.json", "--out", "c.json", "--seed", "-1"), "--seed: expected 0 to 4,294,967,295, got -1"),
         (("bench", "--size", "-1"), "--size: expected 16 to 8,192, got -1"),
-        (("browse", __file__, "--score", "nan"), "--score: expected 0 to 1, got nan"),
+        (("browse", __file__, "--predictions", "p.json", "--score", "nan"), "--score: expected 0 to 1, got nan"),
+        (("browse", __file__, "--no-app", "--port", "80"), "--port: has no effect with --no-app"),
+        (("data", "scenes", "--out", "scenes", "--domains", "--count", "3"), "--count: has no effect with --domains"),
+        (("train", "--out", "run", "--resume", "--steps", "9"), "--steps: has no effect with --resume"),
+        (("train", "--out", "run", "--config", "c.json", "--model", "small"), "--model: has no effect with --config"),
+        (("train", "--out", "run", "--model", "fcos", "--cycles", "2"), "--cycles: has no effect with --model fcos"),
+        (("train", "--out", "run", "--partly"), "--partly: has no effect without --init"),
+        (("benchmark", "--out", "r.json", "--templates", "click", "--rounds", "2"), "--rounds: has no effect with --templates"),
+        (("report", "--check", "--photos"), "--photos: has no effect with --check"),
         (("benchmark", "--coco", __file__, "--out", "r.json", "--seeds", "0"), "--seeds: expected 1 to 1,000, got 0"),
-        (("publish", "run", "--out", "a.safetensors", "--shares", "2"), "--shares: expected 0 to 1, got 2"),
+        (
+            ("publish", "run", "--out", "a", "--weights", "a", "b", "--shares", "2"),
+            "--shares: expected 0 to 1, got 2",
+        ),
         (("run", "99_none"), "notebook: expected one of 00_quickstart, "),
         (("fly", "high"), "command: expected one of demo, click, predict, browse"),
         (("data",), "got 'data'"),

@@ -176,7 +176,8 @@ def test_a_finished_run_is_skipped_unless_forced(folder, capsys):
 
 def test_a_failed_run_names_its_cell_and_is_run_again(folder):
     (folder / "fail").touch()
-    with pytest.raises(ValueError, match=r"cell In \[\d+\] \(# the last.*AssertionError: told to fail; ") as caught:
+    said = r"cell In \[\d+\], line 2: assert not \(folder / 'fail'\)\.exists\(\), 'told to fail': AssertionError: told to fail; "
+    with pytest.raises(ValueError, match=said) as caught:
         run(folder)
     (part,) = (folder / "runs" / "09_small").iterdir()
     assert part.name.startswith("default-") and part.name.endswith(".part.ipynb") and part.name in str(caught.value)
@@ -185,6 +186,23 @@ def test_a_failed_run_names_its_cell_and_is_run_again(folder):
     done = run(folder)
     assert ran(folder) == ["3 0.5", "3 0.5"]
     assert list((folder / "runs" / "09_small").iterdir()) == [done]
+
+
+def test_a_claim_that_a_short_run_cannot_hold_is_a_warning_and_other_checks_are_errors(folder, capsys):
+    """In [1] is the line that softens claims, In [2] the parameters, In [3] those that are set."""
+    claims = ["if True:", "    assert steps > 2, 'enough steps'", "print('and on')"]
+    wrong = new_code_cell("assert rate < 1, f'rate: {rate} is too high'")
+    check = new_code_cell("assert steps, 'a check'", metadata={"tags": ["nbval-check-output"]})
+    notebook = read(folder / "09_small.ipynb")
+    notebook.cells += [new_code_cell("\n".join(claims)), wrong, check]
+    nbformat.write(notebook, folder / "09_small.ipynb")
+    done = run(folder, None, (("steps", "1"),))
+    said = "does not hold with these parameters: line 2: assert steps > 2, 'enough steps'"
+    assert f"warning: cell In [6], {said}" in capsys.readouterr().err
+    assert any("and on" in output.get("text", "") for output in outputs_of(done))
+    for name, value, said in (("rate", "2", "AssertionError: rate: 2.0 is too high"), ("steps", "0", "AssertionError: a check")):
+        with pytest.raises(ValueError, match=said):
+            run(folder, None, ((name, value),))
 
 
 def test_a_run_is_known_by_its_code_and_its_parameters():

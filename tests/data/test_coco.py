@@ -11,9 +11,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from dealkit.clicks import make_clicks
-from dealkit.data.annotations import read_coco
+from dealkit.data.annotations import image_folder, read_coco
 from dealkit.data.coco import CocoFolder, check, check_report, coco_dict
+from dealkit.data.scenes.scene import write_coco
 from dealkit.evaluate.coco import evaluate
+from dealkit.files import OUTSIDE
 
 REAL = conftest.REAL / "realsmall"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="needs real data: set DEALKIT_DATA to the folder that holds realsmall")
@@ -328,6 +330,28 @@ def test_a_file_name_that_leads_out_of_the_folder_is_refused(tmp_path, name):
     assert [str(p).split(": ")[1:3] for p in check(*paths)] == [["image 2", "file_name"]]
     with pytest.raises(ValueError, match="image 2: file_name: expected a path inside the folder of images"):
         read_coco(paths[0])
+
+
+def test_a_file_name_that_leads_out_of_the_folder_is_read_where_that_is_allowed(tmp_path, monkeypatch):
+    def change(data):
+        data["images"][0]["file_name"], data["images"][1]["file_name"] = str(outside / "a.png"), "../elsewhere/b.png"
+
+    outside = tmp_path / "elsewhere"
+    outside.mkdir()
+    paths = write_folder(tmp_path, change=change)
+    for name in ("a.png", "b.png"):
+        (paths[1] / name).rename(outside / name)
+    assert len(check(*paths)) == 2
+    monkeypatch.setenv(OUTSIDE, "1")
+    assert check(*paths) == [] and len(read_coco(paths[0])["images"]) == 3
+    assert [sample.image.shape[2] for sample in CocoFolder(*paths)] == [20, 20, 20]
+
+
+def test_images_lie_beside_the_file_or_below_it(make_coco, tmp_path):
+    file = make_coco("a", [[]])
+    assert image_folder(file) == CocoFolder(file).images == file.parent / "images"
+    scenes = write_coco(tmp_path / "scenes", 1, size=64)
+    assert image_folder(scenes) == CocoFolder(scenes).images == scenes.parent
 
 
 def test_text_that_no_terminal_prints_is_refused_and_printed_in_another_way(tmp_path):

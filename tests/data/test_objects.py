@@ -8,8 +8,7 @@ import pytest
 from dealkit.boxes import SIZE_BINS
 from dealkit.data.coco import NOT_STATED
 from dealkit.data.measures import SUSPICIOUS, box_sizes, local_density, near_duplicates, ring_contrast, suspicious_boxes
-from dealkit.data.objects import image_folder, load_domains, neighbour_shares, read_pixels, read_table, summary
-from dealkit.data.scenes.scene import write_coco
+from dealkit.data.objects import load_domains, neighbour_shares, read_pixels, read_table, summary
 from dealkit.files import PROJECT_ROOT
 
 OBJECTS = [[(5, [10, 12, 6, 8], 0), (5, [50, 40, 6, 6], 0), (9, [70, 10, 15, 20], 1)], [], [(9, [5, 5, 40, 6], 0)]]
@@ -102,13 +101,6 @@ def test_a_border_belongs_to_the_smaller_bin(make_coco):
 def test_the_split_is_the_name_of_the_file(make_coco):
     file = make_coco("a", OBJECTS)
     assert set(read_table([file.rename(file.parent / "val.json")]).images["split"]) == {"val"}
-
-
-def test_images_lie_beside_the_file_or_below_it(make_coco, tmp_path):
-    file = make_coco("a", OBJECTS)
-    assert image_folder(file) == file.parent / "images"
-    scenes = write_coco(tmp_path / "scenes", 1, size=64)
-    assert image_folder(scenes) == scenes.parent
 
 
 def test_a_broken_file_is_named(make_coco):

@@ -126,7 +126,7 @@ def test_lists_of_one_seed_differ_only_in_the_distance(source):
 
 
 def test_of_a_box_over_the_border_the_part_inside_counts():
-    row = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [-10, 0, 20, 10]}
+    row = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [-1, 0, 11, 10]}
     truth = {"images": [{"id": 1, "width": 50, "height": 50}], "categories": [{"id": 1}], "annotations": [row]}
     for seed in range(8):
         ((x, y),) = offset_clicks(truth, 0.95, seed)["prompts"][0]["points"]

@@ -40,7 +40,7 @@ from dealkit.data.scenes.plan import (
     scene_categories,
 )
 from dealkit.data.scenes.sprites import Category, category_names, render_variants
-from dealkit.files import write_atomically, write_text
+from dealkit.files import remove_strays, write_atomically, write_text
 
 TRAIN_SEED = 0
 """Seed of scenes for training."""
@@ -249,6 +249,7 @@ def write_coco(
     ['images/000001.png', 'images/000002.png']
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
+    remove_strays(folder)
     rows: list[tuple[str, tuple[int, int], torch.Tensor, torch.Tensor]] = []
     names: list[str] = []
     for index in tqdm(range(count), desc="scenes", unit="scene", disable=not progress):

@@ -34,7 +34,7 @@ from dealkit.data.tinyset.duplicates import components, find_copies, near_pairs,
 from dealkit.data.tinyset.folders import detect_sources
 from dealkit.data.tinyset.index import BOX_COLUMNS, TEXT_COLUMNS, arrow, write_index
 from dealkit.data.tinyset.parallel import Engine, map_tasks
-from dealkit.files import Json, read_json, write_atomically, write_json
+from dealkit.files import Json, read_json, remove_strays, write_atomically, write_json
 
 
 def build_tinyset(
@@ -208,6 +208,7 @@ def _merge_sources(sources: list[SourceFolder], out: Path, config: BuildConfig, 
         write = functools.partial(_write_coco, columns=columns, categories=categories, split=split)
         write_atomically(out / f"{split}.json", write)
     _clear(out / "images", set(columns["file_name"]))
+    remove_strays(out)
     moved = Counter(f"{seen[i]['split']} to {splits[i]}" for i in kept if seen[i]["split"] not in ("", splits[i]))
     sizes = Counter(groups[i] for i in kept)
     of_source, of_split = _counts(columns, "source"), _counts(columns, "split", "domain")

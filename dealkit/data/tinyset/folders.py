@@ -57,7 +57,7 @@ def read_coco_folder(folder: Path, *, source: str, on_problem: Any = None) -> It
     `group` of an image record is its group. A problem in a file, as `data check` lists them, raises ValueError.
     """
     for file in _coco_files(folder):
-        data = CocoFolder(file, folder / "images", source=source)
+        data = CocoFolder(file, source=source)
         groups = {row["id"]: row.get("group") for row in read_json(file)["images"]}
         for i, (image_id, name) in enumerate(zip(data.image_ids, data.file_names, strict=True)):
             rows = data.rows(i)
