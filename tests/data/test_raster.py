@@ -21,9 +21,9 @@ def write(tmp_path):
 
     def make(values, crs="EPSG:4326", place=(-71, 11, 0.001, 0.001), colours=None, palette=None, **form):
         count, height, width = values.shape
-        form |= {"crs": crs, "transform": rasterio.transform.from_origin(*place) if place else None}
+        form = {"driver": "GTiff"} | form | {"crs": crs, "transform": rasterio.transform.from_origin(*place) if place else None}
         size = {"count": count, "height": height, "width": width, "dtype": values.dtype}
-        with rasterio.open(tmp_path / "map.tif", "w", driver="GTiff", **size, **form) as file:
+        with rasterio.open(tmp_path / "map.tif", "w", **size, **form) as file:
             if palette:
                 file.write_colormap(1, palette)
             file.write(values)
@@ -42,13 +42,14 @@ def numbers(*shape, high=256, dtype=np.uint8):
     ("values", "form"),
     [
         (numbers(3, 70, 90), {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate"}),
+        (numbers(3, 70, 90), {"driver": "COG"}),
         (numbers(1, 70, 90), {}),
         (numbers(3, 70, 90, high=4096, dtype=np.uint16), {}),  # 12 bits
         (numbers(1, 70, 90, high=1000).astype(np.float32) / 1000, {}),
         (np.where(numbers(3, 70, 90) < 50, 0, numbers(3, 70, 90, high=900, dtype=np.uint16)), {"nodata": 0}),
         (numbers(1, 70, 90, high=4), {"palette": {n: (50 * n, 10, 255 - n, 255) for n in range(4)}}),
     ],
-    ids=["rgb", "grey", "12 bits", "floats", "no data", "palette"],
+    ids=["rgb", "cloud-optimised", "grey", "12 bits", "floats", "no data", "palette"],
 )
 def test_a_window_is_that_of_the_image_read_whole(write, values, form):
     file = write(values, **form)

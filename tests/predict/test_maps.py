@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -57,9 +58,16 @@ def test_one_click_by_coordinates_comes_out_at_the_right_longitude_and_latitude(
 
 def test_a_map_is_predicted_as_the_image_in_memory(discs, predictor):
     asked = {"prompts": [([[112, 112]], None)], "tile": 128, "overlap": 32}
-    raster = Raster(discs)
-    [windows], [whole] = predict_large(predictor, raster, **asked), predict_large(predictor, raster[:, :, :], **asked)
+    raster, read = Raster(discs), []
+    file = raster.file
+    raster.file = SimpleNamespace(
+        height=file.height,
+        width=file.width,
+        read=lambda *a, window, **o: (read.append(window), file.read(*a, window=window, **o))[1],
+    )
+    [windows], [whole] = predict_large(predictor, raster, **asked), predict_large(predictor, Raster(discs)[:, :, :], **asked)
     same(windows, whole)
+    assert {(y2 - y1, x2 - x1) for (y1, y2), (x1, x2) in read} == {(128, 128)}, "never more than a tile"
     assert windows.image is raster and windows.plot().get_xlim() == (0, 320)
 
 
