@@ -1,4 +1,5 @@
-# make demo | test | install | lint | notebooks | clean; NOTEBOOKS="notebooks/00_quickstart.ipynb" chooses some
+# make demo | test | install | lint | notebooks | clean; NOTEBOOKS="notebooks/00_quickstart.ipynb" chooses some,
+# WORKERS=4 tests in four processes
 #
 # Uses the active virtual or conda environment; where none is active, makes `.venv` with python3 and uses that.
 # Works with the make of macOS (3.81) and of Linux.
@@ -28,6 +29,10 @@ brief = awk '/Downloading .*([0-9][0-9][.][0-9] MB|GB)|^Installing|^Successfully
 
 NOTEBOOKS ?= $(sort $(wildcard notebooks/*.ipynb))
 
+# Tests and notebooks run in so many processes, one file each at a time, with one thread each.
+WORKERS ?= 2
+PARALLEL = -n $(WORKERS) --dist loadfile
+
 # FiftyOne sends usage statistics unless told not to; tests and notebooks of ours do not.
 export FIFTYONE_DO_NOT_TRACK := true
 
@@ -39,8 +44,8 @@ demo: $(CORE)
 test: $(ALL)
 	$(call step,FiftyOne's database: set it up where its own download is blocked,"$(PYTHON)" -m dealkit.browse.mongod)
 	$(call step,lint,"$(PYTHON)" -m ruff check . && "$(PYTHON)" -m ruff format --check .)
-	$(call step,unit tests and docstring examples,"$(PYTHON)" -m pytest tests dealkit)
-	$(call step,notebooks,TQDM_DISABLE=1 "$(PYTHON)" -m pytest --nbval-lax --nbval-current-env $(NOTEBOOKS))
+	$(call step,unit tests and docstring examples,OMP_NUM_THREADS=1 "$(PYTHON)" -m pytest $(PARALLEL) tests dealkit)
+	$(call step,notebooks,OMP_NUM_THREADS=1 TQDM_DISABLE=1 "$(PYTHON)" -m pytest $(PARALLEL) --nbval-lax --nbval-current-env $(NOTEBOOKS))
 
 install: $(ALL)
 

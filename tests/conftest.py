@@ -47,7 +47,7 @@ def real_data():
 
 @pytest.fixture(scope="session")
 def tiny_config():
-    return ModelConfig(hidden_dim=32, fine_dim=16, num_heads=2, context_layers=1, decoder_layers=2)
+    return ModelConfig(backbone="pico", hidden_dim=32, fine_dim=16, num_heads=2, context_layers=1, decoder_layers=2)
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +69,12 @@ def make_tiny(tiny_config):
 def tiny_model(make_tiny):
     """One tiny model in evaluation mode for all tests: read it, never change it."""
     return make_tiny().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def wide_model(make_tiny, tiny_config):
+    """The same with the backbone `nano`, whose features tell images apart: read it, never change it."""
+    return make_tiny(config=replace(tiny_config, backbone="nano")).requires_grad_(False)
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,7 @@ def test_an_error_in_a_config_file_names_the_file_and_the_field(tmp_path, values
 @pytest.mark.parametrize(
     ("cls", "bad", "said"),
     [
-        (ModelConfig, {"backbone": "vgg"}, "ModelConfig.backbone: expected one of nano, lite0, .*, got 'vgg'"),
+        (ModelConfig, {"backbone": "vgg"}, "ModelConfig.backbone: expected one of nano, pico, lite0, .*, got 'vgg'"),
         (ModelConfig, {"hidden_dim": 36, "num_heads": 2}, "ModelConfig.hidden_dim: expected a multiple of .* 8, got 36"),
         (ModelConfig, {"click_sizes": ()}, "ModelConfig.click_sizes: expected one or more numbers"),
         (ModelConfig, {"click_sizes": (1.0, 0.0)}, "ModelConfig.click_sizes"),

@@ -74,13 +74,13 @@ def test_a_run_in_bfloat16(tiny_config, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("detector", ["fcos", "retinanet", "faster_rcnn", "rtdetr"])
 def test_detectors_train(tmp_path, detector):
-    config = DetectorConfig(detector=detector, hidden_dim=32)
+    config = DetectorConfig(detector=detector, backbone="pico", hidden_dim=32)
     run = DetectorRun(detector=config, data=DATA, train=schedule())
     assert finite(train_with(run, tmp_path / "run"))
 
 
 def test_a_method_for_incomplete_labels_trains(tmp_path):
-    config = DetectorConfig(detector="fcos", hidden_dim=32)
+    config = DetectorConfig(detector="fcos", backbone="pico", hidden_dim=32)
     run = DetectorRun(detector=config, data=DATA, train=schedule(), method=MethodConfig(method="mean_teacher"))
     assert finite(train_with(run, tmp_path / "run"))
 

@@ -19,7 +19,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from dealkit.boxes import in_regions
 from dealkit.config import MIN_SCORE, DetectorConfig
 from dealkit.data.transforms import pad_to
-from dealkit.model.encoder import STRIDES, Backbone
+from dealkit.model.encoder import PLAIN, STRIDES, Backbone
 
 
 def as_float32(_module: nn.Module, _inputs: Any, output: Any) -> Any:
@@ -137,11 +137,11 @@ def build_torchvision(config: DetectorConfig) -> nn.Module:
 _BASIC = {"depths": [2, 2, 2, 2], "layer_type": "basic"}
 _BOTTLENECK = {"depths": [3, 4, 6, 3], "layer_type": "bottleneck"}
 RESNETS = {
-    "nano": {"embedding_size": 48, "hidden_sizes": [48, 96, 192, 320], **_BASIC},
+    **{name: {"embedding_size": widths[0], "hidden_sizes": widths, **_BASIC} for name, widths in PLAIN.items()},
     "resnet18": {"embedding_size": 64, "hidden_sizes": [64, 128, 256, 512], **_BASIC},
     "resnet50": {"embedding_size": 64, "hidden_sizes": [256, 512, 1024, 2048], **_BOTTLENECK},
 }
-"""RT-DETR's own backbones: ResNets with a stem of three convolutions; `nano` has the widths of ours."""
+"""RT-DETR's own backbones: ResNets with a stem of three convolutions; `nano` and `pico` have the widths of ours."""
 
 
 def build_rtdetr(config: DetectorConfig) -> nn.Module:

@@ -38,7 +38,7 @@ every = pytest.mark.parametrize("name", DETECTORS)
 
 
 def tiny(name="fcos", **changes):
-    return DetectorConfig(**{"detector": name, "hidden_dim": 32, "queries": 60, **changes})
+    return DetectorConfig(**{"detector": name, "backbone": "pico", "hidden_dim": 32, "queries": 60, **changes})
 
 
 def made(name="fcos", **changes):

@@ -184,7 +184,7 @@ def test_the_scores_and_sizes_of_a_method_are_those_set():
 @pytest.fixture
 def run():
     return DetectorRun(
-        detector=DetectorConfig(hidden_dim=32),
+        detector=DetectorConfig(backbone="pico", hidden_dim=32),
         data=DataConfig(size=64, workers=0),
         train=TrainConfig(steps=2, batch_size=1, warmup=1, log_every=1, seed=1),
         method=MethodConfig(method="point_teacher", teacher_start=0.3),

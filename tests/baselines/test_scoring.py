@@ -88,7 +88,7 @@ def test_images_come_back_in_the_order_of_the_file(make_coco):
 def test_a_benchmark_goes_on_where_it_was_stopped(make_coco, tmp_path):
     files = [make_coco(name, [[(5, [10, 10, 8, 8], 0)]]) for name in "ab"]
     torch.manual_seed(0)
-    save_model(Detector(DetectorConfig(hidden_dim=32)), tmp_path / "d.safetensors")
+    save_model(Detector(DetectorConfig(backbone="pico", hidden_dim=32)), tmp_path / "d.safetensors")
     first = benchmark_detector(tmp_path / "d.safetensors", files[:1], tmp_path / "r.json")
     files[0].unlink()  # what is finished is not read again
     made = benchmark_detector(tmp_path / "d.safetensors", files, tmp_path / "r.json", scenes=1)

@@ -8,7 +8,7 @@ from conftest import ONE_CLICK, normal, target_of
 
 from dealkit.config import BACKBONES, MODELS, LossConfig
 from dealkit.model.deal import build_model, decode_in_groups
-from dealkit.model.encoder import STRIDES, nano_stages
+from dealkit.model.encoder import PLAIN, STRIDES, plain_stages
 from dealkit.model.loss import criterion
 from dealkit.prompts import stack_prompts
 
@@ -80,7 +80,7 @@ def test_the_published_models_are_as_small_as_said():
     models = {name: build_model(replace(config, pretrained=False)) for name, config in MODELS.items()}
     counts = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
     assert counts["nano"] <= 10_000_000 and counts["small"] <= 20_000_000
-    assert round(sum(p.numel() for stage in nano_stages()[0] for p in stage.parameters()) / 1e6, 1) == 5.0
+    assert round(sum(p.numel() for stage in plain_stages(PLAIN["nano"]) for p in stage.parameters()) / 1e6, 1) == 5.0
 
 
 # Batches

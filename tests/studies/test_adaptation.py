@@ -65,7 +65,8 @@ def test_the_table_has_a_column_per_number_of_images():
 
 
 def test_a_detector_is_tuned_from_its_checkpoint_and_scored_on_the_same_images(root, tiny_run, tmp_path):
-    save_model(Detector(DetectorConfig(hidden_dim=32)), tmp_path / "fcos.safetensors")  # of one class; the source has two
+    fcos = Detector(DetectorConfig(backbone="pico", hidden_dim=32))  # of one class; the source has two
+    save_model(fcos, tmp_path / "fcos.safetensors")
     tune = tuned_detector(tiny_run, init=tmp_path / "fcos.safetensors", clicks=2)
     rows = tune(root / "land" / "train.json", root / "land" / "val.json", tmp_path / "fcos", 0)
     tuned = load_detector(tmp_path / "fcos" / "model.safetensors")

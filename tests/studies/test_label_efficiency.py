@@ -15,7 +15,7 @@ from dealkit.studies.label_efficiency import ROWS, Row, applies, label_efficienc
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
-TINY = Budget(steps=1, batch_size=2, size=64, hidden_dim=32)
+TINY = Budget(steps=1, batch_size=2, size=64, backbone="pico", hidden_dim=32)
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def files(make_sources):
 @pytest.fixture
 def scenes(tmp_path):
     """A checkpoint of a detector to start from."""
-    save_model(Detector(DetectorConfig(hidden_dim=32)), tmp_path / "scenes.safetensors")
+    save_model(Detector(DetectorConfig(backbone="pico", hidden_dim=32)), tmp_path / "scenes.safetensors")
     return tmp_path / "scenes.safetensors"
 
 

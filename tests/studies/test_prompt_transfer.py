@@ -3,6 +3,7 @@
 import pytest
 
 from dealkit.files import read_json
+from dealkit.model.checkpoint import save_model
 from dealkit.report.tables import pair_losses, transfer_table
 from dealkit.studies.prompt_transfer import draw_images, main_category, prompt_matrix, transfer_scores
 
@@ -53,7 +54,9 @@ def test_the_main_category_has_the_most_objects(make_sources):
     assert main_category(tie) == (1, "a")
 
 
-def test_prompts_of_every_source_are_asked_of_every_other(make_sources, checkpoint, tmp_path):
+def test_prompts_of_every_source_are_asked_of_every_other(make_sources, wide_model, tmp_path):
+    checkpoint = tmp_path / "wide.safetensors"
+    save_model(wide_model, checkpoint)
     root = make_sources(bolts=[[BOLT, (5, [50, 40, 6, 6], 0)]] * 3, nuts=[[NUT, (9, [60, 40, 12, 12], 0), BOLT]] * 3)
     made = prompt_matrix(checkpoint, root, ["bolts", "nuts"], clicked=2, images=2, results=tmp_path / "r.json")
     pairs = [(a, b) for b in ("bolts", "nuts") for a in ("own", "bolts", "nuts")]

@@ -22,7 +22,7 @@ def test_weights_are_put_aside_as_often_as_asked_for(tmp_path, tiny_model, monke
 
 def test_a_race_gives_every_model_the_same_minutes_and_is_run_once(tmp_path):
     settings = {"minutes": 0.02, "models": ("fcos",), "scenes": 2, "points": 2, "data": DataConfig(size=64, workers=0)}
-    settings |= {"detector": DetectorConfig(hidden_dim=32), "schedule": TrainConfig(batch_size=1, warmup=1)}
+    settings |= {"detector": DetectorConfig(backbone="pico", hidden_dim=32), "schedule": TrainConfig(batch_size=1, warmup=1)}
     made = race(tmp_path / "race", **settings, results=tmp_path / "race.json")
     last = made.rows[-1]
     assert last["minutes"] >= 0.02 and last["model"] == "fcos" and {"step", "ap50", "ap75", "images_per_s"} <= set(last)

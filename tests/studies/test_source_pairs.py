@@ -38,8 +38,8 @@ def test_features_are_cells_of_the_image_and_not_of_its_padding(tiny_model, root
     assert features.shape == (2 * 5 * 6, 32)  # 70 x 90 pixels: 5 x 6 cells of 16
 
 
-def test_distances_are_symmetric_with_zeros_on_the_diagonal(tiny_model, root):
-    table = source_distances(Predictor(tiny_model), root, ["bolts", "nuts"], images=2)
+def test_distances_are_symmetric_with_zeros_on_the_diagonal(wide_model, root):
+    table = source_distances(Predictor(wide_model), root, ["bolts", "nuts"], images=2)
     assert table["bolts", "bolts"] == table["nuts", "nuts"] == 0 and table["bolts", "nuts"] == table["nuts", "bolts"] > 0
 
 
