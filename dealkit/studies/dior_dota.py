@@ -1,6 +1,7 @@
 """How does it do on DIOR and DOTA-v2.0, which the paper tests on without training? One click per category and image.
 
 Boxes are horizontal; of DOTA those around its quadrilaterals. Large images are read in tiles. A run goes on where it was stopped.
+DOTA-v1.0, a part of 2.0, is read, too.
 """
 
 import json
@@ -23,10 +24,10 @@ from dealkit.model.checkpoint import load_model
 from dealkit.predict.detections import to_rows
 from dealkit.predict.tiles import predict_coco_tiled
 
-SPLITS = {"dior": "test", "dota-v2.0": "val"}
+SPLITS = {"dior": "test", "dota-v2.0": "val", "dota-v1.0": "val"}
 """What is tested. Choice: DOTA's test labels are not public, and its val is what papers report without the server."""
 
-SEEN = {"dior": ("vehicle",), "dota-v2.0": ("small-vehicle", "large-vehicle", "swimming-pool")}
+SEEN = {"dior": ("vehicle",), **dict.fromkeys(("dota-v2.0", "dota-v1.0"), ("small-vehicle", "large-vehicle", "swimming-pool"))}
 """Categories that have a like in the published model's training: cars from a drone and a street camera, swimming pools. All
 others are unseen. For a model of other training data give its own."""
 
@@ -42,11 +43,14 @@ def to_coco(name: str, root: Path, out: Path, *, split: str | None = None) -> Pa
         out: file to write. split: another than that of `SPLITS`.
 
     Raises:
-        ValueError: an unknown name, or no image of the split; what a reader finds wrong is named by file and line.
+        ValueError: an unknown name, no such folder, or no image of the split; names the command that fetches it. What a reader
+            finds wrong is named by file and line.
     """
     if name not in SPLITS:
         raise ValueError(f"public data set: expected one of {', '.join(SPLITS)}, got {name!r}")
-    split = split or SPLITS[name]
+    split, fetch = split or SPLITS[name], f"`python -m dealkit data get {name} --root {Path(root).parent}` fetches what it can"
+    if not Path(root).is_dir():
+        raise ValueError(f"{root}: no such folder; {fetch}")
     rows, names = [], {}
     for record in SOURCES[name].read(root, on_problem=None):
         if record.split != split:
@@ -56,7 +60,8 @@ def to_coco(name: str, root: Path, out: Path, *, split: str | None = None) -> Pa
         file = record.path.relative_to(root).as_posix()
         rows.append((file, size_hw, torch.from_numpy(record.boxes), labels, torch.from_numpy(record.ignore)))
     if not rows:
-        raise ValueError(f"{root}: no labelled image of the split {split!r}; layout: {SOURCES[name].layout}")
+        facts = f"layout: {SOURCES[name].layout}; {SOURCES[name].note}"
+        raise ValueError(f"{root}: no labelled image of the split {split!r}; {fetch}; {facts}")
     write_json(out, coco_dict(rows, list(names)))
     return out
 

@@ -1,11 +1,17 @@
-"""`dealkit.studies.dior_dota`: DIOR and DOTA-v2.0 end to end on small folders in the official layout."""
+"""`dealkit.studies.dior_dota`: DIOR and DOTA end to end on small folders in the official layout, and on real labels."""
+
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import dealkit.studies.dior_dota
+from dealkit.config import DEFAULT_CHECKPOINT
+from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder
-from dealkit.files import read_json
+from dealkit.data.subsets import in_order, part_of
+from dealkit.evaluate.benchmark import benchmark
+from dealkit.files import read_json, write_json
 from dealkit.report.tables import public_table
 from dealkit.studies.dior_dota import PAPER, SEEN, SPLITS, public_scores, to_coco
 
@@ -77,10 +83,13 @@ def test_dota_boxes_are_those_around_its_quadrilaterals_and_difficult_ones_are_i
 
 
 def test_what_is_not_there_is_an_error(dior, tmp_path):
-    with pytest.raises(ValueError, match="public data set: expected one of dior, dota-v2.0, got 'moon'"):
+    with pytest.raises(ValueError, match="public data set: expected one of dior, dota-v2.0, dota-v1.0, got 'moon'"):
         to_coco("moon", dior, tmp_path / "x.json")
-    with pytest.raises(ValueError, match="no labelled image of the split 'val'; layout: Annotations"):
+    with pytest.raises(ValueError, match=r"no labelled image of the split 'val'; .*layout: Annotations.*no test labels"):
         to_coco("dior", dior, tmp_path / "x.json", split="val")
+    get = rf"none/dota-v2.0: no such folder; `python -m dealkit data get dota-v2.0 --root {tmp_path}/none` fetches"
+    with pytest.raises(ValueError, match=get):
+        public_scores("dota-v2.0", tmp_path / "none" / "dota-v2.0", __file__, tmp_path / "r.json", tmp_path / "work")
     assert not (tmp_path / "x.json").exists()
 
 
@@ -125,4 +134,39 @@ def test_a_run_goes_on_after_a_kill_and_is_not_predicted_again(dior, checkpoint,
     monkeypatch.undo()
     options["images"] = 1  # drawn by a hash, into a file of their own: fewer pairs are clicked
     assert {row["images"] for row in scores("d.json")} == {1} and len(list((tmp_path / "work").glob("*.jsonl"))) == 2
-    assert set(SEEN) == set(SPLITS) == set(PAPER)
+    assert set(SEEN) == set(SPLITS) == {*PAPER, "dota-v1.0"}
+
+
+@pytest.mark.real
+def test_real_labels_of_dota_are_read_and_scored_as_by_the_benchmark(real_data, tmp_path):
+    """A part of DOTA-v1.0 written back as official text labels: clockwise corners, hyphenated names, an image file for each."""
+    given, root = read_coco(real_data / "unseen" / "dota" / "test.json"), tmp_path / "dota-v1.0"
+    kinds = {row["id"]: row["name"].replace(" ", "-") for row in given["categories"]}
+    for folder in ("images", "labelTxt-v1.0"):
+        (root / "val" / folder).mkdir(parents=True)
+    for image in given["images"]:
+        (root / "val" / "images" / image["file_name"]).symlink_to(real_data / "unseen" / "dota" / "images" / image["file_name"])
+        lines = ["imagesource:GoogleEarth", "gsd:null"]
+        for row in (a for a in given["annotations"] if a["image_id"] == image["id"]):
+            x, y, w, h = row["bbox"]
+            corners = f"{x} {y} {x + w} {y} {x + w} {y + h} {x} {y + h}"
+            lines.append(f"{corners} {kinds[row['category_id']]} {row['iscrowd']}")
+        (root / "val" / "labelTxt-v1.0" / f"{Path(image['file_name']).stem}.txt").write_text("\n".join(lines) + "\n")
+
+    options = {"seeds": 1, "images": 4}
+    rows = public_scores("dota-v1.0", root, DEFAULT_CHECKPOINT, tmp_path / "r.json", tmp_path / "work", **options).rows
+    of_group = {row["group"]: row for row in rows}
+    truth = read_coco(tmp_path / "work" / "dota-v1.0-val.json")
+    assert sorted(row["name"] for row in truth["categories"]) == sorted(kinds.values()) and len(truth["images"]) == 84
+    names = {row["id"]: row["file_name"] for row in truth["images"]}
+    read = sorted((names[a["image_id"]], [round(v, 2) for v in a["bbox"]]) for a in truth["annotations"])
+    names = {row["id"]: f"val/images/{row['file_name']}" for row in given["images"]}
+    assert read == sorted((names[a["image_id"]], [round(v, 2) for v in a["bbox"]]) for a in given["annotations"])
+
+    part = part_of(truth, images=in_order({a["image_id"] for a in truth["annotations"]}, 0)[:4])
+    write_json(tmp_path / "dota" / "val.json", part)
+    (tmp_path / "dota" / "images").symlink_to(root)
+    [row] = benchmark(DEFAULT_CHECKPOINT, [tmp_path / "dota" / "val.json"], None, prompts=["alone"], seeds=1).rows
+    assert row["clicks"] == of_group["all"]["clicks"] and row["ap50"] > 0.05
+    for metric in ("ap50", "ap75", "ap50_ignored", "hit"):
+        assert of_group["all"][metric] == pytest.approx(row[metric], abs=0.01)
