@@ -13,19 +13,17 @@ from dealkit import figures
 from dealkit.clicks import make_clicks
 from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder, Sample
+from dealkit.data.licences import FREE, free_sources
 from dealkit.files import Json, provenance, read_json, sha_of, tidy, write_json
 from dealkit.predict.detections import Detections
 from dealkit.predict.predictor import Predictor, prompted_images
 
-FREE = ("CC BY 4.0", "MIT", "Apache-2.0", "CC0")
-"""Licences, as their statements begin, under which an image may be shown with a credit."""
 SHOWN = 6
 
 
-def free_sources(folder: Path) -> list[Json]:
+def shown_sources(folder: Path) -> list[Json]:
     """The entries of `sources.json` in `folder` whose images may be shown: `SHOWN` at most, smallest objects first."""
-    entries = [entry for entry in read_json(folder / "sources.json") if entry["licence"].startswith(FREE)]
-    return sorted(entries, key=lambda entry: entry["median_side_px"])[:SHOWN]
+    return sorted(free_sources(folder / "sources.json").values(), key=lambda entry: entry["median_side_px"])[:SHOWN]
 
 
 def f1_of(found: Detections, sample: Sample) -> float | None:
@@ -78,7 +76,7 @@ def showcase(folder: Path, checkpoint: Path, scores: Path, picture: Path, out: P
     results = read_json(scores)
     if results["request"]["sha256"] != sha_of(checkpoint):
         raise ValueError(f"{scores}: scores of another checkpoint than {checkpoint}; expected those of the same")
-    entries = free_sources(folder)
+    entries = shown_sources(folder)
     if not entries:
         raise ValueError(f"{folder / 'sources.json'}: expected a source whose licence begins with {', '.join(FREE)}")
     ap50 = tidy(results).query("kind == 'centre' and prompts == 'alone'").groupby("source")["ap50_ignored"].mean()

@@ -482,7 +482,8 @@ def public_table(results: Sequence[Json]) -> str:
     for result in results:
         rows, of = tidy(result), result["request"]
         means = over_seeds(rows, ["group", "categories"])
-        paper = means["group"].map({"class-agnostic": PAPER[of["data"]]["ap50"]}).map("{:.1f}".format).replace("nan", "–")
+        known = {"class-agnostic": PAPER.get(of["data"], {}).get("ap50")}
+        paper = means["group"].map(known).astype(float).map("{:.1f}".format).replace("nan", "–")
         about = pd.DataFrame({"data": f"{of['data']} {of['split']}, {rows['images'].max()} images", "categories": means["group"]})
         about["categories"] += " (" + means["categories"].astype(str) + ")"
         columns = ["ap50", "ap75", "ap50_ignored", "hit"]
@@ -570,6 +571,12 @@ def beside_paper(results: Any, paper: Json) -> str:
     return markdown(pd.concat([table, ours, theirs], axis=1))
 
 
+def credits_table(pictures: Json) -> str:
+    """A row per picture of `figures/` and source in it: who its image is by, and the licence."""
+    rows = [{"picture": f"`{name}`", **source} for name, sources in pictures.items() for source in sources]
+    return markdown(pd.DataFrame(rows).set_axis(["picture", "image", "by", "licence"], axis=1))
+
+
 # Pages
 
 
@@ -609,6 +616,7 @@ TABLES = {
     "categories": ("protocol_categories.json", protocol_table),
     "real": ("protocol_real.json", protocol_table),
     "adapt": ("adapt_heldout.json", shot_table),
+    "credits": ("../credits.json", credits_table),
 }
 """Tables of the pages: the results file and the function that draws each."""
 

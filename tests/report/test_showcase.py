@@ -10,7 +10,7 @@ from dealkit.evaluate.benchmark import benchmark
 from dealkit.files import read_json, write_json
 from dealkit.model.checkpoint import save_model
 from dealkit.predict.predictor import Predictor
-from dealkit.report.showcase import free_sources, median_prompt, showcase
+from dealkit.report.showcase import median_prompt, showcase, shown_sources
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
@@ -26,11 +26,11 @@ def folder(tmp_path):
 
 def test_sources_without_a_free_licence_are_left_out_and_the_smallest_objects_come_first(folder):
     every = read_json(folder / "sources.json")
-    assert [entry["name"] for entry in free_sources(folder)] == [entry["name"] for entry in reversed(every[1:])]
+    assert [entry["name"] for entry in shown_sources(folder)] == [entry["name"] for entry in reversed(every[1:])]
 
 
 def test_the_prompt_of_median_f1_is_shown(folder, tiny_model, monkeypatch):
-    file = folder / free_sources(folder)[0]["name"] / "test.json"
+    file = folder / shown_sources(folder)[0]["name"] / "test.json"
     clicks = make_clicks(file, setting="1/category", seed=0)
     clicks["prompts"], scores = clicks["prompts"][:4], [0.9, None, 0.2, 0.5]
     left = iter(scores)
@@ -44,7 +44,7 @@ def test_the_prompt_of_median_f1_is_shown(folder, tiny_model, monkeypatch):
 def test_the_picture_and_what_was_chosen(folder, tiny_model, tmp_path):
     checkpoint, scores = tmp_path / "tiny.safetensors", tmp_path / "scores.json"
     save_model(tiny_model, checkpoint)
-    names = [entry["name"] for entry in free_sources(folder)]
+    names = [entry["name"] for entry in shown_sources(folder)]
     benchmark(checkpoint, [folder / name / "test.json" for name in names], scores, seeds=1)
     made = showcase(folder, checkpoint, scores, tmp_path / "unseen.jpg", tmp_path / "unseen.json")
     assert [row["name"] for row in made["rows"]] == names and read_json(tmp_path / "unseen.json") == made

@@ -2,7 +2,17 @@
 
 import pytest
 
-from dealkit.report.tables import ablation_table, interval, noc_table, paired_gains, position_table, rounds_table, whole_curves
+from dealkit.data.licences import FREE
+from dealkit.files import PROJECT_ROOT, read_json
+from dealkit.report.tables import (
+    ablation_table,
+    interval,
+    noc_table,
+    paired_gains,
+    position_table,
+    rounds_table,
+    whole_curves,
+)
 from dealkit.studies.clicks import CURVES
 
 
@@ -86,3 +96,18 @@ def test_tables_of_clicks_and_positions_show_shares_in_per_cent():
         for seed, v in ((0, 0.49), (1, 0.51))
     ]
     assert cells_of(position_table({"rows": scores}))[1] == ["0.50", *4 * ["50.0 ± 1.4"], "50.0 ± 0.0"]
+
+
+def test_every_picture_is_credited_and_its_licences_allow_to_show_it():
+    pictures = read_json(PROJECT_ROOT / "data" / "credits.json")
+    assert sorted(pictures) == sorted(path.name for path in (PROJECT_ROOT / "figures").iterdir())
+    assert all(sources and all(source["licence"].startswith(FREE) for source in sources) for sources in pictures.values())
+    chosen = read_json(PROJECT_ROOT / "data" / "results" / "showcase_nano.json")["rows"]
+    assert pictures["unseen.jpg"] == [{key: row[key] for key in ("name", "repository", "licence")} for row in chosen]
+
+
+def test_names_and_licences_in_the_credits_are_those_of_the_sources(real_data):
+    stated = {row["name"]: row for file in sorted(real_data.glob("*/sources.json")) for row in read_json(file)}
+    credited = [source for sources in read_json(PROJECT_ROOT / "data" / "credits.json").values() for source in sources]
+    for source in (source for source in credited if source["name"] in stated):
+        assert source.items() <= stated[source["name"]].items()
