@@ -405,7 +405,7 @@ def learn_by_heart(name, folder, *, steps, lr, size=96):
     """AP50 on eight procedural images after so many steps on all eight of them."""
     file = write_coco(folder, 8, size=size, object_size=12, num_objects=4, num_categories=1)
     data = CocoFolder(file, folder)
-    detector = made(name).train()
+    detector = made(name, backbone="nano").train()
     optimizer = torch.optim.AdamW(parameter_groups(detector, TrainConfig(weight_decay=0.0)), lr=lr)
     samples = [data[i] for i in range(len(data))]
     for step in range(steps):
