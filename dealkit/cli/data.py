@@ -111,7 +111,7 @@ def data_build(
         out: folder to write.
         build: settings.
         workers: processes.
-        engine: `ray` for Ray Data, on this machine or the cluster named by the variable RAY_ADDRESS.
+        engine: `ray` for the workers of Ray, on this machine or the cluster named by the variable RAY_ADDRESS.
     """
     if not root.is_dir():
         raise ValueError(f"--root {root}: no such folder of sources")

@@ -223,6 +223,7 @@ def bench(
     checkpoint: Path = DEFAULT_CHECKPOINT,
     size: int = 512,
     large: bool = False,
+    ray: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Time encode, click, training and evaluation, as ratios to RT-DETRv2-R18 in the same process.
@@ -234,6 +235,7 @@ def bench(
         checkpoint: model to time.
         size: side of the timed image.
         large: instead, one click on a map of 30,000 x 30,000 pixels with its memory, and merging up to a million boxes.
+        ray: instead time the workers of a local Ray, and what very many images cost.
         overwrite: write over a file that this command has not made.
     """
     check_range("--size", size, 16, 8192)
@@ -241,7 +243,12 @@ def bench(
     check_weights(checkpoint)
     from dealkit.studies.speed import run_bench, run_large
 
-    figures = run_large(checkpoint) if large else run_bench(checkpoint, size=size)
+    if ray:
+        from dealkit.studies.many_images import run_many
+
+        figures = run_many(checkpoint)
+    else:
+        figures = run_large(checkpoint) if large else run_bench(checkpoint, size=size)
     print(*(f"{name}: {value}" for name, value in figures.items()), sep="\n")
     if json_file is not None:
         write_json(json_file, figures)

@@ -1,5 +1,6 @@
 """The command that finds: in one image, in every image of a folder, in a COCO data set."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,7 +38,7 @@ Boxes = Annotated[list[tuple[float, float, float, float]], tyro.conf.arg(metavar
 SHARED = {"point", "not_point", "box", "of", "embedding", "threshold", "tile", "overlap", "out"}
 MODES = {
     "IMAGE": SHARED | {"figure", "save_embedding", "page", "bands", "window", "lonlat", "map_crs"},
-    "FOLDER": SHARED | {"format", "kind", "no_sheet"},
+    "FOLDER": SHARED | {"format", "kind", "no_sheet", "engine", "workers"},
     "--coco": {"images", "clicks", "tile", "overlap", "out", "drop", "allow_outside"},
 }
 """What `predict` is given -> the options that have an effect then."""
@@ -73,6 +74,8 @@ def predict(
     map_crs: bool = False,
     drop: bool = False,
     allow_outside: Outside = False,
+    engine: Maybe[Literal["ray"]] = None,
+    workers: Maybe[int] = None,
     overwrite: bool = False,
 ) -> None:
     """Detect everything of the clicked kind in one image, in every image of a folder, or in a COCO data set.
@@ -114,6 +117,9 @@ def predict(
         window: pixel values shown as black and as white, of an image that has not eight bits.
         map_crs: a .geojson of a map has the coordinates of the map instead.
         drop: leave out annotations of a data set without a positive width and height, and say how many.
+        engine: `ray` shares a folder among the workers of a Ray cluster, of this machine or named by the variable RAY_ADDRESS,
+            and writes no contact sheet; with --format this process reads all that was found into its memory.
+        workers: CPUs of this machine for Ray; all if not given.
         overwrite: write over files that this command has not made, and over results of another request.
     """
     if (image is None) == (coco is None):
@@ -123,7 +129,7 @@ def predict(
     given |= {"out": out, "figure": figure, "embedding": embedding, "save_embedding": save_embedding, "tile": tile}
     given |= {"overlap": overlap, "format": format, "kind": kind, "no_sheet": not sheet, "box": box}
     given |= {"lonlat": lonlat, "map_crs": map_crs, "page": page, "bands": bands, "window": window, "drop": drop}
-    given["allow_outside"] = allow_outside
+    given |= {"allow_outside": allow_outside, "engine": engine, "workers": workers}
     for name, value in given.items():
         if value not in (None, [], (), False) and name not in MODES[mode]:
             places = " or ".join(other for other, names in MODES.items() if name in names)
@@ -172,7 +178,10 @@ def predict(
         about = {"checkpoint": checkpoint, "of": of, "embedding": embedding, "points": points, "labels": labels}
         asked = FolderPrompt(**about, boxes=tuple(box), threshold=cut, **tiles)
         kind = kind or (embedding.stem if embedding else "object")
-        _predict_folder(image, out, asked, format, kind, sheet, overwrite)
+        if workers is not None and engine is None:
+            raise ValueError("predict --workers: has no effect without --engine ray")
+        several = {"engine": engine, "workers": os.cpu_count() or 1 if workers is None else workers} if engine else {}
+        _predict_folder(image, out, asked, format, kind, sheet and not engine, overwrite, **several)
         return
     check_out(out, inputs, suffixes=list(OUTPUTS), ours=starts(*OUTPUTS.get(suffix, ())), overwrite=overwrite)
     check_out(figure, inputs, suffixes=FIGURES, ours=is_figure, overwrite=overwrite, option="--figure")
@@ -227,21 +236,29 @@ def predict(
 
 
 def _predict_folder(
-    folder: Path, out: Path, prompt: FolderPrompt, formats: tuple[str, ...], kind: str, sheet: bool, overwrite: bool
+    folder: Path,
+    out: Path,
+    prompt: FolderPrompt,
+    formats: tuple[str, ...],
+    kind: str,
+    sheet: bool,
+    overwrite: bool,
+    **several: Any,
 ) -> None:
     """Results of a folder, then its files and totals; exit code 1 if an image could not be read, 130 if it was stopped."""
     if out.is_dir() and any(out.iterdir()) and not (out / JOURNAL).is_file() and not overwrite:
         raise ValueError(f"--out {out}: holds files but no {JOURNAL}; expected a new folder, or --overwrite")
     names, others = list_images(folder, out)
     check_names(names, formats)
-    result = predict_folder(folder, out, prompt, images=names, overwrite=overwrite)
+    result = predict_folder(folder, out, prompt, images=names, overwrite=overwrite, **several)
     if result.left:
         _stopped(result.left, out)
-    written = write_formats(result.found, folder, out, kind, formats)
+    found = sorted(result.found, key=lambda each: each.image) if formats or sheet else result.found
+    written = write_formats(found, folder, out, kind, formats)
     if sheet:
         from dealkit.predict.sheet import write_sheet
 
-        written += write_sheet(result.found, folder, out, kind, result.failed)
+        written += write_sheet(found, folder, out, kind, result.failed)
     print(result.table())
     if others:
         print("other files:", ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items())))

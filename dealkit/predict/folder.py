@@ -1,16 +1,19 @@
 """One prompt for every image of a folder: goes on where it was stopped, loses nothing, says what could not be read."""
 
+import hashlib
+import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from dealkit.config import DEFAULT_CHECKPOINT, MIN_SCORE, BuildConfig
-from dealkit.files import IMAGE_SUFFIXES, Json, journal, remove_strays, sha_of, stop_request
+from dealkit.data.parallel import Engine, map_tasks
+from dealkit.files import IMAGE_SUFFIXES, Json, journal, read_json_lines, remove_strays, sha_of, stop_request, write_text
 from dealkit.predict.formats import Findings
 from dealkit.predict.threshold import ADAPTIVE, check_threshold
 
@@ -18,7 +21,9 @@ if TYPE_CHECKING:  # torch comes with the first image: what is wrong before is s
     from dealkit.predict.detections import Detections
 
 JOURNAL = "found.jsonl"
-"""What a folder of results is known by: the request, then an image per line."""
+"""What a folder of results is known by: the request, then a line per image, or per shard."""
+SHARDS = "shards"
+"""Folder in it: what workers of Ray found, a file for each of their tasks, named after its content; an image per line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,11 @@ class FolderPrompt:
         if (self.embedding is None) != told or (self.of is None) == told:
             raise ValueError("FolderPrompt: expected either points and their image `of`, or an embedding")
 
+    def absolute(self) -> "FolderPrompt":
+        """The same for a process that works in another folder."""
+        files = {name: getattr(self, name) for name in ("checkpoint", "of", "embedding")}
+        return replace(self, **{name: file and file.absolute() for name, file in files.items()})
+
     def as_json(self) -> Json:
         """What results depend on, files by their hash."""
         files = {name: getattr(self, name) for name in ("checkpoint", "of", "embedding")}
@@ -65,8 +75,8 @@ class FolderPrompt:
 class FolderResult:
     """What a prompt found in a folder."""
 
-    found: list[Findings]
-    """One per image that could be read, by name."""
+    found: Iterable[Findings]
+    """One per image that could be read: a list by name, or with Ray what goes through the shards on disk each time."""
     failed: dict[str, str]
     """Image -> why it could not be read."""
     left: int
@@ -74,13 +84,16 @@ class FolderResult:
 
     def table(self) -> str:
         """Totals, a line each, then every image that failed."""
-        scores = [score for each in self.found for score in each.scores]
-        images, empty = len(self.found), sum(not each.scores for each in self.found)
+        images = empty = objects = adaptive = 0
+        total = 0.0
+        for each in self.found:
+            images, empty, adaptive = images + 1, empty + (not each.scores), adaptive + each.adaptive
+            objects, total = objects + len(each.scores), total + sum(each.scores)
         rows = {
             "images": f"{images}, {empty} of them without objects",
-            "objects": f"{len(scores)}, {len(scores) / max(images, 1):.1f} per image",
-            "adaptive": f"{sum(each.adaptive for each in self.found)} with a threshold for each image",
-            "mean score": f"{sum(scores) / len(scores):.2f}" if scores else "none",
+            "objects": f"{objects}, {objects / max(images, 1):.1f} per image",
+            "adaptive": f"{adaptive} with a threshold for each image",
+            "mean score": f"{total / objects:.2f}" if objects else "none",
         }
         if self.failed:
             rows["not read"] = str(len(self.failed))
@@ -117,7 +130,16 @@ def list_images(folder: str | Path, without: Path | None = None) -> tuple[list[s
 
 
 def predict_folder(
-    folder: str | Path, out: str | Path, prompt: FolderPrompt, *, images: Sequence[str] | None = None, overwrite: bool = False
+    folder: str | Path,
+    out: str | Path,
+    prompt: FolderPrompt,
+    *,
+    images: Sequence[str] | None = None,
+    overwrite: bool = False,
+    engine: Engine = "processes",
+    workers: int = 1,
+    shard: int = 100,
+    ask: "Callable[[Path], Detections] | None" = None,
 ) -> FolderResult:
     """Find what the prompt means in every image below a folder; what `out` holds of the same request is not done again.
 
@@ -125,9 +147,13 @@ def predict_folder(
     image that was clicked is asked by its clicks, all others by their embedding.
 
     Args:
-        out: folder of results; receives `found.jsonl`.
+        out: folder of results; receives `found.jsonl`, and with Ray `shards`.
         images: paths below `folder`; by default all of `list_images`.
         overwrite: begin anew where `out` holds the results of another request.
+        engine: "processes" is this process; "ray", see `map_tasks`, has workers write what they find; this process keeps names.
+        workers: of a local Ray.
+        shard: images of a task of Ray and of the file that it writes; as many are done again after a kill, per worker.
+        ask: finds in an image file, picklable, instead of the model of the prompt.
 
     Raises:
         ValueError: no image; results of another request in `out`; a checkpoint, embedding, clicked image or click that is wrong.
@@ -146,28 +172,99 @@ def predict_folder(
     >>> [each.image for each in predict_folder(folder, folder / "found", prompt).found]
     ['a.png', 'b.png']
     """
-    folder, out = Path(folder), Path(out)
+    folder, out, on_ray = Path(folder), Path(out), engine == "ray"
     names = list_images(folder, out)[0] if images is None else list(images)
     with journal(out / JOURNAL, prompt.as_json(), overwrite=overwrite) as (rows, add), stop_request() as stop:
-        remove_strays(out)
-        stamps = {name: _stamp(folder / name) for name in names}
-        done = {row["image"] for row in rows if "error" not in row and row["stamp"] == stamps.get(row["image"])}
-        todo = [name for name in names if name not in done]
-        ask = _asker(prompt) if todo else None
-        for name in tqdm(todo, initial=len(done), total=len(names), desc=folder.name, unit="img", mininterval=1):
-            if stop.is_set():
-                break
-            add({"image": name, "stamp": stamps[name]} | _row(ask, folder / name, prompt.threshold))
-            done.add(name)
-        last = {row["image"]: row for row in rows}
-    found, failed = [], {}
-    for name in names:
-        row = {key: value for key, value in last.get(name, {}).items() if key != "stamp"}
-        if "error" in row:
-            failed[name] = row["error"]
-        elif name in done:
-            found.append(Findings(**row))
-    return FolderResult(found=found, failed=failed, left=len(names) - len(done))
+        for place in (out, *(out / SHARDS).glob("*")):
+            remove_strays(place)
+        before = len(rows)
+        stamps = {row["image"]: row["stamp"] for row in _last_rows(out, rows, names) if "error" not in row}
+        todo = [name for name in names if stamps.get(name) != _stamp(folder / name)]
+        again, left = set(todo), len(todo)
+        done = [name for name in names if name not in again]
+        shards, size = (out.absolute() / SHARDS, shard) if on_ray else (None, 1)
+        finder = _Finder(folder=folder.absolute(), prompt=prompt.absolute(), shards=shards, ask=ask)
+        tasks = ((todo[k : k + size], False) for k in range(0, left, size) if not stop.is_set())
+        with tqdm(initial=len(done), total=len(names), desc=folder.name, unit="img", mininterval=1) as bar:
+            for _, row in map_tasks(finder, tasks, workers=workers if on_ray else 1, engine=engine, instead=_one_by_one):
+                add(row)
+                left -= row.get("images", 1)
+                bar.update(row.get("images", 1))
+
+    def last() -> Iterator[Json]:
+        yield from _last_rows(out, rows[before:], todo)
+        yield from _last_rows(out, rows[:before], done)
+
+    def findings() -> Iterator[Findings]:
+        fields = Findings.__dataclass_fields__
+        yield from (Findings(**{name: row[name] for name in fields}) for row in last() if "error" not in row)
+
+    failed = {row["image"]: row["error"] for row in last() if "error" in row}
+    found: Iterable[Findings] = _Anew(findings)
+    if not on_ray:
+        of_name = {each.image: each for each in found}
+        found = [of_name[name] for name in names if name in of_name]
+    return FolderResult(found=found, failed=failed, left=left)
+
+
+@dataclass(frozen=True)
+class _Anew:
+    """Something that can be gone through several times."""
+
+    make: Callable[[], Iterator[Findings]]
+
+    def __iter__(self) -> Iterator[Findings]:
+        return self.make()
+
+
+def _last_rows(out: Path, rows: list[Json], names: Iterable[str]) -> Iterator[Json]:
+    """The last row of each of these images, from the newest shard to the oldest, one in memory at a time."""
+    left = set(names)
+    for row in reversed(rows):
+        for each in reversed(list(read_json_lines(out / SHARDS / row["shard"]))) if "shard" in row else [row]:
+            if each["image"] in left:
+                left.remove(each["image"])
+                yield each
+
+
+Task = tuple[list[str], bool]
+"""Images below the folder, and whether workers have died of them."""
+
+
+LOST = "every worker that read it died, most often for want of memory"
+
+
+def _one_by_one(task: Task) -> list[Task]:
+    """Instead of images of which one ends its worker: each for itself; and then that one is not read."""
+    names, _ = task
+    return [([name], len(names) == 1) for name in names]
+
+
+@dataclass(kw_only=True)
+class _Finder:
+    """What is done with a task; in a worker of Ray it keeps its model from one to the next."""
+
+    folder: Path
+    prompt: FolderPrompt
+    shards: Path | None
+    ask: "Callable[[Path], Detections] | None"
+
+    def __call__(self, task: Task) -> Json:
+        """The row of one image; with `shards` those of all are a file of it, and the row says which."""
+        names, lost = task
+        self.ask = self.ask or _asker(self.prompt)
+        rows = []
+        for name in names:
+            path = self.folder / name
+            row = {"image": name, "stamp": _stamp(path)}
+            rows.append(row | ({"error": LOST} if lost else _row(self.ask, path, self.prompt.threshold)))
+        if self.shards is None:
+            return rows[0]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        shard = f"{digest[:2]}/{digest[2:]}.jsonl"
+        write_text(self.shards / shard, text)
+        return {"shard": shard, "images": len(rows)}
 
 
 def _stamp(path: Path) -> str:

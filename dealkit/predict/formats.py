@@ -158,8 +158,11 @@ IMAGES_BESIDE = {"yolo": "yolo/images", "voc": "voc/JPEGImages"}
 """Formats whose readers look for images beside the labels, and where: there stands a link to the folder."""
 
 
-def write_formats(found: Sequence[Findings], folder: Path, out: Path, kind: str, formats: Iterable[str]) -> list[Path]:
+def write_formats(found: Iterable[Findings], folder: Path, out: Path, kind: str, formats: Iterable[str]) -> list[Path]:
     """Write `counts.csv` and the formats into `out`; gives a path for each: its file, or the folder of its files.
+
+    Args:
+        found: a sequence for the formats; the counts go through it once.
 
     >>> import tempfile
     >>> out = Path(tempfile.mkdtemp())

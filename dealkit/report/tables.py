@@ -196,6 +196,21 @@ def large_table(figures: Json) -> str:
     return plain_table((f"CPU time, on {figures['made_by']['device']}", ""), *shown, *merged)
 
 
+def many_sentence(figures: Json, tiles: int = 100_000_000) -> str:
+    """What very many images cost, worked out from what some cost."""
+    rates, (few, most), load, cpus = (figures[key] for key in ("images_per_s", "names", "load", "cpus"))
+    name = 2**20 * (most["mb"] - few["mb"]) / (most["names"] - few["names"])
+    hours, disk = figures["cpu_s_per_image"] * tiles / 3600, most["bytes"] / most["names"] * tiles
+    where = f"{cpus} CPU{'s' * (cpus > 1)}" + (f", shared with other work (load {load:.0f})" if load > 1.5 * cpus else "")
+    return (
+        f"One worker of Ray reads {rates['1']:.2f} images of 512 x 512 pixels per second and two read {rates['2']:.2f}, on "
+        f"{where}; an image takes {figures['cpu_s_per_image']:.2f} s of a CPU. The process that shares out {most['names']:,} "
+        f"names has {most['mb']:.0f} MB in memory, {name:.0f} bytes a name. So {tiles / 1e6:.0f} million tiles cost "
+        f"{hours:,.0f} CPU hours, {disk / 1e9:.0f} GB on disk at 20 boxes a tile, and {name * tiles / 1e9:.0f} GB in the memory "
+        f"of that process, or {name * tiles / 1e11:.1f} GB where they lie in a hundred folders, one run after the other."
+    )
+
+
 def training_sentence(training: Json) -> str:
     """What was trained and for how long."""
     parts, minutes = training["parts"], sum(part["minutes"] for part in training["parts"])
@@ -597,6 +612,7 @@ TABLES = {
     "speed_line": ("bench_nano.json", speed_sentence),
     "speed": ("bench_nano.json", speed_table),
     "large": ("large_nano.json", large_table),
+    "many": ("ray_nano.json", many_sentence),
     "thresholds": ("thresholds_nano.json", threshold_table),
     "thresholds_now": ("thresholds_now_nano.json", threshold_table),
     "transfer": ("transfer_nano.json", transfer_table),

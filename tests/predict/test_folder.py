@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from conftest import noise
 from PIL import Image
 
+import dealkit.device
 from dealkit.files import PROJECT_ROOT, read_json_lines
 from dealkit.model.checkpoint import save_model
 from dealkit.predict import folder as module
@@ -185,6 +187,52 @@ def test_another_thread_can_predict_a_folder(photos, prompt, tmp_path):
     thread.start()
     thread.join()
     assert len(results[0].found) == 3
+
+
+@pytest.mark.slow
+def test_ray_finds_the_same_whatever_is_killed_and_bad(tmp_path, checkpoint):
+    """Two workers; one is killed at its fifth image, one image kills every worker that reads it, and one is none."""
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install -e .[ray]")
+    photos, names = tmp_path / "photos", [f"{n:02d}.png" for n in range(20)]
+    write_images(photos, names)
+    (photos / "03.png").write_text("no image")
+    prompt = FolderPrompt(checkpoint=checkpoint, of=photos / "00.png", points=((20.0, 30.0),), threshold=0.0)
+    find, marker, asked = module._asker(prompt), tmp_path / "killed", tmp_path / "asked"
+    asked.mkdir()
+
+    def ask(path):
+        dealkit.device.bf16_is_faster = lambda device: False
+        if path.name == "17.png" or (path.name == "08.png" and not marker.exists()):
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        (asked / path.name).touch()
+        return find(path)
+
+    def on_ray():
+        return predict_folder(photos, tmp_path / "ray", prompt, engine="ray", workers=2, shard=4, ask=ask)
+
+    try:
+        expected = predict_folder(photos, tmp_path / "here", prompt, images=names[:17] + names[18:])
+        result = on_ray()
+        assert marker.exists() and sorted(result.found, key=lambda each: each.image) == expected.found and result.left == 0
+        assert set(result.failed) == {"03.png", "17.png"} and "not an image" in result.failed["03.png"]
+        assert result.failed["17.png"].startswith("every worker that read it died") and len(list(asked.iterdir())) == 19
+        assert "images      18" in result.table() and "not read    2" in result.table()
+        rows = lines(tmp_path / "ray")  # every image stands in one shard, once; no other file is left
+        shards = [tmp_path / "ray" / "shards" / row["shard"] for row in rows]
+        assert sorted(row["image"] for shard in shards for row in read_json_lines(shard)) == names
+        assert {path for path in (tmp_path / "ray" / "shards").rglob("*") if path.is_file()} == set(shards)
+        # as a kill of the driver leaves it: the last two shards are written, but not noted
+        shutil.rmtree(asked)
+        asked.mkdir()
+        file = tmp_path / "ray" / "found.jsonl"
+        file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-2]))
+        again = {row["image"] for shard in shards[-2:] for row in read_json_lines(shard)} | {"03.png"} - {"17.png"}
+        result = on_ray()
+        assert sorted(result.found, key=lambda each: each.image) == expected.found and set(result.failed) == {"03.png", "17.png"}
+        assert {path.name for path in asked.iterdir()} == again - {"17.png"}
+    finally:
+        ray.shutdown()
 
 
 @pytest.mark.slow

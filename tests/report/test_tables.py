@@ -7,6 +7,7 @@ from dealkit.files import PROJECT_ROOT, read_json
 from dealkit.report.tables import (
     ablation_table,
     interval,
+    many_sentence,
     noc_table,
     paired_gains,
     position_table,
@@ -111,3 +112,13 @@ def test_names_and_licences_in_the_credits_are_those_of_the_sources(real_data):
     credited = [source for sources in read_json(PROJECT_ROOT / "data" / "credits.json").values() for source in sources]
     for source in (source for source in credited if source["name"] in stated):
         assert source.items() <= stated[source["name"]].items()
+
+
+def test_what_very_many_images_cost_is_worked_out_from_some():
+    """90,000 more names take 90 MB more; 0.36 s an image are 10,000 hours for 100 million; 1,000 bytes each are 100 GB."""
+    names = [{"names": 10_000, "mb": 0.0, "bytes": 9e6}, {"names": 100_000, "mb": 90e6 / 2**20, "bytes": 1e8}]
+    figures = {"images_per_s": {"1": 2.5, "2": 4.75}, "cpu_s_per_image": 0.36, "names": names, "load": 1.0, "cpus": 2}
+    said = many_sentence(figures)
+    for part in ("reads 2.50 images", "two read 4.75, on 2 CPUs;", "1000 bytes a name", "10,000 CPU hours", "100 GB on disk"):
+        assert part in said
+    assert "100 GB in the memory of that process, or 1.0 GB" in said and "(load 9)" in many_sentence(figures | {"load": 9.0})

@@ -28,12 +28,12 @@ from dealkit import __version__
 from dealkit.config import BuildConfig
 from dealkit.data.coco import NOT_STATED, SPLIT_NAMES
 from dealkit.data.objects import load_domains
+from dealkit.data.parallel import Engine, map_tasks
 from dealkit.data.tinyset.categories import supercategory
 from dealkit.data.tinyset.chunks import EXAMPLES, Reader, SourceFolder, cut_chunk, read_records, summarise_notes
 from dealkit.data.tinyset.duplicates import components, find_copies, near_pairs, same_objects
 from dealkit.data.tinyset.folders import detect_sources
 from dealkit.data.tinyset.index import BOX_COLUMNS, TEXT_COLUMNS, arrow, write_index
-from dealkit.data.tinyset.parallel import Engine, map_tasks
 from dealkit.files import Json, read_json, remove_strays, write_atomically, write_json
 
 

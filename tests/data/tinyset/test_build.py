@@ -454,7 +454,7 @@ def coco_root(make_coco, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"workers": 2}, {"engine": "ray"}], ids=["workers", "ray"])
 def test_workers_and_engine_change_nothing(coco_root, tmp_path, options):
-    ray = pytest.importorskip("ray", reason="needs Ray Data: pip install -e .[ray]") if "engine" in options else None
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install -e .[ray]") if "engine" in options else None
     config = BuildConfig(tile=64, overlap=16)
     try:
         one, two = (build_tinyset(coco_root, tmp_path / f"out{n}", config=config, **more) for n, more in enumerate(({}, options)))
