@@ -1,6 +1,7 @@
 """What is wrong with the files that a command is given, said before anything heavy is imported."""
 
 import inspect
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -100,6 +101,7 @@ def check_image(path: Path, what: str = "IMAGE") -> tuple[int, int] | None:
     check_file(path, what)
     from PIL import Image, UnidentifiedImageError
 
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it complains of bands that another reader takes
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its size: the reader has a limit of its own

@@ -1,6 +1,7 @@
 """Commands that show a model, train it, time it, and publish it."""
 
 import contextlib
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -188,6 +189,7 @@ def click(
     images: tyro.conf.Positional[Path],
     checkpoint: Path = DEFAULT_CHECKPOINT,
     threshold: float | Literal["adaptive"] = "adaptive",
+    out: Maybe[Path] = None,
     port: int = 0,
     browser: bool = True,
 ) -> None:
@@ -195,12 +197,13 @@ def click(
 
     The page is served to this machine only, at an address with a secret token.
 
-    Example: python -m dealkit click photos
+    Example: python -m dealkit click photos --out boxes.json
 
     Args:
         images: folder of images, or one image file.
         checkpoint: model weights.
         threshold: lowest score shown at first, or `adaptive`: a cut of its own for every answer.
+        out: COCO JSON of the boxes, written when you go to another image and at the end; a file that is there is gone on from.
         port: where the page is served; 0: any port that is free.
         browser: open the page; else its address is printed only.
     """
@@ -210,12 +213,14 @@ def click(
         list_images(images)
     else:
         check_image(images, "IMAGES")
+    check_out(out, [images, checkpoint], ours=starts('{"images"', '{"info"', '{"licenses"'), overwrite=False)
     check_weights(checkpoint)
     from dealkit.predict.predictor import Predictor
     from dealkit.widget.page import serve_page
     from dealkit.widget.session import Session
 
-    serve_page(Session(images, Predictor(checkpoint, threshold=threshold)), port, browser=browser)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
+    serve_page(Session(images, Predictor(checkpoint, threshold=threshold), out), port, browser=browser)
 
 
 def bench(

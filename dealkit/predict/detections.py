@@ -83,6 +83,18 @@ class Detections:
         rows = {name: getattr(self, name) for name in ("boxes", "scores", "clicked", "classes")}
         return replace(self, **{name: None if values is None else values[keep] for name, values in rows.items()})
 
+    def without_negatives(self) -> "Detections":
+        """The detections in which no click that said "not this" lies; what was clicked as an object stays.
+
+        >>> box = torch.tensor([[0.0, 0.0, 4.0, 4.0], [5.0, 0.0, 9.0, 4.0]])
+        >>> clicks = {"points": torch.tensor([[1.0, 1.0], [7.0, 2.0]]), "labels": torch.tensor([1, 0])}
+        >>> Detections(boxes=box, scores=torch.tensor([0.9, 0.8]), **clicks).without_negatives().scores
+        tensor([0.9000])
+        """
+        xy = self.points[self.labels == 0]
+        inside = ((self.boxes[:, None, :2] <= xy) & (xy <= self.boxes[:, None, 2:])).all(2).any(1)
+        return self.take(~inside if self.clicked is None else ~inside | self.clicked)
+
     def to_dict(self) -> dict[str, list]:
         """`{"boxes": [[x1, y1, x2, y2], ...], "scores": [...]}`, for JSON."""
         boxes = [[round(v, 2) for v in box] for box in self.boxes.tolist()]

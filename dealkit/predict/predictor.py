@@ -103,9 +103,7 @@ class Predictor:
         features, size_hw = self._encoded(), tuple(self.image.shape[1:])
         sets = read_prompts(prompts, size_hw)
         stacked = stack_sets_of(sets).to(self.device)
-        found = detect_all(self.model, features, stacked, size_hw, together=self.together, rounds=self.rounds)
-        found = [shown(f, self.threshold) for f in found]
-        return [replace(f, image=self.image, points=p, labels=lb) for f, (p, lb, _) in zip(found, sets, strict=True)]
+        return self.answers(detect_all(self.model, features, stacked, size_hw, rounds=self.rounds), sets, self.image)
 
     def embed(
         self,
@@ -138,6 +136,14 @@ class Predictor:
         size_hw, vectors = tuple(self.image.shape[1:]), embedding.vectors[None].to(self.device)
         found = detect_all(self.model, features, asked, size_hw, embedding=vectors, rounds=self.rounds)[0]
         return replace(shown(found, self.threshold), image=self.image)
+
+    def answers(
+        self, found: Sequence[Detections], sets: Sequence[tuple[Tensor, Tensor, Tensor]], image: Tensor
+    ) -> list[Detections]:
+        """What is shown of all detections of some prompt sets (of `read_prompts`) in one image."""
+        asked = [replace(f, image=image, points=p, labels=lb) for f, (p, lb, _) in zip(found, sets, strict=True)]
+        asked = [f.without_negatives() for f in asked]
+        return [shown(f, self.threshold) for f in (compete(asked) if self.together else asked)]
 
     def _encoded(self) -> Features:
         if self.features is None:
@@ -247,7 +253,6 @@ def detect_all(
     size_hw: tuple[int, int],
     *,
     embedding: Tensor | None = None,
-    together: bool = False,
     rounds: int = 1,
     **options: Any,
 ) -> list[Detections]:
@@ -255,7 +260,7 @@ def detect_all(
 
     Args:
         embedding: (N, 2, E) of other images, instead of that of the prompts' own clicks.
-        together: the sets are rivals, see `compete`. rounds: see `surest`. options: of `to_detections`.
+        rounds: see `surest`. options: of `to_detections`.
     """
     if embedding is None and rounds > 1:
         embedding = embed(model, features, prompts)
@@ -268,7 +273,7 @@ def detect_all(
     found = [replace(f, certain=first.certain) for f, first in zip(every[-1], every[0], strict=True)]
     if rounds > 1:  # what was clicked keeps the score that the click itself gave it
         found = [with_click(f, first) for f, first in zip(found, every[0], strict=True)]
-    return compete(found) if together else found
+    return found
 
 
 SURE, PROMPTS = 0.5, 5

@@ -25,7 +25,7 @@ from dealkit.data.tiles import tile_windows
 from dealkit.files import Json
 from dealkit.model.deal import DEAL, Features, Output
 from dealkit.model.encoder import STRIDES, cell_centres
-from dealkit.predict.detections import Detections, compete
+from dealkit.predict.detections import Detections
 from dealkit.predict.embedding import PromptEmbedding, check_model
 from dealkit.predict.predictor import (
     Predictor,
@@ -86,9 +86,7 @@ def predict_large(
     options = {"tile": tile, "overlap": overlap}
     if embedding is None:
         sets = read_prompts(prompts, tuple(pixels.shape[1:]))
-        found = predict_tiles(predictor.model, pixels, stack_sets_of(sets), **options)
-        found = [shown(f, predictor.threshold) for f in (compete(found) if predictor.together else found)]
-        return [replace(f, image=pixels, points=p, labels=lb) for f, (p, lb, _) in zip(found, sets, strict=True)]
+        return predictor.answers(predict_tiles(predictor.model, pixels, stack_sets_of(sets), **options), sets, pixels)
     if prompts:
         raise ValueError("predict_large: expected prompts or an embedding, got both")
     check_model(embedding, predictor.model_hash, predictor.model.embedding_dim)

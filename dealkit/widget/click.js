@@ -126,7 +126,7 @@ function mount(root, link) {
     const kind = state.kinds[state.kind];
     const chips = state.kinds.map((k, index) => {
       const chip = make("button", { type: "button", className: "dk-kind", onclick: () => send({ do: "choose_kind", index }) });
-      chip.append(make("i", { style: `background:${k.colour}` }), `${k.name} ${counted(k)}`);
+      chip.append(make("i", { style: `background:${k.colour}` }), `${k.name} · ${counted(k)}`);
       chip.setAttribute("aria-pressed", index === state.kind);
       return chip;
     });
@@ -147,7 +147,7 @@ function mount(root, link) {
     const estimate = kind.count === null ? "" : ` · about ${kind.count.toFixed(0)} by density`;
     const time = took === null ? "" : ` · ${took.toFixed(0)} ms`;
     const plain = kind.rows.length || kind.clicks.length ? `${counted(kind)} boxes${estimate}${time}` : "click on an object";
-    const warn = state.message || (kind.nothing_certain ? "nothing certain here: click on the middle of an object" : "");
+    const warn = state.message || (kind.nothing_certain ? "nothing certain here: undo (z), then click on the middle of an object" : "");
     status.textContent = busy && !state.read ? "reading the image …" : busy ? "…" : warn ? `${warn} · ${plain}` : plain;
     status.classList.toggle("dk-warn", Boolean(warn) && !busy);
     help.textContent = mode === "review" ? REVIEW_HELP : HELP;
@@ -156,7 +156,8 @@ function mount(root, link) {
   function fit() {
     const { width, height } = state.image;
     const w = Math.max(holder.clientWidth, 200);
-    const h = Math.round(Math.min(Math.max((w * height) / width, 160), Math.max(window.innerHeight * 0.65, 240)));
+    const room = page ? window.innerHeight - holder.offsetTop - 60 : window.innerHeight * 0.65;
+    const h = Math.round(Math.min(Math.max((w * height) / width, 160), Math.max(room, 240)));
     const ratio = window.devicePixelRatio || 1;
     Object.assign(canvas, { width: Math.round(w * ratio), height: Math.round(h * ratio) });
     Object.assign(canvas.style, { width: `${w}px`, height: `${h}px` });
@@ -372,7 +373,10 @@ function page_link(token) {
     if (!answer.ok) throw new Error(await answer.text());
     await listener(await answer.json());
   };
-  const complain = (error) => { document.querySelector(".dk-status").textContent = error.message; };
+  const complain = (error) => {
+    const gone = error instanceof TypeError; // of fetch: nobody answers
+    document.querySelector(".dk-status").textContent = gone ? "the program does not answer: was it ended?" : error.message;
+  };
   const send = (event) => { order = order.then(() => ask(event)).catch(complain); };
   const save = async (what) => {
     const answer = await fetch(address("export", { what }));

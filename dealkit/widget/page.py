@@ -115,7 +115,7 @@ def make_server(session: Session, port: int = 0) -> tuple[ThreadingHTTPServer, s
 
 
 def serve_page(session: Session, port: int = 0, *, browser: bool = True) -> None:
-    """Print the address of the page, open it in the browser if asked to, and serve it until Ctrl-C."""
+    """Print the address of the page, open it in the browser if asked to, and serve it until Ctrl-C; then the session is kept."""
     server, address = make_server(session, port)
     print(f"{address}\nOnly this machine can open it; Ctrl-C ends", flush=True)
     if browser:
@@ -126,3 +126,4 @@ def serve_page(session: Session, port: int = 0, *, browser: bool = True) -> None
         print()
     finally:
         server.server_close()
+        session.keep()

@@ -24,8 +24,9 @@ from torchvision.ops import box_iou
 
 from dealkit import figures
 from dealkit.config import DEFAULT_NMS, DEFAULT_THRESHOLD, BuildConfig
+from dealkit.data.annotations import read_coco
 from dealkit.data.images import AnyImage, as_image
-from dealkit.files import Json
+from dealkit.files import Json, write_json
 from dealkit.predict.detections import Detections, compete
 from dealkit.predict.embedding import PromptEmbedding, mean_embedding
 from dealkit.predict.folder import list_images
@@ -106,8 +107,9 @@ class Session:
     (True, [[20.0, 30.0]])
     """
 
-    def __init__(self, images: Any, predictor: Predictor | None = None):
-        """`images`: as for `images_of`. `predictor`: of the default checkpoint if None; a copy is used, the model is shared."""
+    def __init__(self, images: Any, predictor: Predictor | None = None, out: Path | None = None):
+        """`images`: as for `images_of`. `predictor`: of the default checkpoint if None; a copy is used, the model is shared.
+        `out`: COCO file that `keep` writes; if it is there, the session goes on from it."""
         self.images = images_of(images)
         self.predictor = copy.copy(predictor or Predictor())
         self.adaptive = self.predictor.threshold == ADAPTIVE
@@ -120,8 +122,11 @@ class Session:
         self.sizes_wh: dict[int, tuple[int, int]] = {}
         self.embeddings: dict[tuple[int, int], PromptEmbedding] = {}
         self.message = ""
+        self.out = out
         self.add_kind("object")
         self.open(0)
+        if out is not None and out.is_file():
+            self.restore(out)
 
     def apply(self, event: Json) -> Json:
         """Do what an event asks for and give the new `view`; a mistake changes nothing and becomes its `message`.
@@ -162,6 +167,7 @@ class Session:
             raise ValueError(unread[0])
         if self.sizes_wh:
             self._keep_embeddings()
+            self.keep()
         self.message = f"passed over: {'; '.join(unread)}" if unread else ""
         self.index, self.image, self.is_read = at, image, False
         self.sizes_wh[at] = (image.shape[2], image.shape[1])
@@ -359,6 +365,43 @@ class Session:
                         annotations.append(row | {"score": round(score, 4), "checked": verdict == 1})
         categories = [{"id": n, "name": kind.name} for n, kind in enumerate(self.kinds, 1)]
         return {"images": images, "annotations": annotations, "categories": categories}
+
+    def keep(self) -> None:
+        """Write `to_coco` to `out`, if there is one; done by itself when another image is opened."""
+        if self.out is not None:
+            write_json(self.out, self.to_coco())
+
+    def restore(self, file: Path) -> None:
+        """Go on from what `keep` wrote, or any other COCO JSON of these images: the boxes come back, the clicks do not.
+
+        A box that does not say whether it was `checked` counts as right, and one without a `score` as sure.
+
+        Raises:
+            ValueError: not a COCO file, or none of its images is one of these; names it.
+        """
+        coco, own = read_coco(file), {name: index for index, (name, _) in enumerate(self.images)}
+        here = [row for row in coco["images"] if row.get("file_name") in own and row.get("width") and row.get("height")]
+        if coco["images"] and not here:
+            raise ValueError(f"{file}: expected images that are here, with width and height; the first is {coco['images'][0]}")
+        images = {row["id"]: own[row["file_name"]] for row in here}
+        self.sizes_wh |= {images[row["id"]]: (row["width"], row["height"]) for row in here}
+        kinds = {row["id"]: n for n, row in enumerate(coco["categories"])}
+        if kinds:
+            self.kinds = []
+        for row in coco["categories"]:
+            self.add_kind(row.get("name", str(row["id"])))
+        rows: dict[tuple[int, int], list[Json]] = {(index, k): [] for index in images.values() for k in range(len(self.kinds))}
+        for row in coco["annotations"]:
+            if row["image_id"] in images:
+                rows[images[row["image_id"]], kinds[row["category_id"]]].append(row)
+        for (index, kind), of_kind in rows.items():
+            boxes = [(x, y, x + w, y + h) for x, y, w, h in (row["bbox"] for row in of_kind)]
+            verdicts = tuple((box, 1) for box, row in zip(boxes, of_kind, strict=True) if row.get("checked", True))
+            scores = torch.tensor([float(row.get("score", 1)) for row in of_kind])
+            order = scores.argsort(descending=True, stable=True)
+            found = Detections(boxes=torch.tensor(boxes).reshape(-1, 4), scores=scores).take(order) if of_kind else None
+            self.pages.setdefault(index, {})[kind] = Marks(verdicts=verdicts, found=found, threshold=0.0)
+        self.kind = 0
 
     def to_csv(self) -> str:
         """The boxes of `to_coco` as lines `image,kind,x1,y1,x2,y2,score,checked`."""

@@ -200,7 +200,8 @@ def test_the_click_page_prints_its_address_and_ends_with_ctrl_c(cli, tiny_coco, 
 
     monkeypatch.setattr(dealkit.widget.page.ThreadingHTTPServer, "serve_forever", interrupt)
     options = ("--checkpoint", checkpoint, "--threshold", "adaptive", "--no-browser")
-    code, out, _ = cli("click", tiny_coco.parent / "images", *options)
+    code, out, _ = cli("click", tiny_coco.parent / "images", *options, "--out", tiny_coco.parent / "clicked.json")
+    assert read_json(tiny_coco.parent / "clicked.json")["images"] == []
     assert code == 0 and out.startswith("http://127.0.0.1:") and "?token=" in out
     code, _, err = cli("click", tiny_coco.parent / "none", *options)
     assert code == 2 and "none: no such file" in err

@@ -104,6 +104,19 @@ def test_a_click_on_the_border_is_taken(predictor, point):
     assert len(predictor.click(*point)) > 0
 
 
+def test_no_box_lies_under_a_click_that_said_not_this(predictor):
+    def under(found, x, y):
+        x1, y1, x2, y2 = found.boxes.T
+        return (x1 <= x) & (x <= x2) & (y1 <= y) & (y <= y2)
+
+    x, y = predictor.click(20, 30).take([-1]).boxes.reshape(2, 2).mean(0).tolist()
+    assert under(predictor.click(20, 30), x, y).any()
+    found = predictor.predict([[20, 30], [x, y]], [1, 0])
+    assert len(found) > 5 and not (under(found, x, y) & ~found.clicked).any()
+    found = predictor.predict([[20, 30], [20, 30]], [1, 0])
+    assert found.clicked[under(found, 20, 30)].all() and found.clicked.any(), "what was clicked as an object stays"
+
+
 @pytest.mark.parametrize(
     ("points", "labels", "said"),
     [

@@ -419,6 +419,41 @@ def test_images_that_cannot_be_read_are_passed_over_and_told(folder):
         Session(folder / "3.png", Oracle())
 
 
+def test_a_session_goes_on_from_the_file_that_it_kept(folder, tmp_path):
+    out = tmp_path / "boxes.json"
+    session = Session(folder, Oracle(), out)
+    session.rename_kind("bolt")
+    session.click(15, 15)
+    session.judge([30, 10, 40, 20], -1)
+    session.judge([5, 40, 9, 44], 1)
+    session.add_kind("nut")
+    session.open(1)
+    kept = json.loads(out.read_text())
+    assert kept == json.loads(json.dumps(session.to_coco())) and len(kept["annotations"]) == 3
+    session.draw_box([50, 30, 60, 40])
+    session.keep()
+    again = Session(folder, Oracle(), out)
+    assert again.to_coco() == json.loads(out.read_text()) and again.index == 0
+    assert [kind.name for kind in again.kinds] == ["bolt", "nut"] and [row[5] for row in again.view()["kinds"][0]["rows"]] == [
+        0,
+        0,
+        1,
+    ]
+    again.judge([10, 10, 20, 20], -1)
+    assert len(again.detections()) == 2
+    elsewhere = {"images": kept["images"], "categories": [{"id": 4, "name": "bolt"}]}
+    elsewhere |= {"annotations": [{"id": 1, "image_id": 1, "category_id": 4, "bbox": [1, 2, 3, 4]}]}
+    out.write_text(json.dumps(elsewhere))
+    (row,) = Session(folder, Oracle(), out).to_coco()["annotations"]
+    assert (row["bbox"], row["checked"], row["score"]) == ([1, 2, 3, 4], True, 1)
+    elsewhere["images"][0]["file_name"] = "moon.png"
+    out.write_text(json.dumps(elsewhere | {"annotations": []}))
+    with pytest.raises(
+        ValueError, match=r"boxes\.json: expected images that are here, with width and height; the first is .*moon\.png"
+    ):
+        Session(folder, Oracle(), out)
+
+
 def test_the_session_draws_itself(session):
     session.click(15, 15)
     figure = session.draw()
