@@ -90,7 +90,8 @@ class Predictor:
         boxes: Sequence[Sequence[float]] | Tensor = (),
     ) -> Detections:
         """Everything of the kind shown by `points` (P, 2), `labels` (P,): 1 object (default), 0 not this, and by `boxes` (Q, 4)
-        xyxy, drawn round objects: they say where the edge of an object is, of their own and of all others."""
+        xyxy, drawn round objects: they say where the edge of an object is, of their own and of all others. No box is returned
+        under a point that is not meant."""
         return self.predict_categories([(points, labels, boxes)])[0]
 
     def predict_categories(self, prompts: Sequence[Prompt]) -> list[Detections]:
