@@ -161,7 +161,7 @@ def make_map(path: Path, side: int, seen: int, tile: int = 512) -> list[float]:
     import rasterio
 
     about = {"size_hw": (tile, tile), "num_objects": max(tile**2 // 90**2, 1), "num_categories": 1, "object_size": 14}
-    scenes = [make_scene(i, **about) for i in range(16)]
+    scenes = [make_scene(i, **about) for i in range(4)]
     form = {"driver": "GTiff", "width": side, "height": side, "count": 3, "dtype": "uint8", "nodata": 0, "sparse_ok": True}
     form |= {"tiled": True, "blockxsize": tile, "blockysize": tile, "compress": "deflate", "BIGTIFF": "IF_SAFER"}
     place = rasterio.transform.from_origin(500_000, 5_000_000, 0.5, 0.5)
