@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -179,7 +180,13 @@ def serve(
     if show_config:
         print(LABEL_CONFIG)
         return
-    server = make_server(Backend(Predictor(checkpoint, threshold=threshold), root=root, media=media), host=host, port=port)
+    backend = Backend(Predictor(checkpoint, threshold=threshold), root=root, media=media)
+    try:
+        server = make_server(backend, host=host, port=port)
+    except OSError as error:
+        raise ValueError(f"--host {host} --port {port}: cannot listen there: {error.strerror}") from None
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        print(f"warning: --host {host} lets other machines use this without a login", file=sys.stderr)
     print(f"http://{host}:{server.server_port}: add it as a model in Label Studio's settings; Ctrl-C ends it", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()

@@ -166,6 +166,9 @@ def predict(
         from dealkit.data.raster import Raster
 
         point = [*point, *Raster(of or image).to_pixels(lonlat)]
+    for x1, y1, x2, y2 in box:
+        if not (x1 < x2 and y1 < y2):
+            raise ValueError(f"--box {x1:g} {y1:g} {x2:g} {y2:g}: expected x1 < x2 and y1 < y2")
     check_points([*point, *not_point, *(corner for b in box for corner in (b[:2], b[2:]))], size_wh, of or image)
     points, labels = (*point, *not_point), (1,) * len(point) + (0,) * len(not_point)
     inputs = [image, checkpoint, of, embedding]

@@ -175,8 +175,7 @@ def predict_folder(
     folder, out, on_ray = Path(folder), Path(out), engine == "ray"
     names = list_images(folder, out)[0] if images is None else list(images)
     with journal(out / JOURNAL, prompt.as_json(), overwrite=overwrite) as (rows, add), stop_request() as stop:
-        for place in (out, *(out / SHARDS).glob("*")):
-            remove_strays(place)
+        remove_strays(out)
         before = len(rows)
         stamps = {row["image"]: row["stamp"] for row in _last_rows(out, rows, names) if "error" not in row}
         todo = [name for name in names if stamps.get(name) != _stamp(folder / name)]

@@ -318,6 +318,7 @@ def test_a_run_is_published_with_its_own_weights_others_or_an_average(cli, check
         (("data", "scenes", "--out", "scenes", "--size", "8"), "--size: expected 16 to 8,192, got 8"),
         (("data", "scenes", "--out", "scenes", "--count", "-1"), "--count: expected 1 to 1,000,000, got -1"),
         (("clicks", "none.json", "--out", "c.json", "--seed", "-1"), "--seed: expected 0 to 4,294,967,295, got -1"),
+        (("serve", "--host", "0.0.0.1"), "--host 0.0.0.1 --port 9090: cannot listen there"),
         (("bench", "--size", "-1"), "--size: expected 16 to 8,192, got -1"),
         (("browse", __file__, "--predictions", "p.json", "--score", "nan"), "--score: expected 0 to 1, got nan"),
         (("browse", __file__, "--no-app", "--port", "80"), "--port: has no effect with --no-app"),

@@ -174,6 +174,7 @@ BAD = [
     ("predict good.png --point 1 2 --threshold nan", "threshold: expected a score"),
     ("predict good.png --point 1 2 --checkpoint none.safetensors", "none.safetensors: no such checkpoint"),
     ("predict good.png --point 1 2 --checkpoint good.png", "good.png: not a safetensors checkpoint"),
+    ("predict good.png --box 9,9,2,2", "--box 9 9 2 2: expected x1 < x2 and y1 < y2"),
     ("predict good.png --embedding bad.json", "bad.json: not a safetensors prompt embedding"),
     ("predict none.png --point 1 2", "IMAGE none.png: no such file"),
     ("predict empty.png --point 1 2", "IMAGE empty.png: is empty"),
