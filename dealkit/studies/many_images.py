@@ -2,8 +2,6 @@
 
 import multiprocessing
 import os
-import resource
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +11,7 @@ import torch
 from PIL import Image
 
 from dealkit.data.scenes.scene import make_scene
+from dealkit.device import peak_gib
 from dealkit.files import Json, provenance
 from dealkit.predict.detections import Detections
 from dealkit.predict.folder import SHARDS, FolderPrompt, predict_folder
@@ -56,8 +55,7 @@ def cost_of_names(count: int, prompt: FolderPrompt) -> Json:
         size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     if images != count:
         raise ValueError(f"{count} names: {images} were found")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {"names": count, "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, "s": seconds, "bytes": size}
+    return {"names": count, "mb": peak_gib() * 2**10, "s": seconds, "bytes": size}
 
 
 def run_many(checkpoint: Path, images: int = 100, names: int = 100_000) -> Json:

@@ -2,7 +2,6 @@
 
 import itertools
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from dealkit.config import BuildConfig, RunConfig
 from dealkit.data.raster import Raster
 from dealkit.data.scenes.scene import make_scene
 from dealkit.data.tiles import tile_windows
-from dealkit.device import autocast, bf16_is_faster
+from dealkit.device import autocast, bf16_is_faster, peak_gib
 from dealkit.evaluate.coco import dense_case, evaluate
 from dealkit.files import provenance
 from dealkit.model.checkpoint import load_model
@@ -173,15 +172,7 @@ def make_map(path: Path, side: int, seen: int, tile: int = 512) -> list[float]:
 
 
 def bench_map(checkpoint: Path, side: int = 30_000, seen: int = 1024, tile: int = 1024) -> dict[str, float]:
-    """One click on a made map: seconds of CPU, tiles with data, boxes, and the most memory the process had.
-
-    Raises:
-        ValueError: a system that does not tell the memory of a process.
-    """
-    try:
-        import resource
-    except ImportError:
-        raise ValueError("bench --large: measures memory; expected Linux or macOS") from None
+    """One click on a made map: seconds of CPU, tiles with data, boxes, and `peak_gib`."""
     predictor = Predictor(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         point = make_map(Path(folder, "map.tif"), side, seen)
@@ -189,9 +180,8 @@ def bench_map(checkpoint: Path, side: int = 30_000, seen: int = 1024, tile: int 
         found = predict_large(predictor, Raster(Path(folder, "map.tif")), [([point], None)], tile=tile)[0]
         seconds = time.process_time() - start
     windows = tile_windows(side, side, tile, BuildConfig.overlap)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
     about = {"side": side, "tile": tile, "tiles": len(windows), "tiles_seen": sum(y1 < seen for _, y1, *_ in windows)}
-    return about | {"boxes": len(found), "full": found.full, "cpu_s": seconds, "peak_gib": memory}
+    return about | {"boxes": len(found), "full": found.full, "cpu_s": seconds, "peak_gib": peak_gib()}
 
 
 def run_large(checkpoint: Path) -> dict[str, Any]:
