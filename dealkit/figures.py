@@ -317,7 +317,8 @@ def draw_window(ax: Axes, table: ObjectTable, image: int, row: int | None = None
 def domain_wheel(summary: Json, table: ObjectTable, pictures: Mapping[str, int], colours: Mapping[str, str]) -> Figure:
     """Domains round a wheel, our design of the paper's Figure 1: a picture of each, and a spoke for each source.
 
-    A spoke is as long as the logarithm of the number of objects of its source.
+    A spoke is as long as the logarithm of the number of objects of its source; a domain is as wide as its number of sources, but
+    has room for a picture.
 
     Args:
         summary: of `dealkit.data.objects.summary`, of `table`.
@@ -329,19 +330,21 @@ def domain_wheel(summary: Json, table: ObjectTable, pictures: Mapping[str, int],
     ax = figure.add_axes((0, 0, 1, 1), xlim=(-reach, reach), ylim=(-reach, reach))
     polar = figure.add_axes((0, 0, 1, 1), projection="polar", theta_direction=-1, theta_offset=np.pi / 2)
     most = np.log10(max(part["objects"] for part in summary["sources"].values()) + 1)
-    width = 2 * np.pi / len(domains)
-    for d, (name, part) in enumerate(domains.items()):
-        middle, step = (d + 0.5) * width, 0.96 * width / len(part["sources"])
+    share = np.array([max(len(part["sources"]), 8) for part in domains.values()])
+    widths = 2 * np.pi * share / share.sum()
+    for width, end, (name, part) in zip(widths, widths.cumsum(), domains.items(), strict=True):
+        middle, step = end - width / 2, 0.96 * width / len(part["sources"])
         polar.bar(middle, 0.08, 0.96 * width, bottom=0.5, color=colours[name])
         for s, source in enumerate(part["sources"]):
-            angle, objects = (d + 0.02) * width + (s + 0.5) * step, summary["sources"][source]["objects"]
+            angle, objects = end - 0.98 * width + (s + 0.5) * step, summary["sources"][source]["objects"]
             polar.bar(angle, 0.7 * np.log10(objects + 1) / most, 0.94 * step, bottom=0.6, color=colours[name], alpha=0.35)
             left = np.sin(angle) < -1e-9
             turn = {"rotation": 90 - np.degrees(angle) + 180 * left, "rotation_mode": "anchor", "ha": "right" if left else "left"}
-            polar.text(angle, 0.63, f"{source}  {objects:,}", va="center", fontsize=9 if len(source) < 12 else 7.5, **turn)
+            points = min(9 if len(source) < 12 else 7.5, 90 * step)
+            polar.text(angle, 0.63, f"{source}  {objects:,}", va="center", fontsize=points, **turn)
         x, y = 1.68 * np.sin(middle), 1.68 * np.cos(middle)
         if name in pictures:
-            picture = ax.inset_axes((x - 0.38, y - 0.38, 0.76, 0.76), transform=ax.transData)
+            picture = ax.inset_axes((x - 0.35, y - 0.35, 0.7, 0.7), transform=ax.transData)
             draw_window(picture, table, pictures[name], across=7.0)
             rim = Circle(
                 (0.5, 0.5), 0.5, transform=picture.transAxes, fill=False, edgecolor=colours[name], linewidth=3, clip_on=False
@@ -349,8 +352,8 @@ def domain_wheel(summary: Json, table: ObjectTable, pictures: Mapping[str, int],
             for artist in (*picture.images, *picture.collections):
                 artist.set_clip_path(rim)
             picture.add_patch(rim)
-        place = {"va": "bottom" if y > 0 else "top", "ha": "center", "fontsize": 11, "fontweight": "bold"}
-        ax.text(x, y + (0.41 if y > 0 else -0.41), name, **place)
+        place = {"va": "bottom" if y > 0 else "top", "ha": "center", "fontsize": 10, "fontweight": "bold"}
+        ax.text(x, y + (0.38 if y > 0 else -0.38), name, **place)
     polar.set_ylim(0, reach)
     for axes in (ax, polar):
         axes.axis("off")

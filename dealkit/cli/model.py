@@ -236,6 +236,7 @@ def bench(
     size: int = 512,
     large: bool = False,
     ray: bool = False,
+    boxes: int = 0,
     overwrite: bool = False,
 ) -> None:
     """Time encode, click, training and evaluation, as ratios to RT-DETRv2-R18 in the same process.
@@ -248,10 +249,12 @@ def bench(
         size: side of the timed image.
         large: instead, one click on a map of 30,000 x 30,000 pixels with its memory, and merging up to a million boxes.
         ray: instead time the workers of a local Ray, and what very many images cost.
+        boxes: if not 0, instead the index of a TinySet of so many boxes: written, opened and drawn from.
         overwrite: write over a file that this command has not made.
     """
     check_range("--size", size, 16, 8192)
-    check_out(json_file, [checkpoint], ours=starts('{"checkpoint"'), overwrite=overwrite, option="--json")
+    check_range("--boxes", boxes, 0, 10**9)
+    check_out(json_file, [checkpoint], ours=starts('{"checkpoint"', '{"boxes"'), overwrite=overwrite, option="--json")
     check_weights(checkpoint)
     from dealkit.studies.speed import run_bench, run_large
 
@@ -259,6 +262,10 @@ def bench(
         from dealkit.studies.many_images import run_many
 
         figures = run_many(checkpoint)
+    elif boxes:
+        from dealkit.studies.index_speed import bench_index
+
+        figures = bench_index(boxes)
     else:
         figures = run_large(checkpoint) if large else run_bench(checkpoint, size=size)
     print(*(f"{name}: {value}" for name, value in figures.items()), sep="\n")

@@ -586,6 +586,32 @@ def beside_paper(results: Any, paper: Json) -> str:
     return markdown(pd.concat([table, ours, theirs], axis=1))
 
 
+def tinyset_table(paper: Json, made: Json | None = None) -> str:
+    """A TinySet, by default that of `tinyset_stats.json`, its domains, and the paper's."""
+    theirs, made = paper["tinyset"], made or read_json(RESULTS / "tinyset_stats.json")
+    parts = pd.DataFrame({"all": made["total"], **made["domains"]}).T
+    parts["sources"] = [str(len(names)) for names in (made["sources"], *parts["sources"].iloc[1:])]
+    whole = {"sources": "not stated", "images": theirs["images"], "objects": theirs["boxes"], "size_mean": theirs["size_mean"]}
+    parts.loc["TinySet-9M (paper)"] = whole
+    numbers = parts[["images", "objects"]].astype(int)
+    table = pd.DataFrame({"sources": parts["sources"], "images": numbers["images"].map("{:,}".format)})
+    table["boxes"] = numbers["objects"].map("{:,}".format)
+    table["boxes per image"] = (numbers["objects"] / numbers["images"]).map("{:.1f}".format)
+    table["mean size, px"] = parts["size_mean"].map("{:.1f}".format)
+    small = parts["size_bins"].map(lambda bins: "–" if pd.isna(bins) else f"{100 * (1 - bins['m']):.0f} %", na_action=None)
+    return markdown(table.assign(**{"under 32 px": small}).rename_axis("domain").reset_index())
+
+
+def index_sentence(figures: Json) -> str:
+    """One line of what an index of a large TinySet costs; its numbers are random."""
+    return (
+        f"{figures['boxes']:,} boxes in {figures['images']:,} images make an index of {figures['file_mb']:.0f} MB. On one core "
+        f"it is written in {figures['write_s']:.0f} s and opens in {figures['open_s']:.1f} s; its boxes need "
+        f"{figures['held_mb']:.0f} MB of memory. Drawing an image of a balanced training, without its pixels, takes "
+        f"{figures['draw_us']:.0f} µs."
+    )
+
+
 def credits_table(pictures: Json) -> str:
     """A row per picture of `figures/` and source in it: who its image is by, and the licence."""
     rows = [{"picture": f"`{name}`", **source} for name, sources in pictures.items() for source in sources]
@@ -632,6 +658,8 @@ TABLES = {
     "categories": ("protocol_categories.json", protocol_table),
     "real": ("protocol_real.json", protocol_table),
     "adapt": ("adapt_heldout.json", shot_table),
+    "tinyset": ("../paper.json", tinyset_table),
+    "index": ("index.json", index_sentence),
     "credits": ("../credits.json", credits_table),
 }
 """Tables of the pages: the results file and the function that draws each."""

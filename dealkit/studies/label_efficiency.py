@@ -18,7 +18,6 @@ from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder
 from dealkit.data.objects import load_domains
 from dealkit.data.regimes import apply_regime, for_training
-from dealkit.data.scenes.domains import DOMAINS
 from dealkit.data.subsets import first_images
 from dealkit.evaluate.benchmark import row_of
 from dealkit.evaluate.coco import evaluate
@@ -150,7 +149,7 @@ def score_row(row: Row, files: Sequence[Path], out: Path, *, seed: int, budget: 
         else:
             found = found_agnostic(model, data, clicks, oracle=row.oracle)
         scored.append((truth, found, clicks))
-    titles = load_domains(PROJECT_ROOT / "data" / "domains.json") | {name: domain.title for name, domain in DOMAINS.items()}
+    titles = load_domains(PROJECT_ROOT / "data" / "domains.json")
     domains: dict[str, list[float]] = {}
     for file, (truth, found, clicks) in zip(files, scored, strict=True):
         ap50 = evaluate(truth, found, clicks, class_agnostic=True)["all"]["ap50"]

@@ -9,6 +9,7 @@ from dealkit.boxes import SIZE_BINS
 from dealkit.data.coco import NOT_STATED
 from dealkit.data.measures import SUSPICIOUS, box_sizes, local_density, near_duplicates, ring_contrast, suspicious_boxes
 from dealkit.data.objects import load_domains, neighbour_shares, read_pixels, read_table, summary
+from dealkit.data.scenes.domains import DOMAINS
 from dealkit.files import PROJECT_ROOT
 
 OBJECTS = [[(5, [10, 12, 6, 8], 0), (5, [50, 40, 6, 6], 0), (9, [70, 10, 15, 20], 1)], [], [(9, [5, 5, 40, 6], 0)]]
@@ -138,6 +139,7 @@ def test_a_source_without_objects_has_sums(make_coco):
 def test_the_committed_domains_can_be_read():
     domains = load_domains(PROJECT_ROOT / "data" / "domains.json")
     assert domains["nuclei"] == "microscopic observation" and domains["sirst"] == "infrared"
+    assert domains.items() >= {name: domain.title for name, domain in DOMAINS.items()}.items()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from dealkit.report.tables import (
     paired_gains,
     position_table,
     rounds_table,
+    tinyset_table,
     whole_curves,
 )
 from dealkit.studies.clicks import CURVES
@@ -103,6 +104,8 @@ def test_every_picture_is_credited_and_its_licences_allow_to_show_it():
     pictures = read_json(PROJECT_ROOT / "data" / "credits.json")
     assert sorted(pictures) == sorted(path.name for path in (PROJECT_ROOT / "figures").iterdir())
     assert all(sources and all(source["licence"].startswith(FREE) for source in sources) for sources in pictures.values())
+    shown = read_json(PROJECT_ROOT / "data" / "results" / "tinyset_stats.json")["shown"]
+    assert sorted(source["name"] for source in pictures["explore_wheel.jpg"]) == sorted(shown)
     chosen = read_json(PROJECT_ROOT / "data" / "results" / "showcase_nano.json")["rows"]
     assert pictures["unseen.jpg"] == [{key: row[key] for key in ("name", "repository", "licence")} for row in chosen]
 
@@ -122,3 +125,11 @@ def test_what_very_many_images_cost_is_worked_out_from_some():
     for part in ("reads 2.50 images", "two read 4.75, on 2 CPUs;", "1000 bytes a name", "10,000 CPU hours", "100 GB on disk"):
         assert part in said
     assert "100 GB in the memory of that process, or 1.0 GB" in said and "(load 9)" in many_sentence(figures | {"load": 9.0})
+
+
+def test_a_tinyset_stands_beside_the_papers():
+    part = {"sources": ["a", "b"], "images": 4, "objects": 6, "size_mean": 8.0, "size_bins": {"vt": 0.5, "m": 0.25}}
+    made = {"total": part | {"sources": None}, "domains": {"air": part}, "sources": {"a": {}, "b": {}}}
+    rows = cells_of(tinyset_table({"tinyset": {"images": 10, "boxes": 335, "size_mean": 20.4, "domains": 6}}, made))
+    assert rows[1:3] == [[name, "2", "4", "6", "1.5", "8.0", "75 %"] for name in ("all", "air")]
+    assert rows[3] == ["TinySet-9M (paper)", "not stated", "10", "335", "33.5", "20.4", "–"]
