@@ -371,6 +371,26 @@ def files_of(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(path.parent.glob(f"{glob.escape(path.stem)}{WEIGHTS_PART}{path.suffix}"))
 
 
+def read_safetensors(path: Path, kind: str, framework: str = "pt") -> tuple[dict[str, Any], dict[str, str]]:
+    """Tensors (`np`: arrays) and metadata of a file or its parts; an error names the file and, by `kind`, what was expected."""
+    from safetensors import safe_open
+
+    files = files_of(path)
+    if not files:
+        raise ValueError(f"{path}: no such {kind}")
+    if files[0] != Path(path) and len(files) != (expected := int(files[0].stem[-5:])):
+        raise ValueError(f"{path}: only {len(files)} of its {expected} parts: {', '.join(f.name for f in files)}")
+    tensors: dict[str, Any] = {}
+    for part in files:
+        try:
+            with safe_open(part, framework) as file:
+                tensors |= {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+                metadata = file.metadata() or {}
+        except Exception as error:
+            raise ValueError(f"{part}: not a safetensors {kind}: {error}") from None
+    return tensors, metadata
+
+
 def sha_of(file: Path) -> str:
     """First 12 hex digits of the sha256 of a file, or of the parts that stand for it (`dealkit.files.files_of`)."""
     content = hashlib.sha256()

@@ -1,17 +1,25 @@
-"""Any image as an RGB tensor: files of all kinds, PIL images, arrays and tensors, read by one set of rules."""
+"""Any image as RGB: files of all kinds, PIL images, arrays and tensors, read by one set of rules."""
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from dealkit.files import tell
 
-AnyImage = str | Path | Tensor | np.ndarray | Image.Image
+if TYPE_CHECKING:  # `as_array` reads images where there is no torch
+    from torch import Tensor
+
+AnyImage = Union[str, Path, "Tensor", np.ndarray, Image.Image]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Mean of RGB in 0..1 with which torchvision's backbones were trained."""
+
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Standard deviation that goes with `IMAGENET_MEAN`."""
 
 MAX_PIXELS = 2**30
 """Most pixels an image may have, 3 GiB as RGB.
@@ -35,7 +43,7 @@ def as_image(
     page: int | None = None,
     bands: Sequence[int] = (),
     window: tuple[float, float] | None = None,
-) -> Tensor:
+) -> "Tensor":
     """Any form of an image as RGB, upright: (3, H, W) uint8. What was left out or rescaled is told in a line (`files.tell`).
 
     8-bit pixels stay as they are; EXIF rotation is applied; grey, palette, CMYK and 1-bit images become RGB. Transparent ones
@@ -62,19 +70,33 @@ def as_image(
     >>> as_image(np.zeros((2, 4, 5)), bands=[5, 3, 1], window=(-1, 1)).shape
     torch.Size([3, 2, 4])
     """
+    import torch
+
+    plain = isinstance(image, torch.Tensor) and not bands and not window and page in (None, 1)
+    if plain and image.dtype == torch.uint8 and image.ndim == 3 and len(image) == 3 and image.numel():
+        return image
+    return torch.from_numpy(as_array(image, page=page, bands=bands, window=window))
+
+
+def as_array(
+    image: AnyImage, *, page: int | None = None, bands: Sequence[int] = (), window: tuple[float, float] | None = None
+) -> np.ndarray:
+    """`as_image` as an array, without torch but for PNG files of 16 bits and colours.
+
+    >>> as_array(Image.new("L", (4, 2), 200)).shape
+    (3, 2, 4)
+    """
     if isinstance(image, str | Path):
-        return read_image(image, page=page, bands=bands, window=window)
+        return _read(image, page, bands, window)
     if page not in (None, 1):
         raise ValueError(f"page: expected a file, got a {type(image).__name__}")
     opacity = False
     if isinstance(image, Image.Image):
         values, opacity = _of_pil(ImageOps.exif_transpose(image))
-    elif isinstance(image, Tensor | np.ndarray):
-        if isinstance(image, Tensor):
-            if image.dtype == torch.uint8 and image.ndim == 3 and len(image) == 3 and image.numel() and not bands and not window:
-                return image
+    elif isinstance(image, np.ndarray) or hasattr(image, "detach"):
+        if hasattr(image, "detach"):  # a tensor
             values = image.detach().cpu()
-            values = (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy()
+            values = (values.float() if values.is_floating_point() and values.element_size() == 2 else values).numpy()
             values = np.moveaxis(values, 0, -1) if values.ndim == 3 else values
         else:
             values = image
@@ -90,7 +112,7 @@ def as_image(
 
 def read_image(
     path: str | Path, *, page: int | None = None, bands: Sequence[int] = (), window: tuple[float, float] | None = None
-) -> Tensor:
+) -> "Tensor":
     """`as_image` of a file.
 
     >>> import tempfile
@@ -99,6 +121,10 @@ def read_image(
     ...     read_image(f"{folder}/grey.png")[:, 0, 0]
     tensor([200, 200, 200], dtype=torch.uint8)
     """
+    return as_image(path, page=page, bands=bands, window=window)
+
+
+def _read(path: str | Path, page: int | None, bands: Sequence[int], window: tuple[float, float] | None) -> np.ndarray:
     try:
         with open(path, "rb") as file:
             start = file.read(4)
@@ -122,6 +148,7 @@ def _read_file(path: Path, page: int | None, bands: Sequence[int]) -> tuple[np.n
         frames = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)  # photographs with a preview
         file.seek(_index(path, page, frames))
         if file.format == "PNG" and file.tile and str(file.tile[0][3]).endswith("A;16B" if file.mode == "RGBA" else "RGB;16B"):
+            import torch
             from torchvision.io import decode_image  # Pillow gives the upper eight bits only
 
             pixels = decode_image(torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8))
@@ -202,7 +229,7 @@ def _of_pil(image: Image.Image) -> tuple[np.ndarray, bool]:
     return pixels if pixels.ndim == 3 else pixels[..., None], opacity
 
 
-def _to_rgb(values: np.ndarray, opacity: bool, name: str, bands: Sequence[int], window: tuple[float, float] | None) -> Tensor:
+def _to_rgb(values: np.ndarray, opacity: bool, name: str, bands: Sequence[int], window: tuple[float, float] | None) -> np.ndarray:
     if values.dtype.kind not in "buif":
         raise ValueError(f"{name}: {values.dtype} pixels, expected real numbers")
     count, cover = values.shape[2], None
@@ -220,7 +247,7 @@ def _to_rgb(values: np.ndarray, opacity: bool, name: str, bands: Sequence[int], 
     if cover is not None:
         white = np.iinfo(cover.dtype).max if cover.dtype.kind in "ui" else 1
         pixels = np.rint(pixels * (cover.astype(np.float32) / white)).clip(0, 255).astype(np.uint8)
-    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).expand(3, -1, -1).contiguous()
+    return np.array(np.broadcast_to(np.moveaxis(pixels, 2, 0), (3, *pixels.shape[:2])), order="C")
 
 
 def to_eight_bits(values: np.ndarray, name: str, window: tuple[float, float] | None) -> np.ndarray:

@@ -15,12 +15,7 @@ import torch
 from torch import Tensor
 
 from dealkit.data.coco import Sample
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Mean of RGB in 0..1 with which torchvision's backbones were trained."""
-
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Standard deviation that goes with `IMAGENET_MEAN`."""
+from dealkit.data.images import IMAGENET_MEAN, IMAGENET_STD
 
 PADDING = tuple(round(255 * m) for m in IMAGENET_MEAN)
 """Colour beside an image that is smaller than its crop: zero once normalised, which is what `pad_to` adds.

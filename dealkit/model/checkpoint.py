@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from dealkit.config import ModelConfig, from_dict, to_dict
-from dealkit.files import WEIGHTS_PART, files_of, write_atomically
+from dealkit.files import WEIGHTS_PART, read_safetensors, write_atomically
 from dealkit.model.deal import DEAL, build_model
 
 Model = TypeVar("Model", bound=torch.nn.Module)
@@ -52,24 +51,6 @@ def in_parts(tensors: dict[str, Tensor], largest: int) -> list[dict[str, Tensor]
             parts.append({})
         parts[-1][name] = tensor
     return parts
-
-
-def read_safetensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file or its parts; an error names the file and, by `kind`, what was expected."""
-    files = files_of(path)
-    if not files:
-        raise ValueError(f"{path}: no such {kind}")
-    if files[0] != Path(path) and len(files) != (expected := int(files[0].stem[-5:])):
-        raise ValueError(f"{path}: only {len(files)} of its {expected} parts: {', '.join(f.name for f in files)}")
-    tensors: dict[str, Tensor] = {}
-    for part in files:
-        try:
-            with safe_open(part, "pt") as file:
-                tensors |= {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-                metadata = file.metadata() or {}
-        except Exception as error:
-            raise ValueError(f"{part}: not a safetensors {kind}: {error}") from None
-    return tensors, metadata
 
 
 def load_model(path: Path, *, expected: ModelConfig | None = None) -> DEAL:

@@ -94,20 +94,21 @@ class DEAL(nn.Module):
         self.activate_large = DensityActivation(config, STRIDES[2]) if config.cross_scale else None
         self.decoder = Decoder(config)
 
-    def encode(self, images: Tensor, sizes_hw: list[tuple[int, int]] | None = None) -> Features:
-        """Features of normalised images (B, 3, H, W), H and W multiples of 32; `sizes_hw` are sizes before padding."""
+    def encode(self, images: Tensor, sizes_hw: list[tuple[int, int]] | Tensor | None = None) -> Features:
+        """Features of normalised images (B, 3, H, W), H and W multiples of 32; `sizes_hw` are sizes before padding, (B, 2)."""
         b, _, height, width = images.shape
         if height % 32 or width % 32:
             raise ValueError(f"images: expected height and width to be multiples of 32, got {height} x {width}; use pad_to")
-        extent = torch.tensor(sizes_hw or [(height, width)] * b, device=images.device)
+        extent, padded = sizes_hw, True
+        if not isinstance(sizes_hw, Tensor):
+            padded = any(tuple(size) != (height, width) for size in sizes_hw or [])
+            extent = torch.tensor(sizes_hw or [(height, width)] * b, device=images.device)
         keep = []
         for stride in (STRIDES[0], STRIDES[2], STRIDES[3]):
             centres = cell_centres(height // stride, width // stride, stride, images.device)
             inside = centres < extent.flip(1)[:, None, None]
             # a strip narrower than half a cell would leave an image without any coarse token
-            inside[:, 0, 0] = True
-            keep.append(inside.all(-1))
-        padded = any(tuple(size) != (height, width) for size in sizes_hw or [])
+            keep.append(inside.all(-1) | (centres == stride / 2).all(-1))
         maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
         keys = [contrast_keys(m.detach(), keep[0] if padded else None) for m in maps[:3] if self.config.similarity]
         maps = self.enhance(maps, keep[-1] if padded else None)
@@ -141,7 +142,7 @@ class DEAL(nn.Module):
             embedding: (N, 2, E) of `embed` on other images, instead of that of `prompts`' own clicks.
         """
         index = prompts.image_index
-        if len(index) and int(index.max()) >= len(features.maps[0]):
+        if not torch.compiler.is_compiling() and len(index) and int(index.max()) >= len(features.maps[0]):
             raise ValueError(f"prompts.image_index: {int(index.max())} is not one of the {len(features.maps[0])} encoded images")
         if embedding is None:
             embedding = self.embed(features, prompts)
@@ -168,7 +169,7 @@ class DEAL(nn.Module):
             valid = torch.cat([is_click.repeat(1, len(sizes)), valid], dim=1)
             clicked = torch.cat([is_click, torch.zeros_like(valid[:, is_click.shape[1] :])], dim=1)
             if noisy is None:
-                noisy = prompts.points.new_zeros(len(prompts), 0, 4)
+                noisy = prompts.points.new_zeros(index.shape[0], 0, 4)
             at = (noisy[..., :2] / STRIDES[0]).long()
             starts = torch.cat([at[..., 1].clamp(0, h - 1) * w + at[..., 0].clamp(0, w - 1), cells], dim=1)
             group = torch.cat([2 * (noisy[..., 2] > 0), valid.long()], dim=1)  # queries see their own group
@@ -182,7 +183,7 @@ class DEAL(nn.Module):
         skip = noisy.shape[1]
         first = at_cells([level.boxes for level in levels])[:, skip:].detach()
         factor = first.new_tensor(sizes).repeat_interleave(own.shape[1])
-        factor = F.pad(factor, (0, first.shape[1] - len(factor)), value=1.0)
+        factor = F.pad(factor, (0, first.shape[1] - factor.shape[0]), value=1.0)
         first = torch.cat([first[..., :2], first[..., 2:] * factor[:, None]], dim=-1)
         # a drawn box is where its own queries start, and outside training what they answer
         drawn = torch.cat([prompts.points, prompts.sizes], dim=-1).repeat(1, len(sizes), 1)
@@ -232,6 +233,8 @@ def decode_in_groups(decode: Callable[[Tensor, int], list[tuple[Tensor, Tensor]]
         per layer boxes (N, K, 4), zero where a group has no query, and logits (N, K), -20 there.
     """
     n, width = valid.shape
+    if torch.compiler.is_compiling():  # a graph has no such choice
+        return decode(torch.arange(n, device=valid.device), width)
     needed = (valid * torch.arange(1, width + 1, device=valid.device)).amax(1) if n else valid.sum(1)
     order = needed.argsort()
     lengths = needed[order].tolist()

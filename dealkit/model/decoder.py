@@ -147,7 +147,7 @@ def sum_rows(rows: Tensor, table: Tensor, shares: Tensor) -> Tensor:
     >>> sum_rows(torch.tensor([[0, 2]]), torch.tensor([[1.0], [0.0], [4.0]]), torch.tensor([[0.5, 0.25]])).tolist()
     [[1.5]]
     """
-    if table.device.type not in EMBEDDING_BAG:
+    if table.device.type not in EMBEDDING_BAG or torch.compiler.is_compiling():
         return (table[rows] * shares[..., None].to(table.dtype)).sum(1).float()
     return F.embedding_bag(rows, table, per_sample_weights=shares.to(table.dtype), mode="sum").float()
 

@@ -46,7 +46,7 @@ def sample_map(feature: Tensor, points_xy: Tensor, stride: int) -> Tensor:
 
 def of_image(x: Tensor, index: Tensor) -> Tensor:
     """Rows of `x` (B, ...) for every prompt set's image, (N, ...); no copy for one image."""
-    return x.expand(len(index), *x.shape[1:]) if len(x) == 1 else x.index_select(0, index)
+    return x.expand(index.shape[0], *x.shape[1:]) if len(x) == 1 else x.index_select(0, index)
 
 
 def contrast_keys(feature: Tensor, keep: Tensor | None) -> Tensor:
@@ -75,19 +75,16 @@ def similarity_maps(keys: list[Tensor], vectors: Tensor, stride: int) -> Tensor:
     """
     size = keys[0].shape[2] * STRIDES[0] // stride, keys[0].shape[3] * STRIDES[0] // stride
     maps = []
-    for key, vector in zip(keys, vectors.split([k.shape[1] for k in keys], dim=1), strict=True):
+    for key, vector, own in zip(keys, vectors.split([k.shape[1] for k in keys], dim=1), STRIDES, strict=False):
         unit = F.normalize(vector.float(), dim=1).to(key.dtype)
         if len(key) == 1:  # one product for all prompts of an image
             cosine = (unit @ key[0].flatten(1)).unflatten(1, key.shape[2:])[:, None]
         else:
             cosine = torch.einsum("nchw,nc->nhw", key, unit)[:, None]
-        if cosine.shape[2:] != size:
-            larger = size[0] > cosine.shape[2]
-            cosine = (
-                F.interpolate(cosine, size, mode="bilinear", align_corners=False)
-                if larger
-                else F.adaptive_avg_pool2d(cosine, size)
-            )
+        if own > stride:
+            cosine = F.interpolate(cosine, size, mode="bilinear", align_corners=False)
+        elif own < stride:
+            cosine = F.avg_pool2d(cosine, stride // own)
         maps.append(cosine)
     return torch.cat(maps, dim=1)
 
@@ -142,7 +139,7 @@ class PointEmbedding(nn.Module):
         Args:
             maps: four maps of the B images. keys: of `contrast_keys`. keep: (B, S) coarse tokens that are not padding.
         """
-        index, n, p = prompts.image_index, len(prompts), prompts.points.shape[1]
+        index, (n, p) = prompts.image_index, prompts.labels.shape
         described = []
         for feature, stride in zip(maps, STRIDES, strict=True):
             spots = (prompts.points[:, :, None, :] + self.window * stride).flatten(1, 2)  # (N, 9P, 2)
@@ -227,7 +224,8 @@ class DensityActivation(nn.Module):
         kernels = self.kernels(embedding).unflatten(-1, (-1, c))  # (N, 2, G, C)
         cells = map_.permute(0, 2, 3, 1).flatten(1, 2)  # (N, hw, C)
         response = cells @ kernels[:, 0].transpose(1, 2).to(cells.dtype)
-        if has_negative.any():
+        any_negative = torch.compiler.is_compiling() or has_negative.any()
+        if any_negative:
             against = cells @ kernels[:, 1].transpose(1, 2).to(cells.dtype)
             response = response - has_negative[:, None, None] * self.negative_gain.to(cells.dtype) * against
         scale, shift = self.film(embedding[:, 0])[:, None].to(cells.dtype).chunk(2, dim=-1)
@@ -235,7 +233,7 @@ class DensityActivation(nn.Module):
         parts = [modulated, response / c**0.5]  # cells in rows: the channels-last memory of a map
         if self.similarity:
             alike = similarity_maps(keys, vectors[:, 0], self.stride)
-            unlike = similarity_maps(keys, vectors[:, 1], self.stride) if has_negative.any() else torch.zeros_like(alike)
+            unlike = similarity_maps(keys, vectors[:, 1], self.stride) if any_negative else torch.zeros_like(alike)
             alike = torch.cat([alike, unlike], dim=1)
             parts.append(2 * alike.flatten(2).transpose(1, 2).to(cells.dtype))
         both = torch.cat(parts, dim=-1)
@@ -291,6 +289,9 @@ def allocate_queries(
         wanted = torch.full_like(wanted, config.fixed_queries)
     # of a count that is not a number the fewest: training then reports the loss that is not finite
     wanted = wanted.nan_to_num().clamp(config.min_queries, min(config.max_queries, strength.shape[1])).long()
-    k = int(wanted.max()) if len(wanted) else 0
+    k = wanted.max().item() if wanted.shape[0] else 0
+    if torch.compiler.is_compiling():
+        torch._check(k >= config.min_queries)
+        torch._check(k <= strength.shape[1])
     cells = strength.topk(k, dim=1).indices
     return cells, torch.arange(k, device=cells.device) < wanted[:, None]

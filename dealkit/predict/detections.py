@@ -1,50 +1,55 @@
-"""What one prompt finds in one image: boxes and scores, that draw themselves and turn into COCO results."""
+"""What one prompt finds in one image: boxes and scores, that draw themselves and turn into COCO results; tensors or arrays."""
 
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from dealkit.boxes import overlapping
-from dealkit.config import CERTAIN
-from dealkit.data.raster import Raster
-from dealkit.files import write_atomically
-from dealkit.predict.threshold import adaptive_threshold
+from dealkit.config import CERTAIN, DEFAULT_NMS, MIN_SCORE
+from dealkit.files import tell, write_atomically
+from dealkit.predict.plain import close_pairs, iou, like, nms
+from dealkit.predict.threshold import ADAPTIVE, adaptive_threshold
+
+if TYPE_CHECKING:  # of `dealkit.predict.onnx` the fields are NumPy arrays, and torch need not be there
+    from numpy.typing import ArrayLike
+    from torch import Tensor
+
+    from dealkit.data.raster import Raster
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Detections:
     """Boxes of one prompt in one image, strongest first; draws itself in a notebook.
 
+    >>> import torch
     >>> d = Detections(boxes=torch.tensor([[1.0, 1.0, 5.0, 5.0]]), scores=torch.tensor([0.2]))
     >>> len(d), len(d.above(0.3))
     (1, 0)
     """
 
-    boxes: Tensor
+    boxes: "Tensor"
     """(N, 4) float32 xyxy pixels of the original image."""
-    scores: Tensor
+    scores: "Tensor"
     """(N,) float32, 0 to 1."""
-    image: Tensor | Raster | None = None
+    image: "Tensor | Raster | None" = None
     """(3, H, W) uint8 image they were found in, or the map."""
-    points: Tensor | None = None
+    points: "Tensor | None" = None
     """(P, 2) clicks."""
-    labels: Tensor | None = None
+    labels: "Tensor | None" = None
     """(P,) 1 object, 0 not this."""
     count: float | None = None
     """Objects that the density map estimates."""
-    clicked: Tensor | None = None
+    clicked: "Tensor | None" = None
     """(N,) bool: what was found at the clicks on objects; None if nothing was clicked."""
     certain: float | None = None
     """Score at the clicks themselves, the mean over those on objects; in tiles, of the tile where it is highest. None if nothing
     was clicked."""
     full: bool = False
     """The limit of boxes was reached in the image, or in one of its tiles: there may be more objects than these."""
-    classes: Tensor | None = None
+    classes: "Tensor | None" = None
     """(N,) int64: category index of every box, from a detector without prompts; None: all are of one kind."""
 
     def __len__(self) -> int:
@@ -62,6 +67,7 @@ class Detections:
     def cut(self) -> float:
         """`adaptive_threshold` of what was not clicked: a click is scored high, and tells nothing of the others.
 
+        >>> import torch
         >>> box = torch.tensor([[0.0, 0.0, 4.0, 4.0]]).repeat(4, 1)
         >>> found = Detections(boxes=box, scores=torch.tensor([0.9, 0.09, 0.08, 0.02]))
         >>> [round(replace(found, clicked=c).cut(), 2) for c in (None, found.scores > 0.5)]  # under 0.9, and under 0.08
@@ -69,7 +75,7 @@ class Detections:
         """
         return adaptive_threshold(self.scores if self.clicked is None else self.scores[~self.clicked])
 
-    def kept(self) -> Tensor:
+    def kept(self) -> "Tensor":
         """(N,) bool: the detections from their `cut` on, and whatever was clicked."""
         keep = self.scores >= self.cut()
         return keep if self.clicked is None else keep | self.clicked
@@ -78,7 +84,7 @@ class Detections:
         """The detections that are `kept`."""
         return self.take(self.kept())
 
-    def take(self, keep: Tensor) -> "Detections":
+    def take(self, keep: "Tensor") -> "Detections":
         """The detections of a mask (N,), or of row numbers in their order."""
         rows = {name: getattr(self, name) for name in ("boxes", "scores", "clicked", "classes")}
         return replace(self, **{name: None if values is None else values[keep] for name, values in rows.items()})
@@ -86,6 +92,7 @@ class Detections:
     def without_negatives(self) -> "Detections":
         """The detections in which no click that said "not this" lies; what was clicked as an object stays.
 
+        >>> import torch
         >>> box = torch.tensor([[0.0, 0.0, 4.0, 4.0], [5.0, 0.0, 9.0, 4.0]])
         >>> clicks = {"points": torch.tensor([[1.0, 1.0], [7.0, 2.0]]), "labels": torch.tensor([1, 0])}
         >>> Detections(boxes=box, scores=torch.tensor([0.9, 0.8]), **clicks).without_negatives().scores
@@ -109,15 +116,15 @@ class Detections:
             scale = 7 / max(height, width)
             _, ax = plt.subplots(figsize=(max(width * scale, 2), max(height * scale, 2) + 0.3), dpi=100, layout="constrained")
         if self.image is not None:
-            pixels = self.image.preview() if isinstance(self.image, Raster) else self.image
-            ax.imshow(pixels.permute(1, 2, 0).numpy(), extent=(0, width, height, 0))
-        colours = plt.get_cmap("plasma")(0.45 + 0.5 * self.scores.numpy())
+            pixels = self.image.preview() if hasattr(self.image, "preview") else self.image
+            ax.imshow(np.moveaxis(np.asarray(pixels), 0, -1), extent=(0, width, height, 0))
+        colours = plt.get_cmap("plasma")(0.45 + 0.5 * np.asarray(self.scores))
         for (x1, y1, x2, y2), colour in zip(self.boxes.tolist(), colours, strict=True):
             ax.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.4))
         if self.points is not None:
             look = {"s": 90, "c": "white", "edgecolors": "black", "linewidths": 1.2, "zorder": 3}
             for chosen, marker in ((self.labels == 1, "P"), (self.labels != 1, "X")):
-                ax.scatter(*self.points[chosen].T.numpy(), marker=marker, **look)
+                ax.scatter(*np.asarray(self.points[chosen]).T, marker=marker, **look)
         ax.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
         clicked = " with one click" if self.points is not None and len(self.points) == 1 else ""
         ax.set_title(title or f"{len(self)} found{clicked}")
@@ -140,9 +147,10 @@ class Detections:
         return None if self.image is None else self._drawn("png")
 
 
-def rescored(found: Detections, scores: Tensor) -> Detections:
+def rescored(found: Detections, scores: "Tensor") -> Detections:
     """The detections with other scores (N,), strongest first."""
-    return replace(found, scores=scores).take(scores.argsort(descending=True, stable=True))
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    return replace(found, scores=like(scores, found.scores)).take(order)
 
 
 def with_click(found: Detections, first: Detections) -> Detections:
@@ -150,7 +158,8 @@ def with_click(found: Detections, first: Detections) -> Detections:
     if found.clicked is None or not found.clicked.any() or not first.clicked.any():
         return found
     least = first.scores[first.clicked].max()
-    return rescored(found, torch.where(found.clicked, found.scores.clamp(min=least), found.scores))
+    scores = np.asarray(found.scores)
+    return rescored(found, np.where(found.clicked, scores.clip(min=float(least)), scores))
 
 
 def compete(found: Sequence[Detections]) -> list[Detections]:
@@ -161,6 +170,7 @@ def compete(found: Sequence[Detections]) -> list[Detections]:
     Source: CountGD++, which keeps a box only if its best positive prompt beats its best negative one. Choice: a share, which
     never removes a box.
 
+    >>> import torch
     >>> a = Detections(boxes=torch.tensor([[0.0, 0.0, 4.0, 4.0]]), scores=torch.tensor([0.6]))
     >>> b = Detections(boxes=torch.tensor([[0.0, 0.0, 4.0, 5.0]]), scores=torch.tensor([0.2]))
     >>> [round(float(f.scores[0]), 3) for f in compete([a, b])]  # 0.6 x 0.6 / 0.8, 0.2 x 0.2 / 0.8
@@ -168,19 +178,77 @@ def compete(found: Sequence[Detections]) -> list[Detections]:
     """
     if len(found) < 2:
         return list(found)
-    scores, counts = torch.cat([of_set.scores for of_set in found]), [len(of_set) for of_set in found]
-    kind = torch.repeat_interleave(torch.arange(len(found)), torch.tensor(counts))
-    a, b, _, iou = overlapping(torch.cat([of_set.boxes for of_set in found]))
-    rival, best = (kind[a] != kind[b]) & (iou > 0.5), torch.zeros_like(scores)
+    scores, counts = np.concatenate([np.asarray(of_set.scores) for of_set in found]), [len(of_set) for of_set in found]
+    kind, best = np.repeat(np.arange(len(found)), counts), np.zeros_like(scores)
+    a, b = close_pairs([of_set.boxes for of_set in found], 0.5)
+    rival = kind[a] != kind[b]
     for of, by in ((a[rival], b[rival]), (b[rival], a[rival])):
-        best = best.scatter_reduce(0, of, scores[by], "amax")
-    shares = (scores * (scores / (scores + best).clamp(min=1e-9))).split(counts)
+        np.maximum.at(best, of, scores[by])
+    shares = np.split(scores * (scores / (scores + best).clip(min=1e-9)), np.cumsum(counts)[:-1])
     return [rescored(*each) for each in zip(found, shares, strict=True)]
+
+
+def shown(found: Detections, threshold: float | str) -> Detections:
+    """The detections from a threshold on, or above the cut of the prompt itself; none where nothing certain was clicked, unless
+    the threshold asks for all."""
+    everything = threshold != ADAPTIVE and threshold <= MIN_SCORE
+    if found.nothing_certain and not everything:
+        return found.above(2.0)
+    return found.adaptive() if threshold == ADAPTIVE else found.above(threshold)
+
+
+def answers(
+    found: Sequence[Detections], sets: Sequence[tuple], image: "Tensor | Raster", threshold: float | str, together: bool
+) -> list[Detections]:
+    """What is shown of all detections of some prompt sets (of `read_prompts`) in one image; `together`: as rivals."""
+    asked = [replace(f, image=image, points=p, labels=lb).without_negatives() for f, (p, lb, _) in zip(found, sets, strict=True)]
+    return [shown(f, threshold) for f in (compete(asked) if together else asked)]
+
+
+def from_raw(
+    logits: np.ndarray,
+    boxes: np.ndarray,
+    valid: np.ndarray,
+    count: float,
+    starts: int,
+    size_hw: tuple[int, int],
+    *,
+    clicks: int = 0,
+    limit: int = 1500,
+    overlap: float = DEFAULT_NMS,
+) -> Detections:
+    """One prompt set's row of a `model.deal.Output`, as arrays, without duplicates: see `predictor.to_detections`."""
+    scores = 1 / (1 + np.exp(-logits))
+    own, certain = np.zeros(len(scores), dtype=bool), None
+    if clicks:
+        of_clicks = scores[: clicks * starts].reshape(starts, clicks)
+        own[of_clicks.argmax(0) * clicks + np.arange(clicks)] = True
+        real = valid[:clicks]
+        certain = float(of_clicks.max(0)[real].mean()) if real.any() else None
+    centre, half = boxes[:, :2], boxes[:, 2:] / 2
+    boxes = np.concatenate([centre - half, centre + half], axis=1).clip(0, np.float32([*size_hw[::-1]] * 2))
+    usable = valid & ((scores >= MIN_SCORE) | own) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    full = max(int(usable.sum()), count) >= limit
+    if full:
+        tell(f"the most boxes of a prompt in one image or tile, {limit}, were reached: smaller tiles (`tile`) may find more")
+    boxes, scores, own = boxes[usable], scores[usable], own[usable]
+    keep = nms(boxes, scores, overlap)[:limit]
+    clicked = clicked_rows(boxes, own, keep) if clicks else None
+    return Detections(boxes=boxes[keep], scores=scores[keep], count=count, clicked=clicked, certain=certain, full=full)
+
+
+def clicked_rows(boxes: "ArrayLike", own: "ArrayLike", keep: "ArrayLike") -> np.ndarray:
+    """(K,) bool: which of the K rows `keep` stand for the clicked ones, `own` (N,): themselves or duplicates."""
+    clicked = np.zeros(len(keep), dtype=bool)
+    if len(keep) and np.asarray(own).any():
+        clicked[iou(boxes[own], boxes[keep]).argmax(1)] = True
+    return clicked
 
 
 def to_rows(found: Detections, image_id: int, category_id: int) -> list[dict[str, Any]]:
     """Detections as COCO results: xywh pixels rounded to 0.01, scores to 0.00001.
 
+    >>> import torch
     >>> to_rows(Detections(boxes=torch.tensor([[1.0, 1.0, 5.0, 4.0]]), scores=torch.tensor([0.5])), 7, 2)
     [{'image_id': 7, 'category_id': 2, 'bbox': [1.0, 1.0, 4.0, 3.0], 'score': 0.5}]
     """

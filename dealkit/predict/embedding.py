@@ -5,26 +5,31 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
+import numpy as np
+from safetensors.numpy import save_file
 
 from dealkit.config import to_dict
-from dealkit.files import write_atomically
-from dealkit.model.checkpoint import read_safetensors
-from dealkit.model.deal import DEAL
+from dealkit.files import read_safetensors, write_atomically
+from dealkit.predict.plain import like
+
+if TYPE_CHECKING:  # of `dealkit.predict.onnx` the vectors are arrays, and torch need not be there
+    from torch import Tensor
+
+    from dealkit.model.deal import DEAL
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PromptEmbedding:
     """What was clicked, as the model sees it: all that it needs to find the same kind in another image.
 
+    >>> import torch
     >>> PromptEmbedding(vectors=torch.ones(2, 4) * torch.tensor([[1.0], [0.0]]), clicks=1, model="0123456789ab").has_negative
     False
     """
 
-    vectors: Tensor
+    vectors: "Tensor"
     """(2, D) float32: of what is meant, and of what is not (zero without negative clicks)."""
     clicks: int
     """How many clicks it was made from."""
@@ -34,9 +39,9 @@ class PromptEmbedding:
     """Its file, which errors name."""
 
     def __post_init__(self) -> None:
-        v = self.vectors
-        if v.ndim != 2 or len(v) != 2 or v.dtype != torch.float32 or not torch.isfinite(v).all():
-            raise ValueError(f"vectors: expected finite (2, D) float32, got {tuple(v.shape)} {v.dtype}")
+        v = np.asarray(self.vectors)
+        if v.ndim != 2 or len(v) != 2 or v.dtype != np.float32 or not np.isfinite(v).all():
+            raise ValueError(f"vectors: expected finite (2, D) float32, got {v.shape} {self.vectors.dtype}")
         if self.clicks < 1:
             raise ValueError(f"clicks: expected at least 1, got {self.clicks}")
 
@@ -48,17 +53,17 @@ class PromptEmbedding:
     def save(self, path: str | Path) -> None:
         """Write it as safetensors, in one move."""
         about = {"clicks": str(self.clicks), "model": self.model}
-        tensors = {"vectors": self.vectors.contiguous().cpu()}
+        tensors = {"vectors": np.ascontiguousarray(self.vectors)}
         write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata=about))
 
 
-def load_embedding(path: str | Path) -> PromptEmbedding:
-    """The embedding in a file of `PromptEmbedding.save`.
+def load_embedding(path: str | Path, framework: str = "pt") -> PromptEmbedding:
+    """The embedding in a file of `PromptEmbedding.save`, as a tensor, or as an array (`np`).
 
     Raises:
         ValueError: no such file, not safetensors, or a field that is missing or wrong; names the file and the field.
     """
-    tensors, about = read_safetensors(Path(path), "prompt embedding")
+    tensors, about = read_safetensors(Path(path), "prompt embedding", framework)
     for name in ("vectors", "clicks", "model"):
         if name not in {*tensors, *about}:
             raise ValueError(f"{path}: no {name}; expected a file written by PromptEmbedding.save")
@@ -75,6 +80,7 @@ def mean_embedding(embeddings: Sequence[PromptEmbedding]) -> PromptEmbedding:
 
     Choice: every image weighs the same, however many clicks it got, since clicks in one image show much the same.
 
+    >>> import torch
     >>> one, two = (PromptEmbedding(vectors=torch.tensor([[v], [n]]), clicks=1, model="m") for v, n in ((1.0, 0.0), (3.0, 5.0)))
     >>> mean_embedding([one, two]).vectors.tolist()  # (1 + 3) / 2; only the second says what is not meant
     [[2.0], [5.0]]
@@ -82,14 +88,14 @@ def mean_embedding(embeddings: Sequence[PromptEmbedding]) -> PromptEmbedding:
     models = {e.model for e in embeddings}
     if len(models) != 1:
         raise ValueError(f"embeddings: expected all of one model, got {', '.join(sorted(models)) or 'none'}")
-    stacked = torch.stack([e.vectors for e in embeddings])
+    stacked = np.stack([e.vectors for e in embeddings])
     against = stacked[[e.has_negative for e in embeddings], 1]
-    unmeant = against.mean(0) if len(against) else torch.zeros_like(stacked[0, 1])
-    vectors = torch.stack([stacked[:, 0].mean(0), unmeant])
+    unmeant = against.mean(0) if len(against) else np.zeros_like(stacked[0, 1])
+    vectors = like(np.stack([stacked[:, 0].mean(0), unmeant]), embeddings[0].vectors)
     return PromptEmbedding(vectors=vectors, clicks=sum(e.clicks for e in embeddings), model=models.pop())
 
 
-def model_hash(model: DEAL) -> str:
+def model_hash(model: "DEAL") -> str:
     """First 12 hex digits of the sha256 of a model's config and weights: the same for a model however it was loaded."""
     config = {**to_dict(model.config), "pretrained": False}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())

@@ -3,37 +3,32 @@
 Points and boxes are pixels of the original image. The network reads it at its own resolution, so nothing is rescaled.
 """
 
-import copy
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
-from dealkit.boxes import check_xyxy, to_cxcywh, to_xyxy
+from dealkit.boxes import to_cxcywh
 from dealkit.clicks import check_clicks
-from dealkit.config import DEFAULT_CHECKPOINT, DEFAULT_NMS, MIN_SCORE
+from dealkit.config import DEFAULT_CHECKPOINT, DEFAULT_NMS
 from dealkit.data.coco import CocoFolder
 from dealkit.data.images import AnyImage, as_image
 from dealkit.data.transforms import pad_to, to_input
-from dealkit.device import autocast, bf16_is_faster, default_device
-from dealkit.files import Json, tell
+from dealkit.device import autocast, default_device
+from dealkit.files import Json
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL, Features, Output
+from dealkit.model.fuse import for_inference
 from dealkit.model.queries import EXTENT
-from dealkit.predict.detections import Detections, compete, to_rows, with_click
+from dealkit.predict import plain
+from dealkit.predict.detections import Detections, answers, compete, from_raw, shown, to_rows, with_click
 from dealkit.predict.embedding import PromptEmbedding, check_model, model_hash
-from dealkit.predict.plain import iou, nms
 from dealkit.predict.threshold import ADAPTIVE, check_threshold
 from dealkit.prompts import PointPrompts, stack_prompts, without_clicks
-
-Prompt = tuple[Any, Any] | tuple[Any, Any, Any]
-"""`(points, labels or None)` or `(points, labels or None, boxes)` of one category."""
 
 
 class Predictor:
@@ -94,7 +89,7 @@ class Predictor:
         under a point that is not meant."""
         return self.predict_categories([(points, labels, boxes)])[0]
 
-    def predict_categories(self, prompts: Sequence[Prompt]) -> list[Detections]:
+    def predict_categories(self, prompts: Sequence[plain.Prompt]) -> list[Detections]:
         """Several categories in one call: one `(points, labels or None)` or `(points, labels or None, boxes)` per category,
         one `Detections` each, in order.
 
@@ -142,9 +137,7 @@ class Predictor:
         self, found: Sequence[Detections], sets: Sequence[tuple[Tensor, Tensor, Tensor]], image: Tensor
     ) -> list[Detections]:
         """What is shown of all detections of some prompt sets (of `read_prompts`) in one image."""
-        asked = [replace(f, image=image, points=p, labels=lb) for f, (p, lb, _) in zip(found, sets, strict=True)]
-        asked = [f.without_negatives() for f in asked]
-        return [shown(f, self.threshold) for f in (compete(asked) if self.together else asked)]
+        return answers(found, sets, image, self.threshold, self.together)
 
     def _encoded(self) -> Features:
         if self.features is None:
@@ -152,16 +145,7 @@ class Predictor:
         return self.features
 
 
-def shown(found: Detections, threshold: float | str) -> Detections:
-    """The detections from a threshold on, or above the cut of the prompt itself; none where nothing certain was clicked, unless
-    the threshold asks for all."""
-    everything = threshold != ADAPTIVE and threshold <= MIN_SCORE
-    if found.nothing_certain and not everything:
-        return found.above(2.0)
-    return found.adaptive() if threshold == ADAPTIVE else found.above(threshold)
-
-
-def read_prompts(prompts: Sequence[Prompt], size_hw: tuple[int, int]) -> list[tuple[Tensor, Tensor, Tensor]]:
+def read_prompts(prompts: Sequence[plain.Prompt], size_hw: tuple[int, int]) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Points (P, 2) float32, labels (P,) int64 and sizes (P, 2) of every `(points, labels or None)` with or without boxes.
 
     Without labels all points are objects. A box becomes a point at its centre that has its size.
@@ -174,53 +158,12 @@ def read_prompts(prompts: Sequence[Prompt], size_hw: tuple[int, int]) -> list[tu
             [4., 3.]]), tensor([1, 1]), tensor([[0., 0.],
             [4., 2.]]))]
     """
-    height, width = size_hw
-    sets = []
-    for n, (points, labels, *more) in enumerate(prompts):
-        where = f"prompts[{n}]: " if len(prompts) > 1 else ""
-        given = (() if rows is None else rows for rows in (points, more[0] if more else ()))
-        p, b = (torch.as_tensor(np.asarray(rows), dtype=torch.float32) for rows in given)
-        for name, rows, columns in (("points [[x, y], ...]", p, 2), ("boxes [[x1, y1, x2, y2], ...]", b, 4)):
-            if rows.numel() and (rows.ndim != 2 or rows.shape[1] != columns):
-                raise ValueError(f"{where}expected {name}, got shape {tuple(rows.shape)}")
-        p, b = p.reshape(-1, 2), b.reshape(-1, 4)
-        if len(b):
-            check_xyxy(b, f"{where}boxes")
-        given = [1] * len(p) if labels is None else labels
-        labels = torch.cat([torch.as_tensor(given, dtype=torch.int64), torch.ones(len(b), dtype=torch.int64)])
-        sizes = torch.cat([torch.zeros_like(p), b[:, 2:] - b[:, :2]])
-        p = torch.cat([p, (b[:, :2] + b[:, 2:]) / 2])
-        outside = ((p < 0) | (p > torch.tensor([width, height]))).any(1) | ~torch.isfinite(p).all(1)
-        if outside.any():
-            expected = f"expected x in 0..{width}, y in 0..{height}"
-            raise ValueError(f"{where}point {p[outside][0].tolist()} is outside the image; {expected}")
-        sets.append((p, labels, sizes))
-    return sets
+    return [tuple(map(torch.from_numpy, arrays)) for arrays in plain.read_prompts(prompts, size_hw)]
 
 
 def stack_sets_of(sets: Sequence[tuple[Tensor, Tensor, Tensor]]) -> PointPrompts:
     """What `read_prompts` gives, all on one image, as a batch."""
     return stack_prompts([(p, labels) for p, labels, _ in sets], [0] * len(sets), [sizes for *_, sizes in sets])
-
-
-def for_inference(model: DEAL) -> DEAL:
-    """A copy that computes the same faster, not for training or saving: batch norms folded, bfloat16 where `autocast` casts."""
-    fast = copy.deepcopy(model).eval().requires_grad_(False)
-    for block in fast.modules():
-        children = dict(block.named_children())
-        if isinstance(block, torch.nn.Sequential):
-            pairs = list(zip(children, list(children)[1:], strict=False))
-        else:  # a residual block names its convolutions and norms in pairs
-            pairs = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)]
-        for conv, norm in pairs:
-            if isinstance(children.get(conv), torch.nn.Conv2d) and isinstance(children.get(norm), torch.nn.BatchNorm2d):
-                setattr(block, conv, fuse_conv_bn_eval(children[conv], children[norm]))
-                setattr(block, norm, torch.nn.Identity())
-    if bf16_is_faster(next(fast.parameters()).device.type):
-        for name, layer in fast.named_modules():
-            if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)) and not name.startswith("decoder."):
-                layer.to(torch.bfloat16)
-    return fast.to(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()
@@ -316,38 +259,11 @@ def to_detections(
     `clicks` is the number of points, P, of the prompts. What was clicked is the detection at the strongest of a click's own
     queries, or the stronger duplicate that stands for it.
     """
-    scores = output.pred_logits[n].sigmoid()
-    own = torch.zeros_like(scores, dtype=torch.bool)
-    certain = None
-    if clicks:
-        best = scores[: clicks * output.starts].unflatten(0, (output.starts, clicks)).max(0)
-        own[best.indices * clicks + torch.arange(clicks, device=own.device)] = True
-        real = output.valid[n, :clicks]
-        certain = float(best.values[real].mean()) if real.any() else None
-    boxes = to_xyxy(output.pred_boxes[n]).clamp(min=0)
-    boxes = boxes.minimum(boxes.new_tensor([*size_hw[::-1]] * 2))
-    usable = output.valid[n] & ((scores >= MIN_SCORE) | own) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-    full = max(int(usable.sum()), float(output.count[n])) >= limit
-    if full:
-        tell(f"the most boxes of a prompt in one image or tile, {limit}, were reached: smaller tiles (`tile`) may find more")
-    boxes, scores, own = (rows[usable].cpu() for rows in (boxes, scores, own))
-    keep = torch.from_numpy(nms(boxes, scores, overlap)[:limit])
-    return Detections(
-        boxes=boxes[keep],
-        scores=scores[keep],
-        count=float(output.count[n]),
-        clicked=clicked_rows(boxes, own, keep) if clicks else None,
-        certain=certain,
-        full=full,
-    )
-
-
-def clicked_rows(boxes: Tensor, own: Tensor, keep: Tensor) -> Tensor:
-    """(K,) bool: which of the K rows `keep` stand for the clicked ones, `own` (N,): themselves or duplicates."""
-    clicked = torch.zeros(len(keep), dtype=torch.bool)
-    if len(keep) and own.any():
-        clicked[iou(boxes[own], boxes[keep]).argmax(1)] = True
-    return clicked
+    logits, boxes, valid = (rows[n].cpu().numpy() for rows in (output.pred_logits, output.pred_boxes, output.valid))
+    options = {"clicks": clicks, "limit": limit, "overlap": overlap}
+    found = from_raw(logits, boxes, valid, float(output.count[n]), output.starts, size_hw, **options)
+    arrays = {name: getattr(found, name) for name in ("boxes", "scores", "clicked")}
+    return replace(found, **{name: torch.from_numpy(rows) for name, rows in arrays.items() if rows is not None})
 
 
 def predict_coco(model: DEAL, data: CocoFolder, click_lists: Sequence[Json], **options: Any) -> list[list[Json]]:

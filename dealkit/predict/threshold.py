@@ -3,8 +3,8 @@
 import math
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # so that a threshold is checked without torch
-    from torch import Tensor
+if TYPE_CHECKING:  # so that a threshold is checked without NumPy
+    from numpy.typing import ArrayLike
 
 ADAPTIVE = "adaptive"
 """What to give as a threshold for a cut per image and prompt."""
@@ -13,7 +13,7 @@ LOWEST, HIGHEST, USUAL, PULL = 0.02, 0.3, 0.15, 0.4
 """Range of the cut, where it lies without a clear gap, and how much wider a gap must be for each factor of e away from there."""
 
 
-def adaptive_threshold(scores: "Tensor") -> float:
+def adaptive_threshold(scores: "ArrayLike") -> float:
     """The score to cut at in one image for one prompt: in the widest gap between neighbouring scores.
 
     Gaps are measured on a log scale, less `PULL` times their distance from `USUAL`, and lie between `LOWEST` and `HIGHEST`.
@@ -28,20 +28,22 @@ def adaptive_threshold(scores: "Tensor") -> float:
     and `PULL` were chosen on two training images of each source, by the F1 of what was not clicked. On validation images of the
     seen sources a fixed 0.2 is better: `thresholds_now_nano.json` in `data/results`.
 
-    >>> import torch
-    >>> scores = torch.tensor([0.9, 0.16, 0.12, 0.1, 0.02, 0.018])  # the widest gap is from 0.1 to 0.02
+    >>> scores = [0.9, 0.16, 0.12, 0.1, 0.02, 0.018]  # the widest gap is from 0.1 to 0.02
     >>> round(adaptive_threshold(scores), 4)  # the root of 0.1 x 0.02
     0.0447
     """
-    if scores.ndim != 1 or (scores.diff() > 0).any():
-        raise ValueError(f"scores: expected (N,), strongest first, got {tuple(scores.shape)} {scores.flatten()[:5].tolist()}")
-    logs = scores[scores >= LOWEST / 2].double().log()
+    import numpy as np
+
+    scores = np.asarray(scores)
+    if scores.ndim != 1 or (np.diff(scores) > 0).any():
+        raise ValueError(f"scores: expected (N,), strongest first, got {scores.shape} {scores.flatten()[:5].tolist()}")
+    logs = np.log(scores[scores >= LOWEST / 2].astype(np.float64))
     gaps, cuts = logs[:-1] - logs[1:], (logs[:-1] + logs[1:]) / 2
     inside = (cuts >= math.log(LOWEST)) & (cuts <= math.log(HIGHEST))
     if not inside.any():
         return USUAL
-    worth = gaps - PULL * (cuts - math.log(USUAL)).abs()
-    return math.exp(float(cuts[worth.masked_fill(~inside, -math.inf).argmax()]))
+    worth = gaps - PULL * np.abs(cuts - math.log(USUAL))
+    return math.exp(float(cuts[np.where(inside, worth, -math.inf).argmax()]))
 
 
 def check_threshold(threshold: float | str) -> float | str:

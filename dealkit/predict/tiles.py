@@ -25,21 +25,19 @@ from dealkit.data.tiles import tile_windows
 from dealkit.files import Json
 from dealkit.model.deal import DEAL, Features, Output
 from dealkit.model.encoder import STRIDES, cell_centres
-from dealkit.predict.detections import Detections
+from dealkit.model.fuse import for_inference
+from dealkit.predict.detections import Detections, clicked_rows, shown
 from dealkit.predict.embedding import PromptEmbedding, check_model
+from dealkit.predict.plain import Prompt
 from dealkit.predict.predictor import (
     Predictor,
-    Prompt,
     batches,
-    clicked_rows,
     detect,
     embed,
     encode_images,
-    for_inference,
     predict_prompts,
     prompted_images,
     read_prompts,
-    shown,
     stack_clicks,
     stack_sets_of,
     to_detections,
@@ -311,7 +309,7 @@ def _merge(parts: Sequence[tuple[Window, Detections, float]], size_hw: tuple[int
         boxes=clip_boxes_to_image(every[keep], size_hw),
         scores=scores[keep],
         count=sum(count for *_, count in parts),
-        clicked=clicked_rows(every, torch.cat(clicked), keep),
+        clicked=torch.from_numpy(clicked_rows(every, torch.cat(clicked), keep)),
         certain=max(certain) if certain else None,
         full=any(found.full for _, found, _ in parts),
     )

@@ -23,7 +23,8 @@ from dealkit.evaluate.coco import dense_case, evaluate
 from dealkit.files import provenance
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import DEAL, build_model
-from dealkit.predict.predictor import Predictor, detect, encode_images, for_inference
+from dealkit.model.fuse import for_inference
+from dealkit.predict.predictor import Predictor, detect, encode_images
 from dealkit.predict.tiles import merge_boxes, predict_large
 from dealkit.prompts import stack_prompts
 from dealkit.train.deal import loss_of_batch

@@ -17,12 +17,12 @@ from dealkit.data.coco import CocoFolder
 from dealkit.data.transforms import to_input
 from dealkit.model.checkpoint import save_model
 from dealkit.model.deal import Output, build_model
+from dealkit.model.fuse import for_inference
 from dealkit.model.queries import Activation
 from dealkit.predict.detections import Detections
 from dealkit.predict.predictor import (
     Predictor,
     compete,
-    for_inference,
     predict_coco,
     predict_prompts,
     shown,

@@ -13,8 +13,9 @@ from dealkit.data.scenes.scene import EVAL_SEED, make_scene
 from dealkit.data.tiles import tile_windows
 from dealkit.files import read_json
 from dealkit.model.checkpoint import save_model
+from dealkit.model.fuse import for_inference
 from dealkit.predict.embedding import load_embedding
-from dealkit.predict.predictor import Predictor, for_inference, predict_prompts
+from dealkit.predict.predictor import Predictor, predict_prompts
 from dealkit.predict.tiles import cores, merge_boxes, predict_coco_tiled, predict_large, predict_tiles
 from dealkit.prompts import stack_prompts
 from dealkit.studies.speed import crowded
