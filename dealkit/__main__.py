@@ -74,7 +74,7 @@ def main(args: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if args is None else args)
     commands = {name: function for group in GROUPS.values() for name, function in group.items()}
     name = next((name for name in (" ".join(args[:2]), " ".join(args[:1])) if name in commands), None)
-    started = time.monotonic()
+    started, leads = time.monotonic(), os.environ.get("RANK", "0") == "0"  # of the processes of a training one speaks
     try:
         if name is not None:
             options = {"prog": f"python -m dealkit {name}", "args": with_points(args[len(name.split()) :])}
@@ -90,9 +90,10 @@ def main(args: Sequence[str] | None = None) -> None:
     except OSError as error:
         _fail(system_error(error), 2)
     except KeyboardInterrupt as stop:
-        print(str(stop) or "stopped by Ctrl-C", file=sys.stderr)
+        if leads:
+            print(str(stop) or "stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)
-    if time.monotonic() - started > 5:
+    if leads and time.monotonic() - started > 5:
         print(f"done in {time.monotonic() - started:.0f} s")
 
 

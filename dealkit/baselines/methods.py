@@ -20,6 +20,7 @@ from dealkit.config import DetectorRun, MethodConfig
 from dealkit.data.coco import Sample
 from dealkit.device import autocast
 from dealkit.predict.detections import Detections
+from dealkit.train import ranks
 from dealkit.train.loop import training_loop
 
 Hook = Callable[[list[Objects], list[Tensor], Detector, float, torch.Generator], list[Objects]]
@@ -254,6 +255,8 @@ def train_with(
 
     Choice: without mosaics and pasted distractors: only a prompt says which of their objects are meant.
     """
+    if ranks.count() > 1:
+        raise ValueError("train --model: a detector without prompts is trained in one process; expected no launcher of several")
     run = replace(run, data=replace(run.data, mosaic=0.0, distractors=0.0))
     lookup, change = class_lookup(run), hook or method_hook(run.method)
 

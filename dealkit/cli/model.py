@@ -136,13 +136,15 @@ def train(
     from dealkit.baselines.methods import train_with
     from dealkit.baselines.scoring import validate_detector
     from dealkit.evaluate.benchmark import validate_on_scenes
+    from dealkit.train import ranks
     from dealkit.train.deal import fit
 
     if isinstance(run, DetectorRun):
         train_with(run, out, resume=resume, init=init, validate=validate_detector)
     else:
         fit(run, out, resume=resume, init=init, partly=partly, validate=validate_on_scenes)
-    print(f"{out}: config.json, log.jsonl, model.safetensors, state.pt")
+    if ranks.number() == 0:
+        print(f"{out}: config.json, log.jsonl, model.safetensors, state.pt")
 
 
 def serve(

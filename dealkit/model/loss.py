@@ -215,5 +215,16 @@ def criterion(output: Output, targets: list[Target], weights: LossConfig, origin
         times = share[sets] * torch.where(is_clicked[found], CLICKED, 1.0)
         sums["bbox"] = sums["bbox"] + (times * l1).sum()
         sums["giou"] = sums["giou"] + (times * giou).sum()
-    total = (share * lengths.clamp(min=1)).sum()
+    total = total_weight(targets)
     return {f"loss_{name}": getattr(weights, name) * value / total for name, value in sums.items()}
+
+
+def total_weight(targets: list[Target]) -> Tensor:
+    """What the losses of these sets are divided by: the sum of the weights of their objects; a set without any counts as one.
+
+    >>> nothing = torch.zeros(0, 4)
+    >>> total_weight([Target(boxes=torch.ones(4, 4), crowd=nothing, clicked=torch.tensor([0]))])
+    tensor(2.)
+    """
+    lengths = torch.tensor([float(len(target.boxes)) for target in targets]).clamp(min=1)
+    return (lengths**-0.5 * lengths).sum()

@@ -15,8 +15,9 @@ from dealkit.data.transforms import to_input
 from dealkit.device import autocast
 from dealkit.model.checkpoint import load_model, take_over
 from dealkit.model.deal import DEAL, build_model
-from dealkit.model.loss import criterion
+from dealkit.model.loss import criterion, total_weight
 from dealkit.model.queries import EXTENT
+from dealkit.train import ranks
 from dealkit.train.loop import training_loop
 from dealkit.train.pgcpp import next_prompts
 from dealkit.train.stream import TrainingPrompts, draw_prompts, noisy_boxes
@@ -31,24 +32,34 @@ def loss_of_batch(
 ) -> dict[str, Tensor]:
     """Loss terms of one batch; crops of equal size. Forward in autocast, losses in float32, means over the cycles of PG-CPP.
 
-    `generator` draws the noise of the boxes to correct (first cycle only) and the clicks of later cycles.
+    `generator` draws the noise of the boxes to correct (first cycle only) and the clicks of later cycles. In several processes
+    the terms are those of this one's part of the batch (`dealkit.train.ranks`); over all they add up to the loss.
     """
-    device, prompts, targets = next(model.parameters()).device, drawn.asked, drawn.targets
+    device, clicked, prompts, targets = next(model.parameters()).device, drawn.clicked, drawn.asked, drawn.targets
+    noise, weight, several = noisy_boxes(targets, generator) if config.loss.denoise else (), 1.0, ranks.count() > 1
+    if several:
+        here, sets, rows = ranks.own_part(drawn, len(samples))
+        samples, targets, noise = [samples[b] for b in here], [targets[n] for n in rows], [t[rows] for t in noise]
+        clicked, prompts = ranks.pick(clicked, sets, here), ranks.pick(prompts, rows, here)
+        weight = total_weight(targets) / total_weight(drawn.targets)
+        # later clicks depend on what this process finds: the source that all draw from must not
+        generator = generator.clone_state()
     images = torch.stack([s.image for s in samples]).to(device)
     images = torch.stack([to_input(image) for image in images])
     counts = torch.tensor([float(len(t.boxes)) for t in targets], device=device)
-    noisy = origin = None
-    if config.loss.denoise:
-        noisy, origin = (t.to(device) for t in noisy_boxes(targets, generator))
+    noisy, origin = (t.to(device) for t in noise) if noise else (None, None)
     with autocast(device, config.train.bf16):
         features = model.encode(images)
-        embedding = model.embed(features, drawn.clicked.to(device))[drawn.origin.to(device)]
+        embedding = model.embed(features, clicked.to(device))
+        if several:
+            embedding = ranks.all_rows(embedding, sets, len(drawn.clicked))
+        embedding = embedding[(drawn.origin[rows] if several else drawn.origin).to(device)]
     terms: dict[str, Tensor] = {}
     for cycle in range(config.prompt.cycles):
         with autocast(device, config.train.bf16):
             output = model.detect(features, prompts.to(device), at_least=counts, noisy=noisy, embedding=embedding)
         for name, value in criterion(output, targets, config.loss, origin).items():
-            share = 1 if name == "loss_denoise" else 1 / config.prompt.cycles
+            share = weight * (1 if name == "loss_denoise" else 1 / config.prompt.cycles)
             terms[name] = terms.get(name, 0.0) + share * value
         if cycle + 1 < config.prompt.cycles:
             prompts, targets = next_prompts(output, prompts, targets, config.prompt, images.shape[2:], generator)
@@ -87,6 +98,6 @@ def fit(
 
     def loss_terms(model: DEAL, samples: list[Sample], generator: torch.Generator, _: DEAL, __: float) -> dict[str, Tensor]:
         drawn = draw_prompts(samples, config.data, generator)
-        return loss_of_batch(model, samples, drawn, config, generator) if len(drawn) else {}
+        return loss_of_batch(model, samples, drawn, config, generator) if ranks.every_rank_has_some(drawn) else {}
 
     return training_loop(config, out, make_model, loss_terms, resume=resume, validate=validate, stop_at=stop_at)

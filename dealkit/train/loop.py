@@ -10,6 +10,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from dealkit.files import (
 )
 from dealkit.model.checkpoint import Model, load_state, save_model
 from dealkit.model.lite import LITE
+from dealkit.train import ranks
 from dealkit.train.stream import TrainingStream
 
 
@@ -90,11 +92,13 @@ def training_loop(
 ) -> list[dict[str, float]]:
     """The loop that every model of this library is trained by; returns its log, one dict per line of `log.jsonl`.
 
+    In several processes (`dealkit.train.ranks`) each calls it; a batch is that of all of them, and rank 0 alone writes.
+
     Args:
         config: what `config.json` keeps; `config.data` and `config.train` are read here. out: folder of the run.
         make_model: gives the model to train, once, after seeding; its `config` goes into the checkpoint.
         loss_terms: of model, samples, random source, averaged model and share of the schedule that is used up; gives the terms
-            whose sum is the loss, float32 scalars, or an empty dict to pass the batch over.
+            whose sum, over ranks, too, is the loss, float32 scalars, or an empty dict to pass the batch over, on all ranks.
         resume: continue the run in `out`: weights, average, optimizer, random state and place in the data are restored, so
             that the losses are those of an uninterrupted run.
         validate: called with the averaged model every `evaluate_every` steps and at the end; its numbers join the log.
@@ -102,7 +106,7 @@ def training_loop(
 
     Raises:
         ValueError: `out` holds a run and `resume` is not set, or holds none and it is, or another process trains in it; nothing
-            is overwritten.
+            is overwritten. A batch that the processes cannot share evenly.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the step is finished and the state written, and the text says how to go on.
         FloatingPointError: a loss is not finite; names term, step and images.
     """
@@ -110,7 +114,9 @@ def training_loop(
     if (out / "state.pt").exists() != resume:
         state = "holds no state.pt to resume" if resume else "already holds a run; resume it or choose another folder"
         raise ValueError(f"{out}: {state}")
-    with locked(out):
+    if config.train.batch_size % ranks.count():
+        raise ValueError(f"train.batch_size {config.train.batch_size}: expected a multiple of the {ranks.count()} processes")
+    with nullcontext() if ranks.number() else locked(out), ranks.connected():
         return _train(config, out, make_model, loss_terms, resume, validate, stop_at)
 
 
@@ -124,10 +130,13 @@ def _train(
     stop_at: int | None,
 ) -> list[dict[str, float]]:
     """The loop; `training_loop` says of what. Nothing is written before everything is read."""
-    remove_strays(out)
-    train, device = config.train, default_device()
+    train, device, leads = config.train, default_device(), ranks.number() == 0
+    if leads:
+        remove_strays(out)
+    validate = validate if leads else None
     torch.manual_seed(train.seed)
     model = make_model().to(device).train()
+    ranks.share_norms(model)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(parameter_groups(model, train), lr=train.lr, fused=True)
     clicks = torch.Generator().manual_seed(train.seed)
@@ -141,24 +150,30 @@ def _train(
         history = [line for line in read_log(out) if line["step"] <= step]
         if progress(step, minutes, train) >= 1:  # finished: nothing to add
             return history
-    write_json(out / "config.json", {**to_dict(config), "made_by": provenance()})
-    write_text(out / "log.jsonl", "".join(json.dumps(line) + "\n" for line in history))
-    board = tensorboard(out)
+    if leads:
+        write_json(out / "config.json", {**to_dict(config), "made_by": provenance()})
+        write_text(out / "log.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+    board = tensorboard(out) if leads else None
 
+    own = train.batch_size // ranks.count()
+    starts = (s * train.batch_size + ranks.number() * own for s in range(step, train.steps))
     loader = DataLoader(
-        torch.utils.data.Subset(stream, range(step * train.batch_size, len(stream))),
-        batch_size=train.batch_size,
+        stream,
+        batch_sampler=(range(start, start + own) for start in starts),
         num_workers=config.data.workers,
         collate_fn=list,
         prefetch_factor=4 if config.data.workers else None,
         worker_init_fn=set_up_worker,
     )
-    started, minutes_before, seen = time.monotonic(), minutes, 0
-    bar = tqdm(total=train.steps * train.batch_size, initial=step * train.batch_size, unit="img", smoothing=0.05, mininterval=5)
+    started, minutes_before, seen, stopped = time.monotonic(), minutes, 0, False
+    whole, before = train.steps * train.batch_size, step * train.batch_size
+    bar = tqdm(total=whole, initial=before, unit="img", smoothing=0.05, mininterval=5, disable=not leads)
     with stop_request() as stop:
-        for samples in loader:
-            done = progress(step, minutes, train)
-            if done >= 1 or step == stop_at or stop.is_set():
+        for read in loader:
+            parts, times, asked = zip(*ranks.gather((read, minutes, stop.is_set())), strict=True)
+            samples, stopped = [sample for part in parts for sample in part], any(asked)
+            done = progress(step, times[0], train)
+            if done >= 1 or step == stop_at or stopped:
                 break
             for group in optimizer.param_groups:
                 group["lr"] = group["share"] * learning_rate(step, done, train)
@@ -170,10 +185,11 @@ def _train(
                 optimizer.zero_grad(set_to_none=True)
                 loss = torch.stack(list(terms.values())).sum()
                 loss.backward()
+                numbers = ranks.add_up(model.parameters(), {**terms, "loss": loss})
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip)
                 optimizer.step()
                 update_average(average, model, step, train.ema_decay)
-                recent.append({**{k: v.item() for k, v in terms.items()}, "loss": loss.item(), "norm": norm.item()})
+                recent.append({**numbers, "norm": norm.item()})
             step, seen = step + 1, seen + len(samples)
             minutes = minutes_before + (time.monotonic() - started) / 60
             bar.update(len(samples))
@@ -191,7 +207,8 @@ def _train(
                 append_log(out, history, {"step": step, "minutes": round(minutes, 3), **validate(average)}, board)
         bar.close()
         save_state(out, model, average, optimizer, step, minutes, clicks, recent)
-    if stop.is_set() and progress(step, minutes, train) < 1:
+        ranks.gather(None)  # no rank leaves before the state is written
+    if stopped and progress(step, minutes, train) < 1:
         said = f"stopped after step {step} of {train.steps}; `python -m dealkit train --out {out} --resume` goes on"
         raise KeyboardInterrupt(said)
     if validate and step != stop_at:
@@ -219,7 +236,9 @@ def save_state(
     clicks: torch.Generator,
     recent: list[dict[str, float]],
 ) -> None:
-    """Write `model.safetensors` and `state.pt`, each in one move: a kill leaves the old or the new file."""
+    """Write `model.safetensors` and `state.pt`, each in one move: a kill leaves the old or the new file. Rank 0 does."""
+    if ranks.number():
+        return
     state = {
         "model": model.state_dict(),
         "average": average.state_dict(),
@@ -241,6 +260,8 @@ def read_log(out: Path) -> list[dict[str, float]]:
 
 def append_log(out: Path, history: list[dict[str, float]], line: dict[str, float], board: Any) -> None:
     history.append(line)
+    if ranks.number():
+        return
     with writing(out / "log.jsonl"), open(out / "log.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
     if board is not None:
