@@ -1,5 +1,6 @@
 """The same function over a stream of tasks: in this process, in several, or on the machines of a Ray cluster."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -116,7 +117,7 @@ def _ray_cluster(function: Callable[[Any], Any], workers: int) -> Iterator[Backe
         here |= {"_node_ip_address": "127.0.0.1", "_system_config": {"task_oom_retries": 2}}
         if local:
             ray_constants.ENABLE_RAY_CLUSTER = False  # on Linux it would put the address of the network in place of the one given
-        ray.init(**(here if local else {}), log_to_driver=False)
+        ray.init(**(here if local else {}), log_to_driver=False, logging_level=logging.ERROR)
         if local and (address := ray.util.get_node_ip_address()) != "127.0.0.1":
             ray.shutdown()
             raise ValueError(f"engine ray: this version of Ray would be reached at {address}; expected one of 2.40 to 2.60")
