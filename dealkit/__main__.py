@@ -13,7 +13,7 @@ from dealkit.cli import data, evaluate, model, notebooks, predict
 GROUPS = {
     "Use": {
         **{"demo": model.demo, "click": model.click, "predict": predict.predict},
-        **{"browse": data.browse, "export": data.export, "serve": model.serve},
+        **{"browse": data.browse, "export": data.export, "export onnx": model.export_onnx, "serve": model.serve},
     },
     "Train and score": {
         **{"train": model.train, "clicks": data.clicks, "evaluate": evaluate.evaluate, "errors": evaluate.errors},

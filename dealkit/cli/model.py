@@ -232,6 +232,26 @@ def click(
     serve_page(Session(images, Predictor(checkpoint, threshold=threshold), out), port, browser=browser)
 
 
+def export_onnx(out: Path, checkpoint: Path = DEFAULT_CHECKPOINT) -> None:
+    """Write a model as ONNX graphs, to run it without PyTorch: the prompt is an input, every size of image will do.
+
+    `dealkit.predict.onnx.OnnxPredictor` reads the folder; other runtimes may, too.
+
+    Example: python -m dealkit export onnx --out nano_onnx
+
+    Args:
+        out: folder of encode.onnx, embed.onnx, detect.onnx and model.json.
+        checkpoint: model weights.
+    """
+    check_place(out)
+    check_folder(out if out.exists() else None, "--out")
+    check_weights(checkpoint)
+    from dealkit.model.checkpoint import load_model
+    from dealkit.predict.export import export_onnx as export
+
+    print(*export(load_model(checkpoint), out), sep="\n")
+
+
 def bench(
     json_file: Annotated[Maybe[Path], tyro.conf.arg(name="json")] = None,
     checkpoint: Path = DEFAULT_CHECKPOINT,

@@ -182,7 +182,7 @@ class DEAL(nn.Module):
         content = at_cells([level.hidden.permute(0, 2, 3, 1) for level in levels]).float()
         skip = noisy.shape[1]
         first = at_cells([level.boxes for level in levels])[:, skip:].detach()
-        factor = first.new_tensor(sizes).repeat_interleave(own.shape[1])
+        factor = first.new_tensor(sizes)[:, None].expand(-1, own.shape[1]).flatten()
         factor = F.pad(factor, (0, first.shape[1] - factor.shape[0]), value=1.0)
         first = torch.cat([first[..., :2], first[..., 2:] * factor[:, None]], dim=-1)
         # a drawn box is where its own queries start, and outside training what they answer

@@ -101,7 +101,7 @@ def levels_of(size_wh: tuple[int, int], levels: int, device: torch.device) -> tu
     >>> levels_of((8, 4), 2, torch.device("cpu"))[2].tolist()
     [[0], [32]]
     """
-    size = torch.tensor([[size_wh[0] >> level, size_wh[1] >> level] for level in range(levels)], device=device)
+    size = torch.tensor([[side // 2**level for side in size_wh] for level in range(levels)], device=device)
     area = size.prod(1)
     return 4.0 * 2.0 ** torch.arange(levels, device=device)[:, None], size, (area.cumsum(0) - area)[:, None]
 

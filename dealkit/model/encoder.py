@@ -122,6 +122,8 @@ class RotaryAttention(nn.Module):
         k = rotate(heads(k), memory_pos, self.wavelengths)
         mask = None if mask is None else mask[:, None]
         y = F.scaled_dot_product_attention(q, k, heads(v).to(q.dtype), attn_mask=mask)
+        if mask is not None and torch.compiler.is_compiling():  # who may attend to nothing gets nothing, as here, in any runtime
+            y = torch.where(mask.any(-1, keepdim=True), y, 0.0)
         return self.out(y.transpose(1, 2).flatten(2))
 
 
