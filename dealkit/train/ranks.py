@@ -143,4 +143,4 @@ def pick(prompts: PointPrompts, rows: Tensor, images: Tensor) -> PointPrompts:
 
 def all_rows(own: Tensor, rows: Tensor, total: int) -> Tensor:
     """(total, D) of which each rank has the `rows` that are its own (m, D)."""
-    return _Total.apply(own.new_zeros(total, *own.shape[1:]).index_copy(0, rows.to(own.device), own))
+    return _Total.apply(own.new_zeros(total, *own.shape[1:]).index_add(0, rows.to(own.device), own))
