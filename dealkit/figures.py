@@ -342,7 +342,8 @@ def domain_wheel(summary: Json, table: ObjectTable, pictures: Mapping[str, int],
             turn = {"rotation": 90 - np.degrees(angle) + 180 * left, "rotation_mode": "anchor", "ha": "right" if left else "left"}
             points = min(9 if len(source) < 12 else 7.5, 90 * step)
             polar.text(angle, 0.63, f"{source}  {objects:,}", va="center", fontsize=points, **turn)
-        x, y = 1.68 * np.sin(middle), 1.68 * np.cos(middle)
+        away, beside = (1.68, 0.38) if name in pictures else (1.45, 0)
+        x, y = away * np.sin(middle), away * np.cos(middle)
         if name in pictures:
             picture = ax.inset_axes((x - 0.35, y - 0.35, 0.7, 0.7), transform=ax.transData)
             draw_window(picture, table, pictures[name], across=7.0)
@@ -353,7 +354,7 @@ def domain_wheel(summary: Json, table: ObjectTable, pictures: Mapping[str, int],
                 artist.set_clip_path(rim)
             picture.add_patch(rim)
         place = {"va": "bottom" if y > 0 else "top", "ha": "center", "fontsize": 10, "fontweight": "bold"}
-        ax.text(x, y + (0.38 if y > 0 else -0.38), name, **place)
+        ax.text(x, y + (beside if y > 0 else -beside), name, **place)
     polar.set_ylim(0, reach)
     for axes in (ax, polar):
         axes.axis("off")
