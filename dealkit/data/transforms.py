@@ -29,6 +29,12 @@ MIN_VISIBLE = 0.4
 Choice: a smaller rest is often not recognisable, so it becomes crowd: neither found nor missed.
 """
 
+BORDER = 0.25
+"""Share of crops in which the image ends up to 31 px before the crop does, as inputs end that `pad_to` made larger.
+
+Choice: without it, clicks on objects at the border of an image returned boxes half as often as elsewhere.
+"""
+
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R BT.601)."""
 
@@ -81,9 +87,9 @@ def move_boxes(boxes_xyxy: Tensor, placement: Placement) -> Tensor:
 def place(sample: Sample, placement: Placement) -> Sample:
     """Cut a crop out of the sample, resize it and turn it: `image` (3, size, size) uint8, boxes inside it.
 
-    Only the pixels of the crop are resized, smoothed where it shrinks. Boxes are clipped to the crop; without area there,
-    they are dropped. Crowd also becomes what keeps less than `MIN_VISIBLE` of its area, or shrinks below one pixel in width or
-    height; a box that was under a pixel before and does not shrink stays an object.
+    Only the pixels of the crop are resized, smoothed where it shrinks. Boxes are clipped to the image in the crop; without area
+    there, they are dropped. Crowd also becomes what keeps less than `MIN_VISIBLE` of its area, or shrinks below one pixel in width
+    or height; a box that was under a pixel before and does not shrink stays an object.
 
     >>> sample = Sample(image=torch.zeros(3, 8, 8, dtype=torch.uint8), boxes=torch.tensor([[1.0, 2.0, 3.0, 3.0]]), image_id=1,
     ...     labels=torch.tensor([0]), crowd=torch.tensor([False]), annotation_ids=torch.tensor([1]), source="made")
@@ -92,7 +98,8 @@ def place(sample: Sample, placement: Placement) -> Sample:
     """
     size = placement.size
     boxes = move_boxes(sample.boxes, placement)
-    clipped = boxes.clamp(0, size)
+    x1, y1, x2, y2 = _image_in(placement, sample.image.shape[1:])
+    clipped = torch.stack([boxes[:, 0::2].clamp(x1, x2), boxes[:, 1::2].clamp(y1, y2)], -1).flatten(1)
     sides = boxes[:, 2:] - boxes[:, :2]
     clipped_sides = clipped[:, 2:] - clipped[:, :2]
     visible = clipped_sides.prod(1) / sides.prod(1)
@@ -277,6 +284,10 @@ def augment(
     torch.Size([3, 32, 32])
     """
     placement = draw_placement(sample, size=size, scale=scale, generator=generator)
+    if random_share(generator) < BORDER:
+        cut = round(31 * placement.side / size * random_share(generator))
+        bottom, right = (max(start + placement.side - cut, 1) for start in (placement.top, placement.left))
+        sample = replace(sample, image=sample.image[:, :bottom, :right])
     out = place(sample, placement)
     if not colour:
         return out
@@ -287,14 +298,19 @@ def augment(
 
 def _fill_outside(image: Tensor, size_hw: Sequence[int], placement: Placement) -> Tensor:
     """Paint `PADDING` over what lies beside the image, where colour and noise changed it."""
-    height, width = size_hw
-    (x1, y1, x2, y2), size = move_boxes(torch.tensor([[0.0, 0.0, width, height]]), placement)[0].tolist(), placement.size
-    x1, y1, x2, y2 = max(math.floor(x1), 0), max(math.floor(y1), 0), min(math.ceil(x2), size), min(math.ceil(y2), size)
-    if (x1, y1, x2, y2) == (0, 0, size, size):
+    x1, y1, x2, y2 = _image_in(placement, size_hw)
+    x1, y1, x2, y2 = math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)
+    if (x1, y1, x2, y2) == (0, 0, placement.size, placement.size):
         return image
-    out = _blank(size)
+    out = _blank(placement.size)
     out[:, y1:y2, x1:x2] = image[:, y1:y2, x1:x2]
     return out
+
+
+def _image_in(placement: Placement, size_hw: Sequence[int]) -> list[float]:
+    """xyxy of the image in its crop, pixels of the crop."""
+    height, width = size_hw
+    return move_boxes(torch.tensor([[0.0, 0.0, width, height]]), placement)[0].clamp(0, placement.size).tolist()
 
 
 def to_input(image: Tensor) -> Tensor:
