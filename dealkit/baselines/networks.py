@@ -18,8 +18,10 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
 from dealkit.boxes import in_regions
 from dealkit.config import MIN_SCORE, DetectorConfig
+from dealkit.data.images import IMAGENET_MEAN, IMAGENET_STD
 from dealkit.data.transforms import pad_to
-from dealkit.model.encoder import PLAIN, STRIDES, Backbone
+from dealkit.model.encoder import PLAIN, STRIDES, build_backbone
+from dealkit.model.lite import LITE
 
 
 def as_float32(_module: nn.Module, _inputs: Any, output: Any) -> Any:
@@ -32,11 +34,11 @@ def as_float32(_module: nn.Module, _inputs: Any, output: Any) -> Any:
 
 
 class Pyramid(nn.Module):
-    """DEAL's backbone and torchvision's feature pyramid: (B, 3, H, W) -> {"0": (B, D, H/4, W/4), ...} up to stride 32."""
+    """A backbone of DEAL and torchvision's feature pyramid: (B, 3, H, W) -> {"0": (B, D, H/4, W/4), ...} up to stride 32."""
 
     def __init__(self, config: DetectorConfig):
         super().__init__()
-        self.backbone = Backbone(config.backbone, config.pretrained)
+        self.backbone = build_backbone(config)
         self.first = STRIDES.index(config.finest_stride)
         self.out_channels = config.hidden_dim
         self.fpn = FeaturePyramidNetwork(self.backbone.channels[self.first :], config.hidden_dim)
@@ -144,6 +146,31 @@ RESNETS = {
 """RT-DETR's own backbones: ResNets with a stem of three convolutions; `nano` and `pico` have the widths of ours."""
 
 
+class FeatureMaps(nn.Module):
+    """A backbone of ours in place of one of the library: the maps of the levels from `first` on, as its output has them."""
+
+    def __init__(self, config: DetectorConfig, first: int):
+        super().__init__()
+        self.backbone, self.first = build_backbone(config), first
+        self.channels = self.backbone.channels[first:]
+
+    def forward(self, images: Tensor) -> Any:
+        from transformers.modeling_outputs import BackboneOutput
+
+        # the library's pixels are not normalised
+        std, mean = (images.new_tensor(rgb)[:, None, None] for rgb in (IMAGENET_STD, IMAGENET_MEAN))
+        maps = self.backbone(((images - mean) / std).contiguous(memory_format=torch.channels_last))
+        return BackboneOutput(feature_maps=tuple(maps[self.first :]))
+
+
+def take_backbone(net: nn.Module, config: DetectorConfig, first: int) -> None:
+    """Give an RT-DETR the backbone of a config, and first convolutions that read its channels."""
+    maps = FeatureMaps(config, first)
+    net.model.backbone.model = maps
+    for part, channels in zip(net.model.encoder_input_proj, maps.channels, strict=True):
+        part[0] = nn.Conv2d(channels, part[0].out_channels, 1, bias=False)
+
+
 def build_rtdetr(config: DetectorConfig) -> nn.Module:
     """RT-DETRv2 of Hugging Face transformers: three decoder layers as its R18, or with published weights as they are.
 
@@ -165,7 +192,7 @@ def build_rtdetr(config: DetectorConfig) -> nn.Module:
         net = RTDetrV2ForObjectDetection.from_pretrained(config.published, num_labels=classes, ignore_mismatched_sizes=True)
     else:
         first = STRIDES.index(config.finest_stride)
-        levels, resnet = len(STRIDES) - first, RESNETS[config.backbone]
+        levels, resnet = len(STRIDES) - first, RESNETS["pico" if config.backbone in LITE else config.backbone]
         stages = [f"stage{level + 1}" for level in range(first, len(STRIDES))]
         net = RTDetrV2ForObjectDetection(
             RTDetrV2Config(
@@ -188,6 +215,8 @@ def build_rtdetr(config: DetectorConfig) -> nn.Module:
                 num_labels=classes,
             )
         )
+        if config.backbone in LITE:
+            take_backbone(net, config, first)
     net.class_embed = net.bbox_embed = None  # the decoder's own, which alone are used: a checkpoint holds each weight once
     for projection in net.model.decoder_input_proj:
         projection.register_forward_hook(as_float32)

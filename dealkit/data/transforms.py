@@ -88,8 +88,8 @@ def place(sample: Sample, placement: Placement) -> Sample:
     """Cut a crop out of the sample, resize it and turn it: `image` (3, size, size) uint8, boxes inside it.
 
     Only the pixels of the crop are resized, smoothed where it shrinks. Boxes are clipped to the image in the crop; without area
-    there, they are dropped. Crowd also becomes what keeps less than `MIN_VISIBLE` of its area, or shrinks below one pixel in width
-    or height; a box that was under a pixel before and does not shrink stays an object.
+    there, they are dropped. Crowd also becomes what keeps less than `MIN_VISIBLE` of its area, or shrinks below one pixel in
+    width or height; a box that was under a pixel before and does not shrink stays an object.
 
     >>> sample = Sample(image=torch.zeros(3, 8, 8, dtype=torch.uint8), boxes=torch.tensor([[1.0, 2.0, 3.0, 3.0]]), image_id=1,
     ...     labels=torch.tensor([0]), crowd=torch.tensor([False]), annotation_ids=torch.tensor([1]), source="made")

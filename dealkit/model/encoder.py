@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dealkit.config import ModelConfig
+from dealkit.config import DetectorConfig, ModelConfig
 from dealkit.model.lite import LITE, Lite, wheel_weights
 
 STRIDES = (4, 8, 16, 32)
@@ -154,7 +154,7 @@ def cell_centres(h: int, w: int, stride: int, device: torch.device) -> Tensor:
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
 
 
-def build_backbone(config: ModelConfig) -> nn.Module:
+def build_backbone(config: ModelConfig | DetectorConfig) -> LiteBackbone | Backbone:
     """The backbone of a config: images -> four maps of `channels`."""
     if config.backbone in LITE:
         return LiteBackbone(config.backbone, pretrained=config.pretrained, frozen=config.frozen)

@@ -9,11 +9,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 
-from dealkit.baselines.detector import load_detector
+from dealkit.baselines.detector import Detector, load_detector
 from dealkit.baselines.scoring import found_agnostic, one_class, pooled_results, reference_rows
 from dealkit.baselines.templates import estimate_box, match_box
 from dealkit.clicks import make_clicks
-from dealkit.config import Budget, DataConfig, DetectorConfig, DetectorRun, MethodConfig, PromptConfig, RunConfig, TrainConfig
+from dealkit.config import (
+    Budget,
+    DataConfig,
+    DetectorConfig,
+    DetectorRun,
+    MethodConfig,
+    ModelConfig,
+    PromptConfig,
+    RunConfig,
+    TrainConfig,
+)
 from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder
 from dealkit.data.objects import load_domains
@@ -23,7 +33,10 @@ from dealkit.evaluate.benchmark import row_of
 from dealkit.evaluate.coco import evaluate
 from dealkit.files import PROJECT_ROOT, Json, Results, sha_of, write_json
 from dealkit.model.checkpoint import load_model
+from dealkit.model.deal import DEAL
+from dealkit.model.lite import LITE
 from dealkit.studies.runs import folder_of, trained
+from dealkit.train.loop import read_log
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,7 @@ def label_efficiency(
     budget: Budget = Budget(),  # noqa: B008 (frozen)
     checkpoint: Path | None = None,
     init: Mapping[str, Path] | None = None,
+    rates: Mapping[str, float] | None = None,
     results: Path | None = None,
 ) -> Results:
     """Train and score rows of the table with seeds 0 to `seeds` - 1, seed by seed; those that are finished are kept.
@@ -79,8 +93,9 @@ def label_efficiency(
         files: `train.json` of every source; `val.json` and `images` lie beside each.
         out: folder of labels and trainings.
         checkpoint: of the row `deal published`; None leaves that row out.
-        init: checkpoints by model that its rows start from, trained on none of the labels; a model without one starts from random
-            weights. Choice: where the budget is small, a teacher that starts from nothing has nothing to teach.
+        init: checkpoints by model that its rows start from, trained on none of the labels; a model without one starts as
+            `Budget.backbone` says. Choice: where the budget is small, a teacher that starts from nothing has nothing to teach.
+        rates: peak learning rates by model, of `rate_check`; others have that of `TrainConfig`.
         results: JSON of the table, see `files.Results`; None: `results.json` in `out`.
 
     Returns:
@@ -94,8 +109,10 @@ def label_efficiency(
     missing = [file.with_name("val.json") for file in files if not file.with_name("val.json").is_file()]
     if missing:
         raise ValueError(f"{missing[0]}: no such file; every train.json needs a val.json beside it")
-    init, sources = dict(init or {}), {file.parent.name: [sha_of(file), sha_of(file.with_name("val.json"))] for file in files}
+    init, rates = dict(init or {}), dict(rates or {})
+    sources = {file.parent.name: [sha_of(file), sha_of(file.with_name("val.json"))] for file in files}
     starts = {"init": {model: sha_of(path) for model, path in sorted(init.items())}} if init else {}
+    starts |= {"rates": rates} if rates else {}
     made = Results(results or out / "results.json", {"sources": sources, **asdict(budget), **starts})
     chosen = {row.name: row for row in rows if applies(row, files, checkpoint, init)}
     published = {"checkpoint": sha_of(checkpoint)} if checkpoint else {}
@@ -103,7 +120,7 @@ def label_efficiency(
     for key in made.todo([key | (published if "published" in key["row"] else {}) for key in keys], "label efficiency"):
         row = chosen[key["row"]]
         start = checkpoint if row.model == "deal published" else init.get(row.model)
-        scores = score_row(row, files, out, seed=key["seed"], budget=budget, start=start)
+        scores = score_row(row, files, out, seed=key["seed"], budget=budget, start=start, rate=rates.get(row.model))
         made.rows = [old for old in made.rows if (old["row"], old["seed"]) != (row.name, key["seed"])]  # of another checkpoint
         made.add(key | asdict(row), scores)
     return made
@@ -122,27 +139,84 @@ def applies(row: Row, files: Sequence[Path], checkpoint: Path | None, init: Coll
     return not row.oracle or names[1] <= names[0]
 
 
-def score_row(row: Row, files: Sequence[Path], out: Path, *, seed: int, budget: Budget, start: Path | None = None) -> Json:
+def rate_check(
+    files: Sequence[Path],
+    out: Path,
+    *,
+    models: Sequence[str] = ("fcos", "retinanet", "faster_rcnn", "rtdetr", "deal"),
+    rates: Sequence[float] = (1e-4, 4e-4, 1e-3),
+    budget: Budget = Budget(),  # noqa: B008 (frozen)
+    results: Path | None = None,
+) -> Results:
+    """AP of every model with full labels at several learning rates, on the val files: a row per `model` and `rate`.
+
+    Choice: a detector has the rate that its own recipe needs, RT-DETR above all; others than the best would be a straw man.
+    """
+    sources = {file.parent.name: sha_of(file) for file in files}
+    made = Results(results or out / "rates.json", {"sources": sources, **asdict(budget)})
+    for key in made.todo([{"model": model, "rate": rate} for model in models for rate in rates], "learning rates"):
+        row = Row("full", key["model"])
+        made.add(key, score_row(row, files, out, seed=0, budget=budget, rate=key["rate"]))
+    return made
+
+
+def best_rates(checked: Sequence[Json]) -> dict[str, float]:
+    """The learning rate of the highest AP50 for each model, of the rows of `rate_check`.
+
+    >>> best_rates([{"model": "fcos", "rate": 0.1, "ap50": 0.2}, {"model": "fcos", "rate": 0.2, "ap50": 0.3}])
+    {'fcos': 0.2}
+    """
+    best = sorted(checked, key=lambda row: row["ap50"] or 0.0)
+    return {row["model"]: row["rate"] for row in best}
+
+
+def val_parts(files: Sequence[Path], out: Path, budget: Budget, seed: int) -> list[tuple[Json, CocoFolder, Json]]:
+    """Ground truth, images and click list of the val file beside every train file: its first `budget.images` images."""
+    parts = []
+    for val in (train.with_name("val.json") for train in files):
+        truth = first_images(read_coco(val), budget.images or None)
+        part = out / f"val-{budget.images}" / val.parent.name / "val.json"
+        write_json(part, truth)
+        clicks = make_clicks(truth, setting="1/category", seed=seed)
+        parts.append((truth, CocoFolder(part, val.parent / "images"), clicks))
+    return parts
+
+
+def score_row(
+    row: Row,
+    files: Sequence[Path],
+    out: Path,
+    *,
+    seed: int,
+    budget: Budget,
+    start: Path | None = None,
+    rate: float | None = None,
+) -> Json:
     """Train a row, or read its finished training, and score it. All rows are scored with the same click list, so that *clicked
     ignored* and *hit* mean the same for those that take no click.
 
     Returns:
         The numbers of `row_of` for all val files as one data set of one class. `ap50 in <domain>`: the mean over its sources.
         `labels` and `labelled_images` that there are. `drawn_from`: images that crops come from, of a method also those without
-        labels. `steps`, `crops` drawn, `passes` over the images, `minutes`: zeros where nothing is trained.
+        labels. `steps`, `crops` drawn, `passes` over the images, `minutes`: zeros where nothing is trained. `curve`: steps and
+        mean AP50 of the sources at every point of the training, if there are any.
     """
     file, training, cost = start, {"steps": 0, "minutes": 0.0}, {"labels": 0, "labelled_images": 0, "drawn_from": 0}
+    vals = val_parts(files, out, budget, seed)
+
+    def validate(model: DEAL | Detector) -> dict[str, float]:
+        scores = [evaluate(t, found_agnostic(model, d, c, oracle=row.oracle), c, class_agnostic=True)["all"] for t, d, c in vals]
+        return {"val_ap50": mean(each["ap50"] or 0.0 for each in scores)}
+
     if row.regime != "zero" and row.model != "deal published":
-        run, cost = row_run(row, files, out, seed, budget)
+        run, cost = row_run(row, files, out, seed, budget, rate)
         folder = folder_of(run, start, out / "runs")
-        training, file = trained(run, folder, start), folder / "model.safetensors"
+        training, file = trained(run, folder, start, validate=validate if budget.points else None), folder / "model.safetensors"
+        curve = [[line["step"], line["val_ap50"]] for line in read_log(folder) if "val_ap50" in line]
+        cost |= {"curve": curve} if curve else {}
     model = None if row.model.startswith("template") else (load_model if row.model.startswith("deal") else load_detector)(file)
     scored = []
-    for val in (train.with_name("val.json") for train in files):
-        truth = first_images(read_coco(val), budget.images or None)
-        part = out / f"val-{budget.images}" / val.parent.name / "val.json"
-        write_json(part, truth)
-        data, clicks = CocoFolder(part, val.parent / "images"), make_clicks(truth, setting="1/category", seed=seed)
+    for truth, data, clicks in vals:
         if model is None:
             guess = estimate_box if row.model == "template click" else None
             found = one_class(reference_rows(lambda image, boxes, _: match_box(image, boxes), data, clicks, guess=guess))
@@ -160,7 +234,9 @@ def score_row(row: Row, files: Sequence[Path], out: Path, *, seed: int, budget: 
     return row_of(pooled_results(scored)) | by_domain | cost | {"minutes": training["minutes"]}
 
 
-def row_run(row: Row, files: Sequence[Path], out: Path, seed: int, budget: Budget) -> tuple[RunConfig | DetectorRun, Json]:
+def row_run(
+    row: Row, files: Sequence[Path], out: Path, seed: int, budget: Budget, rate: float | None = None
+) -> tuple[RunConfig | DetectorRun, Json]:
     """The training of a row, and how many labels and images it has; its labels are written, once.
 
     All rows get the same images and schedule, and no procedural scenes besides. A plain detector is shown the labelled images
@@ -184,10 +260,11 @@ def row_run(row: Row, files: Sequence[Path], out: Path, seed: int, budget: Budge
             entries.append(f"{path}:{file.parent / 'images'}")
     data, warmup = DataConfig(coco=tuple(entries), synthetic=0.0, size=budget.size), min(100, max(budget.steps // 5, 1))
     limits = {"steps": budget.steps, "max_minutes": budget.minutes, "batch_size": budget.batch_size}
+    limits |= {"lr": rate or TrainConfig.lr, "evaluate_every": -(-budget.steps // budget.points) if budget.points else 0}
     train = TrainConfig(**limits, warmup=warmup, checkpoint_every=200, seed=seed)
+    start = {"backbone": budget.backbone, "pretrained": budget.backbone in LITE, "hidden_dim": budget.hidden_dim}
     if row.model == "deal":
-        return RunConfig(data=data, train=train, prompt=PromptConfig(cycles=2)), cost
+        return RunConfig(model=ModelConfig(**start), data=data, train=train, prompt=PromptConfig(cycles=2)), cost
     names = sorted({c["name"] for file in files for c in read_coco(file)["categories"]}) if row.oracle else ()
-    width = {"backbone": budget.backbone, "hidden_dim": budget.hidden_dim}
-    detector = DetectorConfig(detector=row.model, categories=tuple(names), **width)
+    detector = DetectorConfig(detector=row.model, categories=tuple(names), **start)
     return DetectorRun(detector=detector, data=data, train=train, method=MethodConfig(method=row.method)), cost

@@ -34,6 +34,7 @@ from dealkit.files import (
     writing,
 )
 from dealkit.model.checkpoint import Model, load_state, save_model
+from dealkit.model.encoder import Backbone, LiteBackbone
 from dealkit.model.lite import LITE
 from dealkit.train import ranks
 from dealkit.train.stream import TrainingStream
@@ -58,11 +59,13 @@ def learning_rate(step: int, done: float, config: TrainConfig) -> float:
 def parameter_groups(model: torch.nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """AdamW groups: matrices and kernels decay; biases, norms and gains do not. A backbone with ImageNet weights learns at
     `backbone_lr` of the rate."""
-    known = getattr(model.config, "pretrained", False) or (model.config.backbone in LITE and model.config.frozen)
+    known = model.config.pretrained or (model.config.backbone in LITE and model.config.frozen)
+    backbones = [part for part in model.modules() if isinstance(part, Backbone | LiteBackbone)]
+    of_backbone = {id(p) for part in backbones for p in part.parameters()}
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-    for name, p in model.named_parameters():
+    for p in model.parameters():
         if p.requires_grad:
-            groups.setdefault((known and name.startswith("backbone."), p.ndim > 1), []).append(p)
+            groups.setdefault((known and id(p) in of_backbone, p.ndim > 1), []).append(p)
     return [
         {"params": params, "weight_decay": config.weight_decay * decays, "share": config.backbone_lr if slow else 1.0}
         for (slow, decays), params in groups.items()

@@ -29,7 +29,7 @@ from dealkit.data.scenes.scene import make_scene, write_coco
 from dealkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, pad_to, to_input
 from dealkit.device import autocast
 from dealkit.model.checkpoint import load_model, save_model
-from dealkit.model.encoder import STRIDES
+from dealkit.model.encoder import STRIDES, LiteBackbone
 from dealkit.train.loop import learning_rate, parameter_groups
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
@@ -68,6 +68,23 @@ def test_the_network_sees_what_deal_sees(name):
     detector.train().loss(images, [labels_of([10, 10, 20, 20])] * 2)
     assert [tuple(x.shape) for x in seen] == [(2, 3, 64, 96)] * 2
     assert all(torch.equal(x, expected) for x in seen)
+
+
+@every
+def test_a_lite_backbone_sees_what_it_sees_in_deal_and_learns_slowly(name):
+    detector, seen = made(name, backbone="lite0"), []
+    backbone = next(part for part in detector.modules() if isinstance(part, LiteBackbone))
+    backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    image = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8)
+    detector.detect([image])
+    torch.testing.assert_close(seen[0], pad_to([to_input(image)])[0], atol=1e-5, rtol=0)
+    terms = detector.train().loss([image], [labels_of([10, 10, 20, 20])])
+    torch.stack(list(terms.values())).sum().backward()
+    learned = {id(p) for p in detector.parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    slow = {id(p) for g in parameter_groups(detector, TrainConfig()) if g["share"] == 0.2 for p in g["params"]}
+    of_backbone = {id(p) for p in backbone.parameters() if p.requires_grad}
+    assert slow == of_backbone and len(slow & learned) > 0.9 * len(slow)
+    assert not any(p.requires_grad for p in backbone.net.stem.parameters())
 
 
 def test_torchvision_alone_gives_the_same_boxes_and_losses():

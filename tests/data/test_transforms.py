@@ -74,6 +74,17 @@ def test_a_crop_beyond_the_image_is_padded_and_the_box_moves_with_the_image():
     assert int((out.image[0] == 50).sum()) == 100 * 100
 
 
+def test_a_quarter_of_the_crops_end_with_the_image_and_objects_are_cut_there():
+    sample, generator, cut = sample_of([[0.0, 0.0, 400.0, 400.0]], size_hw=(400, 400)), seeded(0), 0
+    for _ in range(200):
+        made = augment(sample, size=64, scale=(1.0, 1.0), colour=False, generator=generator)
+        shown = (made.image != torch.tensor(PADDING)[:, None, None]).any(0)
+        x1, y1, x2, y2 = made.boxes[0].long().tolist()
+        assert shown[y1:y2, x1:x2].all() and int(shown.sum()) == (y2 - y1) * (x2 - x1) >= 33 * 33
+        cut += not shown.all()
+    assert 35 < cut < 65
+
+
 def test_boxes_move_as_torchvision_moves_them_under_crop_resize_and_flip():
     sample = crowded(size_hw=(100, 100))
     theirs = tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=(100, 100))

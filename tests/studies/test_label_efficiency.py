@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,16 @@ from dealkit.config import Budget, DetectorConfig, DetectorRun, RunConfig
 from dealkit.data.coco import CocoFolder
 from dealkit.files import read_json, sha_of
 from dealkit.model.checkpoint import save_model
-from dealkit.studies.label_efficiency import ROWS, Row, applies, label_efficiency, row_run, score_row
+from dealkit.studies.label_efficiency import (
+    ROWS,
+    Row,
+    applies,
+    best_rates,
+    label_efficiency,
+    rate_check,
+    row_run,
+    score_row,
+)
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
@@ -98,6 +108,33 @@ def test_a_sweep_goes_on_where_it_was_stopped_and_grows(files, tmp_path):
     options = {"rows": [Row("zero", "template box")], "budget": replace(TINY, steps=2)}
     other = label_efficiency(files, out, results=tmp_path / "r.json", **options)
     assert names(other) == ["zero template box"], "rows of another budget do not stand in one table"
+
+
+def test_a_training_is_scored_on_the_way_at_equal_steps(files, tmp_path):
+    budget = replace(TINY, steps=4, points=2)
+    made = label_efficiency(files, tmp_path, rows=[Row("full", "fcos"), Row("zero", "template box")], budget=budget)
+    curve = made.rows[0]["curve"]
+    assert [step for step, _ in curve] == [2, 4] and "curve" not in made.rows[1]
+    means = [made.rows[0][f"ap50 in {name}"] for name in ("one", "two")]
+    assert curve[-1][1] == pytest.approx(sum(means) / 2)
+    with pytest.raises(ValueError, match="Budget.points: expected at most steps = 1, got 2"):
+        replace(TINY, points=2)
+
+
+def test_every_model_has_the_best_rate_of_its_own(files, tmp_path):
+    checked = rate_check(files, tmp_path, models=("fcos", "deal"), rates=(1e-4, 1e-3), budget=TINY)
+    assert [(row["model"], row["rate"]) for row in checked.rows] == [(m, r) for m in ("fcos", "deal") for r in (1e-4, 1e-3)]
+    assert {file["config"]["train"]["lr"] for file in map(read_json, tmp_path.glob("runs/*/training.json"))} == {1e-4, 1e-3}
+    rates = best_rates(checked.rows)
+    made = label_efficiency(files, tmp_path, rows=[Row("full", "fcos")], budget=TINY, rates=rates)
+    assert made.request["rates"] == rates and len(list(tmp_path.glob("runs/*"))) == 4, "a training of the check stands for a row"
+
+
+def test_all_models_start_from_the_same_backbone():
+    for model in ("fcos", "rtdetr", "deal"):
+        run = row_run(Row("full", model), [], Path("unused"), 0, Budget())[0]
+        settings = run.model if model == "deal" else run.detector
+        assert (settings.backbone, settings.pretrained, settings.frozen, settings.hidden_dim) == ("lite0", True, True, 128)
 
 
 def test_rows_start_from_the_checkpoint_of_their_model(files, tmp_path, scenes):
