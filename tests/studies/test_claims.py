@@ -150,6 +150,6 @@ def test_the_notebooks_race_goes_on_with_the_published_one():
     values = published("race")
     request = read_json(PROJECT_ROOT / values["race_results"])["request"]
     assert request["data"].items() <= as_json(DataConfig(**values["race_data"])).items()
-    assert as_json(DetectorConfig(**values["race_detector"])) == request["detector"]
+    assert request["detector"].items() <= as_json(DetectorConfig(**values["race_detector"])).items()
     limits = {"steps": 10**6, "max_minutes": values["race_minutes"], "evaluate_every": 5}
     assert request["train"].items() <= as_json(TrainConfig(**values["race_schedule"], **limits)).items()
