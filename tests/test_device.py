@@ -6,7 +6,8 @@ import pytest
 import torch
 from conftest import bfloat16
 
-from dealkit.device import autocast, peak_gib
+from dealkit.device import autocast
+from dealkit.studies.memory import peak_gib
 
 
 def test_autocast_is_on_only_where_wanted_and_faster(monkeypatch):

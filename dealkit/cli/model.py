@@ -258,6 +258,7 @@ def bench(
     size: int = 512,
     large: bool = False,
     ray: bool = False,
+    runtimes: Maybe[Path] = None,
     boxes: int = 0,
     overwrite: bool = False,
 ) -> None:
@@ -270,6 +271,8 @@ def bench(
         checkpoint: model to time.
         size: side of the timed image.
         large: instead, one click on a map of 30,000 x 30,000 pixels with its memory, and merging up to a million boxes.
+        runtimes: instead PyTorch, ONNX Runtime and OpenVINO side by side: time, memory, and AP on the first images of this COCO
+            file.
         ray: instead time the workers of a local Ray, and what very many images cost.
         boxes: if not 0, instead the index of a TinySet of so many boxes: written, opened and drawn from.
         overwrite: write over a file that this command has not made.
@@ -278,12 +281,17 @@ def bench(
     check_range("--boxes", boxes, 0, 10**9)
     check_out(json_file, [checkpoint], ours=starts('{"checkpoint"', '{"boxes"'), overwrite=overwrite, option="--json")
     check_weights(checkpoint)
+    check_json("--runtimes", runtimes)
     from dealkit.studies.speed import run_bench, run_large
 
     if ray:
         from dealkit.studies.many_images import run_many
 
         figures = run_many(checkpoint)
+    elif runtimes:
+        from dealkit.studies.runtimes import run_runtimes
+
+        figures = run_runtimes(checkpoint, runtimes, size=size)
     elif boxes:
         from dealkit.studies.index_speed import bench_index
 

@@ -186,6 +186,19 @@ def speed_table(figures: Json) -> str:
     return plain_table((f"on {figures['made_by']['device']}", ""), *rows)
 
 
+def runtimes_table(figures: Json) -> str:
+    """Markdown: what runs the model, times, memory and AP of each."""
+    size, rows = figures["size"], []
+    names = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+    for row in figures["rows"]:
+        times = [f"{row[name]:.0f} ms" for name in ("encode_ms", "click_ms")]
+        space = [f"{row['mb']:.0f} MB", f"{row['file_mb']:.0f} MB"]
+        about = [names[row["runtime"]], row["precision"], str(row["threads"])]
+        rows.append([*about, *times, *space, per_cent(row["ap50"]), per_cent(row["ap75"])])
+    head = ["runtime", "precision", "threads", f"encode {size} x {size}", "click", "memory", "files", "AP50", "AP75"]
+    return plain_table(head, *rows)
+
+
 def large_table(figures: Json) -> str:
     """Markdown: one click on a map, and merging what its tiles found."""
     about, rows = figures["map"], figures["merging"]
@@ -637,6 +650,7 @@ TABLES = {
     "scales_ablation": ("ablation_scales.json", ablation_table),
     "speed_line": ("bench_nano.json", speed_sentence),
     "speed": ("bench_nano.json", speed_table),
+    "runtimes": ("runtimes_nano.json", runtimes_table),
     "large": ("large_nano.json", large_table),
     "many": ("ray_nano.json", many_sentence),
     "thresholds": ("thresholds_nano.json", threshold_table),

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from dealkit.data.scenes.scene import make_scene
-from dealkit.device import peak_gib
 from dealkit.files import Json, provenance
 from dealkit.predict.detections import Detections
 from dealkit.predict.folder import SHARDS, FolderPrompt, predict_folder
 from dealkit.predict.predictor import Predictor
+from dealkit.studies.memory import peak_gib
 
 SHARD = 10
 """Images of a task in the timed runs."""

@@ -18,7 +18,7 @@ from dealkit.config import BuildConfig, RunConfig
 from dealkit.data.raster import Raster
 from dealkit.data.scenes.scene import make_scene
 from dealkit.data.tiles import tile_windows
-from dealkit.device import autocast, bf16_is_faster, peak_gib
+from dealkit.device import autocast, bf16_is_faster
 from dealkit.evaluate.coco import dense_case, evaluate
 from dealkit.files import provenance
 from dealkit.model.checkpoint import load_model
@@ -27,6 +27,7 @@ from dealkit.model.fuse import for_inference
 from dealkit.predict.predictor import Predictor, detect, encode_images
 from dealkit.predict.tiles import merge_boxes, predict_large
 from dealkit.prompts import stack_prompts
+from dealkit.studies.memory import peak_gib
 from dealkit.train.deal import loss_of_batch
 from dealkit.train.stream import draw_prompts
 
