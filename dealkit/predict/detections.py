@@ -69,9 +69,9 @@ class Detections:
 
         >>> import torch
         >>> box = torch.tensor([[0.0, 0.0, 4.0, 4.0]]).repeat(4, 1)
-        >>> found = Detections(boxes=box, scores=torch.tensor([0.9, 0.09, 0.08, 0.02]))
-        >>> [round(replace(found, clicked=c).cut(), 2) for c in (None, found.scores > 0.5)]  # under 0.9, and under 0.08
-        [0.28, 0.04]
+        >>> found = Detections(boxes=box, scores=torch.tensor([0.9, 0.1, 0.1, 0.02]))
+        >>> [round(replace(found, clicked=c).cut(), 2) for c in (None, found.scores > 0.5)]  # half of 0.9, and of 0.1
+        [0.45, 0.05]
         """
         return adaptive_threshold(self.scores if self.clicked is None else self.scores[~self.clicked])
 
