@@ -39,25 +39,26 @@ def plain(folder):
 
 
 def farthest(found, expected):
-    """Pixels and score by which the detections of two predictors differ, at most."""
+    """By how much the detections of two predictors differ, at most: pixels, or ten times the score, of pairs that fit best."""
     assert len(found) == len(expected) and abs(found.count - expected.count) <= 0.01 * max(expected.count, 1)
     if not len(found):
-        return 0.0, 0.0
-    away = np.abs(np.asarray(expected.boxes)[:, None] - found.boxes).max(-1)
-    score = np.abs(np.asarray(expected.scores) - found.scores[away.argmin(1)]).max()
-    return float(max(away.min(1).max(), away.min(0).max())), float(score)
+        return 0.0
+    pixels = np.abs(np.asarray(expected.boxes)[:, None] - found.boxes).max(-1)
+    away = np.maximum(pixels, 10 * np.abs(np.asarray(expected.scores)[:, None] - found.scores))
+    return float(max(away.min(1).max(), away.min(0).max()))
 
 
 @pytest.mark.parametrize("size_hw", [(70, 90), (32, 32), (5, 300), (200, 129)])
-def test_every_image_and_prompt_is_answered_as_by_the_model(tiny_model, plain, size_hw):
+def test_every_image_and_prompt_is_answered_as_by_the_model(tiny_model, plain, size_hw, monkeypatch):
+    # every query is compared: which of two boxes of random weights stays as the stronger hangs on the last bit of their scores
+    monkeypatch.setattr("dealkit.predict.detections.nms", lambda boxes, scores, overlap: np.argsort(-scores, kind="stable"))
     model, image = Predictor(tiny_model, threshold=0.0), noise(*size_hw, seed=sum(size_hw))
     model.set_image(image), plain.set_image(image.permute(1, 2, 0).numpy())
     one, two = [3, 4], [size_hw[1] - 2, 2]
     asked = [([one], None), ([two, one], [1, 0]), ([one, two, two], [1, 1, 1]), ((), None, [[1, 1, 4.5, 4]])]
     for prompts in ([asked[0]], asked[1:3], asked):
         for found, expected in zip(plain.predict_categories(prompts), model.predict_categories(prompts), strict=True):
-            pixels, score = farthest(found, expected)
-            assert pixels < 0.1 and score < 0.01
+            assert farthest(found, expected) < 0.1
             assert found.certain == pytest.approx(expected.certain, abs=0.01)
             assert found.clicked.sum() == expected.clicked.sum()
             assert found.points.tolist() == expected.points.tolist()
@@ -72,7 +73,7 @@ def test_an_embedding_of_one_predictor_is_read_by_the_other(tiny_model, plain, t
     made.save(tmp_path / "prompt.safetensors")
     expected = model.predict_embedding(load_embedding(tmp_path / "prompt.safetensors"))
     found = plain.predict_embedding(load_embedding(tmp_path / "prompt.safetensors", "np"))
-    assert max(farthest(found, expected)) < 0.01 and found.clicked is None
+    assert farthest(found, expected) < 0.01 and found.clicked is None
 
 
 WITHOUT_TORCH = """
@@ -117,7 +118,7 @@ def test_mistakes_are_told(folder, plain, predictor, tmp_path):
 def test_the_published_model_gives_the_same_on_a_hundred_images(tmp_path):
     export_onnx(load_model(DEFAULT_CHECKPOINT), tmp_path)
     model, plain, draw = Predictor(threshold=0.0), OnnxPredictor(tmp_path, threshold=0.0), random.Random(0)
-    worst = [0.0, 0.0]
+    worst = 0.0
     for seed in range(100):
         size_hw = draw.randint(24, 400), draw.randint(24, 400)
         image = make_scene(seed, size_hw=size_hw).image if seed % 5 else torch.full((3, *size_hw), 2 * seed, dtype=torch.uint8)
@@ -125,5 +126,5 @@ def test_the_published_model_gives_the_same_on_a_hundred_images(tmp_path):
         prompts = [(points[:1], None), (points, [1] + [draw.randint(0, 1) for _ in points[1:]])]
         model.set_image(image), plain.set_image(image)
         for found, expected in zip(plain.predict_categories(prompts), model.predict_categories(prompts), strict=True):
-            worst = [max(pair) for pair in zip(worst, farthest(found, expected), strict=True)]
-    assert worst[0] < 0.1 and worst[1] < 0.01, worst
+            worst = max(worst, farthest(found, expected))
+    assert worst < 0.1
