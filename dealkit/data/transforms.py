@@ -32,7 +32,7 @@ Choice: a smaller rest is often not recognisable, so it becomes crowd: neither f
 BORDER = 0.25
 """Share of crops in which the image ends up to 31 px before the crop does, as inputs end that `pad_to` made larger.
 
-Choice: without it, clicks on objects at the border of an image returned boxes half as often as elsewhere.
+Choice: without it, a click on bare ground beside the padding is more often taken for one on an object.
 """
 
 LUMA = (0.299, 0.587, 0.114)

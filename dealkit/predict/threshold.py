@@ -15,8 +15,7 @@ LOWEST, SHARE = 0.04, 0.5
 def adaptive_threshold(scores: "ArrayLike") -> float:
     """The score to cut at in one image for one prompt: half of the usual score of what is found, `LOWEST` at least.
 
-    The usual score is the mean, weighted by the cube of the scores: many weak detections hardly lower it, and a single strong one
-    does not make it.
+    The usual score is the mean, weighted by the cube of the scores: many weak detections hardly lower it.
 
     Args:
         scores: (N,) of all detections without duplicates, 0 to 1; N may be 0.

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,8 @@ def run_runtimes(checkpoint: Path, coco: Path, *, images: int = 24, size: int = 
     from dealkit.model.checkpoint import load_model
     from dealkit.predict.export import export_onnx
 
+    if missing := [name for name in ("onnxscript", "onnxruntime", "openvino") if find_spec(name) is None]:
+        raise ValueError(f"bench --runtimes: install {', '.join(missing)} with `pip install dealkit[onnx] openvino`")
     truth, data = first_images(read_coco(coco), images), CocoFolder(coco)
     clicks = make_clicks(truth, setting="1/category", seed=0)
     of_image: dict[int, list[tuple[int, list[list[float]]]]] = {}
