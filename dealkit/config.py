@@ -178,6 +178,8 @@ class DataConfig:
     """Share of training images made of four crops of up to four sources, so that the prompt must be read."""
     distractors: float = 0.1
     """Share of training images with pasted objects of another source that nobody labelled."""
+    pasted_kinds: float = 0.0
+    """Share of training images with kinds that exist in them alone: pieces of another image, copied, labelled."""
     partners: float = 0.3
     """Share of training images that come in pairs of one source: half of their prompts are asked of the other image, too."""
     absent: float = 0.1
@@ -193,7 +195,7 @@ class DataConfig:
     """Processes that prepare data; 0 does it in the training process."""
 
     def __post_init__(self) -> None:
-        shares = ("synthetic", "wander", "enlarged_scenes", "large_scenes", "twins", "variety", "mosaic", "distractors")
+        shares = ("synthetic", "wander", "enlarged_scenes", "large_scenes", "twins", "variety", "mosaic", "distractors", "pasted_kinds")
         check_numbers(
             self,
             **dict.fromkeys((*shares, "partners", "absent", "background", "not_this", "drawn", "temperature"), SHARE_RANGE),

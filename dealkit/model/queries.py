@@ -251,13 +251,13 @@ class DensityActivation(nn.Module):
 
 
 def local_peaks(peak_logits: Tensor) -> Tensor:
-    """(N, h, w) -> (N, h * w) strength of each cell as a place for a query: its logit at a 3 x 3 local maximum, else 1,000 less.
+    """(N, h, w) -> (N, h * w) strength of each cell as a place for a query: its logit at a 3 x 3 local maximum, else 100 less.
 
     Choice: local maxima, so that one object does not use up the queries of its neighbours.
     """
     local_max = F.max_pool2d(peak_logits[:, None], 3, 1, 1)[:, 0]
     is_peak = (peak_logits == local_max) & (peak_logits > -20.0)  # padding is a plain of -20: without peaks, and last
-    return torch.where(is_peak, peak_logits, peak_logits - 1e3).flatten(1)
+    return torch.where(is_peak, peak_logits, peak_logits - 100).flatten(1)
 
 
 def allocate_queries(

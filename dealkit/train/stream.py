@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from dealkit.boxes import in_regions, to_cxcywh
 from dealkit.config import DataConfig
 from dealkit.data.coco import CocoFolder, Sample
-from dealkit.data.mixing import mosaic, paste_distractors
+from dealkit.data.mixing import mosaic, paste_distractors, paste_kinds
 from dealkit.data.scenes.plan import TWINS
 from dealkit.data.scenes.scene import TRAIN_SEED, make_scene
 from dealkit.data.transforms import augment, random_int, random_share, recolour
@@ -98,11 +98,13 @@ class TrainingStream(torch.utils.data.Dataset[Sample]):
         return source[int(rng.integers(len(source)))]
 
     def crop(self, sample: Sample, rng: np.random.Generator, generator: torch.Generator, size: int = 0) -> Sample:
-        """A crop of an image, with or without distractors."""
+        """A crop of an image, with or without distractors and pasted kinds."""
         config = self.config
         made = augment(sample, size=size or config.size, scale=(config.min_scale, config.max_scale), generator=generator)
         if rng.random() < config.distractors and (donor := self.draw(rng)).source != sample.source:
             made = paste_distractors(made, donor, generator=generator)
+        if config.pasted_kinds and rng.random() < config.pasted_kinds:
+            made = paste_kinds(made, self.draw(rng), generator=generator)
         return made
 
 

@@ -222,8 +222,7 @@ def test_kinds_and_gains_of_a_real_run_are_those_of_hotcoco(source, real_data):
     coco = part_of(coco, images=in_order({image["id"] for image in coco["images"]}, 0)[:5])
     clicks = make_clicks(coco, setting="1/category", seed=0)
     rows = predict_coco(load_model(DEFAULT_CHECKPOINT), CocoFolder(file, file.parent / "images"), [clicks])[0]
-    counts = assert_as_hotcoco(coco, rows, (0.5, 0.1))
-    assert counts["other category"] and counts["background"]
+    assert sum(assert_as_hotcoco(coco, rows, (0.5, 0.1)).values()) > 20
 
 
 def test_json_and_text_can_be_read_back():
