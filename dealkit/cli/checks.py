@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -90,6 +91,14 @@ def check_weights(path: Path | None, kind: str = "checkpoint") -> None:
                 pass
         except Exception as error:
             raise ValueError(f"{part}: not a safetensors {kind}: {error}") from None
+
+
+def check_graphs(folder: Path) -> None:
+    """Raise a ValueError for a folder that is not one of `export onnx`, or without the runtime that reads it."""
+    for name in ("model.json", "encode.onnx", "embed.onnx", "detect.onnx"):
+        check_file(folder / name, "--checkpoint")
+    if find_spec("onnxruntime") is None:
+        raise ValueError(f"--checkpoint {folder}: needs ONNX Runtime; expected it: pip install 'dealkit[onnx]'")
 
 
 def check_image(path: Path, what: str = "IMAGE") -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ from dealkit.cli.checks import (
     Several,
     check_coco,
     check_folder,
+    check_graphs,
     check_image,
     check_json,
     check_map,
@@ -91,7 +92,7 @@ def predict(
 
     Args:
         image: an image file, or a folder of them, with those in its folders.
-        checkpoint: model weights.
+        checkpoint: model weights; or, for one image, the folder of `python -m dealkit export onnx`, which starts sooner.
         point: pixel of an object; repeat for several objects of one kind.
         not_point: pixel of something that is not meant; repeatable.
         box: corners x1 y1 x2 y2 of a box drawn round an object: it says where the edges of all objects are; repeatable.
@@ -172,6 +173,8 @@ def predict(
     check_points([*point, *not_point, *(corner for b in box for corner in (b[:2], b[2:]))], size_wh, of or image)
     points, labels = (*point, *not_point), (1,) * len(point) + (0,) * len(not_point)
     inputs = [image, checkpoint, of, embedding]
+    if (graphs := checkpoint.is_dir()) and (tile or mode == "FOLDER"):
+        raise ValueError(f"--checkpoint {checkpoint}: is a folder; graphs read one image, whole: expected weights (.safetensors)")
     if mode == "FOLDER":
         check_place(out)
         check_folder(out if out.exists() else None, "--out")
@@ -190,17 +193,24 @@ def predict(
     check_out(figure, inputs, suffixes=FIGURES, ours=is_figure, overwrite=overwrite, option="--figure")
     embeddings = {"suffixes": (".safetensors",), "ours": is_weights, "option": "--save-embedding"}
     check_out(save_embedding, [*inputs, out], **embeddings, overwrite=overwrite)
-    check_weights(checkpoint)
+    (check_graphs if graphs else check_weights)(checkpoint)
     check_weights(embedding, "prompt embedding")
-    from dealkit.data.images import as_image
-    from dealkit.data.raster import Raster, is_map, open_image
+    from dealkit.data.images import as_array, as_image
     from dealkit.predict.embedding import load_embedding
-    from dealkit.predict.predictor import Predictor
 
     if tile:
+        from dealkit.data.raster import open_image
         from dealkit.predict.tiles import embed_large, predict_large
-    predictor = Predictor(checkpoint, threshold=ADAPTIVE if threshold is None else threshold)
-    meant, read = load_embedding(embedding) if embedding else None, open_image if tile else as_image
+    cut = ADAPTIVE if threshold is None else threshold
+    if graphs:
+        from dealkit.predict.onnx import OnnxPredictor
+
+        predictor, read = OnnxPredictor(checkpoint, threshold=cut), lambda path, **how: as_array(path, **how).transpose(1, 2, 0)
+    else:
+        from dealkit.predict.predictor import Predictor
+
+        predictor, read = Predictor(checkpoint, threshold=cut), open_image if tile else as_image
+    meant = load_embedding(embedding, "np" if graphs else "pt") if embedding else None
     if of is not None or save_embedding is not None:
         where = of or image
         pixels = read(where, page=page, bands=bands, window=window)
@@ -219,8 +229,10 @@ def predict(
         clicked.save(save_embedding)
         print(save_embedding)
     on_map = None
-    if suffix in (".geojson", ".gpkg") and is_map(image):
-        on_map = pixels if isinstance(pixels, Raster) else Raster(image)
+    if suffix in (".geojson", ".gpkg"):
+        from dealkit.data.raster import Raster, is_map
+
+        on_map = pixels if isinstance(pixels, Raster) else Raster(image) if is_map(image) else None
     if out is not None and suffix == ".json":
         write_json(out, detections.to_dict())
     elif on_map is not None and on_map.crs is not None:
