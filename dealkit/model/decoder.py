@@ -126,12 +126,15 @@ def corners(where: Tensor, stride: Tensor, size_wh: Tensor, start: Tensor) -> tu
     at = (where / stride - 0.5).nan_to_num()
     low = at.detach().floor()
     right = at - low
-    both = torch.stack([low, low + 1], dim=-1)  # (..., xy, corner)
-    inside = both.clamp(min=0).minimum(size_wh[..., None] - 1.0)
-    share = torch.stack([1 - right, right], dim=-1) * (both == inside)
-    x, y = inside.long().unbind(-2)
-    cell = y[..., :, None] * size_wh[..., :1, None] + x[..., None, :]
-    return start + cell.flatten(-2), (share[..., 1, :, None] * share[..., 0, None, :]).flatten(-2)
+    (x1, y1), (x2, y2) = low.unbind(-1), (low + 1).unbind(-1)
+    (right, down), (left, up) = right.unbind(-1), (1 - right).unbind(-1)
+    # the corners in rows of four: in tensors of seven axes OpenVINO multiplies the wrong numbers
+    x, y = torch.stack([x1, x2, x1, x2], dim=-1), torch.stack([y1, y1, y2, y2], dim=-1)
+    width, height = (side.float() for side in size_wh.split(1, dim=-1))
+    inside_x, inside_y = x.clamp(min=0).minimum(width - 1), y.clamp(min=0).minimum(height - 1)
+    across, along = torch.stack([left, right, left, right], dim=-1), torch.stack([up, up, down, down], dim=-1)
+    share = across * along * ((x == inside_x) & (y == inside_y))
+    return start + inside_y.long() * size_wh[..., :1] + inside_x.long(), share
 
 
 EMBEDDING_BAG = {"cpu", "cuda"}

@@ -32,10 +32,11 @@ def folder(tiny_model, tmp_path_factory):
     return made
 
 
-@pytest.fixture
-def plain(folder):
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def plain(folder, request):
     """A predictor without torch that returns every query."""
-    return OnnxPredictor(folder, threshold=0.0)
+    pytest.importorskip(request.param)
+    return OnnxPredictor(folder, threshold=0.0, runtime=request.param)
 
 
 def farthest(found, expected):
