@@ -259,6 +259,7 @@ def bench(
     large: bool = False,
     ray: bool = False,
     runtimes: Maybe[Path] = None,
+    browser: bool = False,
     boxes: int = 0,
     overwrite: bool = False,
 ) -> None:
@@ -273,6 +274,7 @@ def bench(
         large: instead, one click on a map of 30,000 x 30,000 pixels with its memory, and merging up to a million boxes.
         runtimes: instead PyTorch, ONNX Runtime and OpenVINO side by side: time, memory, and AP on the first images of this COCO
             file.
+        browser: instead single clicks in the click page beside the same ones in Python, in Chromium.
         ray: instead time the workers of a local Ray, and what very many images cost.
         boxes: if not 0, instead the index of a TinySet of so many boxes: written, opened and drawn from.
         overwrite: write over a file that this command has not made.
@@ -292,6 +294,10 @@ def bench(
         from dealkit.studies.runtimes import run_runtimes
 
         figures = run_runtimes(checkpoint, runtimes, size=size)
+    elif browser:
+        from dealkit.studies.browser import run_browser
+
+        figures = run_browser(checkpoint)
     elif boxes:
         from dealkit.studies.index_speed import bench_index
 

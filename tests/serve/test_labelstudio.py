@@ -262,7 +262,7 @@ def test_the_answer_is_a_prediction_of_the_sdk(task, tmp_path):
 
 
 def test_the_server_of_label_studio_ml_gives_the_same_answer(serve, task, tmp_path):
-    base = pytest.importorskip("label_studio_ml.model", reason="needs label-studio-ml").LabelStudioMLBase
+    base = pytest.importorskip("label_studio_ml.model", reason="needs label-studio-ml, redis and rq").LabelStudioMLBase
     from label_studio_ml.api import init_app
 
     backend = Backend(Found(), root=tmp_path)
