@@ -195,10 +195,11 @@ class DataConfig:
     """Processes that prepare data; 0 does it in the training process."""
 
     def __post_init__(self) -> None:
-        shares = ("synthetic", "wander", "enlarged_scenes", "large_scenes", "twins", "variety", "mosaic", "distractors", "pasted_kinds")
+        shares = ("synthetic", "wander", "enlarged_scenes", "large_scenes", "twins", "variety", "mosaic", "distractors")
+        shares += ("pasted_kinds", "partners", "absent", "background", "not_this", "drawn", "temperature")
         check_numbers(
             self,
-            **dict.fromkeys((*shares, "partners", "absent", "background", "not_this", "drawn", "temperature"), SHARE_RANGE),
+            **dict.fromkeys(shares, SHARE_RANGE),
             **dict.fromkeys(("min_scale", "max_scale"), (0.01, 100)),
             **dict.fromkeys(("sets_per_image", "max_clicks"), (1, 1000)),
             **{"weights": (1e-9, LARGEST), "size": (64, 8192), "workers": (0, 1000)},

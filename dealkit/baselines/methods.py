@@ -253,11 +253,11 @@ def train_with(
         hook: changes the labels of every batch; None: as the method of the run does.
         init: checkpoint to start the weights from, see `start_from`.
 
-    Choice: without mosaics and pasted distractors: only a prompt says which of their objects are meant.
+    Choice: without mosaics, pasted distractors and pasted kinds: only a prompt says which of their objects are meant.
     """
     if ranks.count() > 1:
         raise ValueError("train --model: a detector without prompts is trained in one process; expected no launcher of several")
-    run = replace(run, data=replace(run.data, mosaic=0.0, distractors=0.0))
+    run = replace(run, data=replace(run.data, mosaic=0.0, distractors=0.0, pasted_kinds=0.0))
     lookup, change = class_lookup(run), hook or method_hook(run.method)
 
     def make_model() -> Detector:

@@ -94,8 +94,8 @@ def paste_kinds(sample: Sample, donor: Sample, *, generator: torch.Generator, mo
     copies each, turned, resized and lit one by one. Their boxes and labels join those of the sample.
 
     Choice: the matching must work for what has no name, and here outline and box are known to the pixel. Half of the pieces are
-    objects of the donor, half any place of it; a third of second kinds are the first one with other colours or another outline, so
-    that look-alikes are told apart. Copies cover nothing and lie apart.
+    objects of the donor, half any place of it; a third of second kinds are the first one with other colours or another outline,
+    so that look-alikes are told apart. Copies cover nothing and lie apart.
 
     >>> grey = torch.full((3, 96, 96), 90, dtype=torch.uint8)
     >>> sample = Sample(image=grey, boxes=torch.zeros(0, 4), image_id=1, labels=torch.zeros(0).long(),

@@ -192,11 +192,12 @@ def runtimes_table(figures: Json) -> str:
     names = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
     for row in figures["rows"]:
         times = [f"{row[name]:.0f} ms" for name in ("encode_ms", "click_ms")]
+        times.append(f"{row['cold_s']:.1f} s" if "cold_s" in row else "")
         space = [f"{row['mb']:.0f} MB", f"{row['file_mb']:.0f} MB"]
         about = [names[row["runtime"]], row["precision"], str(row["threads"])]
         rows.append([*about, *times, *space, per_cent(row["ap50"]), per_cent(row["ap75"])])
-    head = ["runtime", "precision", "threads", f"encode {size} x {size}", "click", "memory", "files", "AP50", "AP75"]
-    return plain_table(head, *rows)
+    head = ["runtime", "precision", "threads", f"encode {size} x {size}", "click", "cold start", "memory", "files"]
+    return plain_table([*head, "AP50", "AP75"], *rows)
 
 
 def large_table(figures: Json) -> str:

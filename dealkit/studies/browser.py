@@ -67,7 +67,10 @@ def run_browser(checkpoint: Path, *, clicks: int = 12, sizes_wh: Sequence[tuple[
 
 def _click(page, x: float, y: float) -> float:  # noqa: ANN001
     """Milliseconds that the page took for one click at a pixel of the image; the click is taken back."""
-    frame, view = page.locator(".dk canvas").bounding_box(), page.evaluate("JSON.parse(document.querySelector('canvas').dataset.view)")
+    frame, view = (
+        page.locator(".dk canvas").bounding_box(),
+        page.evaluate("JSON.parse(document.querySelector('canvas').dataset.view)"),
+    )
     page.mouse.click(frame["x"] + view["x"] + x * view["scale"], frame["y"] + view["y"] + y * view["scale"])
     page.wait_for_selector(".dk[data-busy='0']", timeout=60_000)
     took = float(page.get_attribute(".dk", "data-took"))

@@ -7,6 +7,8 @@ the runtime needs. So PyTorch is imported in functions here.
 import multiprocessing
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -96,9 +98,17 @@ def quantized(graphs: Path, out: Path, images: Sequence[np.ndarray]) -> Path:
     return out
 
 
+def cold_start(model: Path, image: Path) -> float:
+    """Seconds of `predict IMAGE --point 8 8` as a new process, from its start to its end."""
+    command = [sys.executable, "-m", "dealkit", "predict", str(image), "--point", "8", "8", "--checkpoint", str(model)]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
 def run_runtimes(checkpoint: Path, coco: Path, *, images: int = 24, size: int = 512, repeats: int = 20) -> Json:
     """A row per runtime, precision and number of threads: times of an image of `size`, memory, size on disk, and `ap50` and
-    `ap75` on the first images of a COCO file, one click per category.
+    `ap75` on the first images of a COCO file, one click per category; where the command reads it, `cold_s` of `cold_start`.
 
     Raises:
         ValueError: a runtime or what writes its graphs is not installed; names the packages.
@@ -141,6 +151,8 @@ def run_runtimes(checkpoint: Path, coco: Path, *, images: int = 24, size: int = 
             scores = evaluate(truth, row.pop("found"), clicks)["all"]
             files = [model] if model.is_file() else [*model.glob("*.onnx")]
             about = {"runtime": runtime, "precision": precision, "threads": threads}
+            if (runtime, threads) in (("pytorch", 2), ("onnxruntime", 2)):
+                about["cold_s"] = statistics.median(cold_start(model, data.images / data.file_names[0]) for _ in range(3))
             about |= {"file_mb": sum(file.stat().st_size for file in files) / 1e6}
             rows.append(about | row | {name: scores[name] for name in ("ap50", "ap75")})
     about = {"checkpoint": Path(checkpoint).name, "sha256": sha_of(checkpoint), "source": data.source, "images": len(asked)}

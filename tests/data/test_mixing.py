@@ -1,4 +1,5 @@
-"""`dealkit.data.mixing`: mosaics keep kinds apart, and distractors cover nothing and get no boxes."""
+"""`dealkit.data.mixing`: mosaics keep kinds apart, and pasted things cover nothing; distractors get no boxes,
+pasted kinds do."""
 
 from dataclasses import replace
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 from conftest import noise, sample_of, seeded
 
-from dealkit.data.mixing import APART, mosaic, paste_distractors
+from dealkit.data.mixing import APART, mosaic, paste_distractors, paste_kinds
 
 
 def test_a_mosaic_moves_boxes_with_their_crops_and_keeps_kinds_of_sources_apart():
@@ -47,3 +48,27 @@ def test_nothing_is_pasted_from_a_donor_without_objects_or_where_there_is_no_roo
     assert torch.equal(paste_distractors(full, donor, generator=seeded()).image, full.image)
     bare = sample_of([], size_hw=(64, 64))  # without objects that say how large, as large as 24 px
     assert not torch.equal(paste_distractors(bare, donor, generator=seeded()).image, bare.image)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_pasted_kinds_fill_their_boxes_and_cover_nothing(seed):
+    """White pieces on black ground, of which no colour changes what is white: every box ends where its copy does."""
+    black = torch.zeros(3, 96, 96, dtype=torch.uint8)
+    sample = sample_of([[40, 40, 60, 60]], image=black)
+    made = paste_kinds(sample, sample_of([], image=black + 255), generator=seeded(seed))
+    assert torch.equal(sample.image, black) and not made.image[:, 40:60, 40:60].any()
+    assert made.boxes[0].tolist() == [40, 40, 60, 60] and len(made.boxes) == len(made.labels) == len(made.crowd) > 1
+    kinds = made.labels[1:].unique()
+    assert 1 <= len(kinds) <= 2 and kinds.amin() >= 10**6 and made.annotation_ids[1:].eq(-1).all() and not made.crowd[1:].any()
+    for x1, y1, x2, y2 in made.boxes[1:].long().tolist():
+        shown = made.image[:, y1:y2, x1:x2].amax(0) > 25  # a soft edge of half a pixel is not half as bright
+        for side in (shown[0], shown[-1], shown[:, 0], shown[:, -1]):
+            assert side.any()
+        around = made.image[:, max(y1 - 2, 0) : y2 + 2, max(x1 - 2, 0) : x2 + 2].amax(0).float().sum()
+        assert around <= 1.5 * made.image[:, y1:y2, x1:x2].amax(0).float().sum()  # outside it, soft edges alone
+
+
+def test_where_there_is_no_room_no_kind_is_pasted():
+    full = sample_of([[0, 0, 64, 64]], size_hw=(64, 64))
+    made = paste_kinds(full, sample_of([], image=noise(64, 64)), generator=seeded())
+    assert torch.equal(made.image, full.image) and len(made.boxes) == 1

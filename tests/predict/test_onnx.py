@@ -162,7 +162,7 @@ def test_the_published_model_gives_the_same_on_a_hundred_images(tmp_path):
         for found, expected in zip(plain.predict_categories(prompts), model.predict_categories(prompts), strict=True):
             if seed % 5:
                 worst = max(worst, farthest(found, expected))
-            else:  # where all is grey, cells are equal, and the last bit says which of them hold a query: scores alone are compared
+            else:  # all is grey, and the last bit says which of equal cells hold a query: scores alone are compared
                 strongest = [np.sort(np.asarray(each.scores))[::-1][:15] for each in (found, expected)]
                 assert strongest[0] == pytest.approx(strongest[1], abs=0.01)
                 assert found.certain == pytest.approx(expected.certain, abs=0.01)

@@ -65,7 +65,7 @@ def test_two_processes_leave_the_trace_of_one_resume_exactly_and_stop_together(s
     traces = {name: losses(read_log(tmp_path / name)) for name in ("whole", "parts", "stopped")}
     assert traces["whole"] == pytest.approx(losses(alone), rel=1e-5) and traces["parts"] == traces["stopped"] == traces["whole"]
     norms = [[line["norm"] for line in read_log(tmp_path / name) if "norm" in line] for name in ("alone", "whole")]
-    # in this run one value before a ReLU of the stem, 4e-7 alone, is -4e-7 in two processes: its gradient is off, the loss the same
+    # in the last step a value before a ReLU of the stem, 4e-7 alone, is -4e-7 in two processes: its gradient is off
     assert norms[1][:3] == pytest.approx(norms[0][:3], rel=1e-4) and norms[1][3] == pytest.approx(norms[0][3], rel=5e-3)
     files = [{file.name for file in (tmp_path / name).iterdir()} - {"tensorboard"} for name in ("alone", "whole")]
     assert files[0] == files[1]

@@ -143,6 +143,14 @@ def test_mosaics_and_distractors_come_as_often_as_asked_for(make_coco, plain, mo
     assert set(donors) == {("a", "b"), ("b", "a")}  # never of its own source, whose objects may be what is asked for
 
 
+def test_pasted_kinds_have_labels_of_their_own(make_coco):
+    files = tuple(str(make_coco(name, [[BOLT]] * 2, size_wh=(64, 64))) for name in "ab")
+    config = replace(PLAIN, coco=files, synthetic=0.0, pasted_kinds=1.0, size=128)
+    samples = [TrainingStream(config, seed=0, length=8)[i] for i in range(8)]
+    pasted = [set(sample.labels[sample.labels >= 10**6].tolist()) for sample in samples]
+    assert all(pasted) and len(set().union(*pasted)) == sum(map(len, pasted))  # so no prompt asks for one elsewhere
+
+
 # Sources
 
 
