@@ -5,7 +5,7 @@ import ast
 from dealkit.files import PROJECT_ROOT
 
 FLOORS = [
-    {"files", "config", "boxes", "device"},
+    {"files", "config", "boxes", "device", "jobs"},
     {"prompts", "clicks", "data"},
     {"model"},
     {"train", "predict"},
@@ -19,7 +19,7 @@ FLOORS = [
 """From the ground up; a room of `dealkit` knows those below its floor."""
 DATA = {"coco": 0, "scenes": 1, "sources": 1, "tinyset": 2}
 """Floors inside `dealkit/data`."""
-BESIDE = {("config", "files"), ("clicks", "data")}
+BESIDE = {("config", "files"), ("jobs", "files"), ("clicks", "data")}
 NOT = {("model", "data")}
 ONLY_IN = {"fiftyone": {"browse"}, "anywidget": {"widget"}, "tyro": {"cli", "__main__"}}
 ONLY_IN |= {"papermill": {"cli"}, "nbconvert": {"cli"}}

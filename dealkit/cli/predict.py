@@ -27,7 +27,8 @@ from dealkit.cli.checks import (
     starts,
 )
 from dealkit.config import DEFAULT_CHECKPOINT, BuildConfig
-from dealkit.files import journal, sha_of, stop_request, write_json, write_text
+from dealkit.files import sha_of, write_json, write_text
+from dealkit.jobs import journal, stop_request
 from dealkit.predict.folder import JOURNAL, FolderPrompt, list_images, predict_folder
 from dealkit.predict.formats import FORMATS, Findings, check_names, write_formats
 from dealkit.predict.threshold import ADAPTIVE, check_threshold

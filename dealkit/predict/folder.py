@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from dealkit.config import DEFAULT_CHECKPOINT, MIN_SCORE, BuildConfig
 from dealkit.data.parallel import Engine, map_tasks
-from dealkit.files import IMAGE_SUFFIXES, Json, journal, read_json_lines, remove_strays, sha_of, stop_request, write_text
+from dealkit.files import IMAGE_SUFFIXES, Json, read_json_lines, sha_of, write_text
+from dealkit.jobs import journal, remove_strays, stop_request
 from dealkit.predict.formats import Findings
 from dealkit.predict.threshold import ADAPTIVE, check_threshold
 

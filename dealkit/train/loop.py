@@ -22,17 +22,8 @@ from tqdm import tqdm
 from dealkit.config import DetectorRun, RunConfig, TrainConfig, to_dict
 from dealkit.data.coco import Sample
 from dealkit.device import default_device
-from dealkit.files import (
-    locked,
-    provenance,
-    read_json_lines,
-    remove_strays,
-    stop_request,
-    write_atomically,
-    write_json,
-    write_text,
-    writing,
-)
+from dealkit.files import provenance, read_json_lines, write_atomically, write_json, write_text, writing
+from dealkit.jobs import locked, remove_strays, stop_request
 from dealkit.model.checkpoint import Model, load_state, save_model
 from dealkit.model.encoder import Backbone, LiteBackbone
 from dealkit.model.lite import LITE

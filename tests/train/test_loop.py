@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import dealkit.train.loop
 from dealkit.config import TrainConfig, load_config
-from dealkit.files import locked
+from dealkit.jobs import locked
 from dealkit.model.checkpoint import load_model
 from dealkit.model.deal import build_model
 from dealkit.train.deal import fit

@@ -40,7 +40,8 @@ from dealkit.data.scenes.plan import (
     scene_categories,
 )
 from dealkit.data.scenes.sprites import Category, category_names, render_variants
-from dealkit.files import remove_strays, write_atomically, write_text
+from dealkit.files import write_atomically, write_text
+from dealkit.jobs import remove_strays
 
 TRAIN_SEED = 0
 """Seed of scenes for training."""

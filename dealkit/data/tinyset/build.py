@@ -34,7 +34,8 @@ from dealkit.data.tinyset.chunks import EXAMPLES, Reader, SourceFolder, cut_chun
 from dealkit.data.tinyset.duplicates import components, find_copies, near_pairs, same_objects
 from dealkit.data.tinyset.folders import detect_sources
 from dealkit.data.tinyset.index import BOX_COLUMNS, TEXT_COLUMNS, arrow, write_index
-from dealkit.files import Json, read_json, remove_strays, write_atomically, write_json
+from dealkit.files import Json, read_json, write_atomically, write_json
+from dealkit.jobs import remove_strays
 
 
 def build_tinyset(
