@@ -30,6 +30,7 @@ PARTS: dict[str, Changes] = {
     "without distractors": {"data": {"distractors": 0.0}},
     "without other images": {"data": {"partners": 0.0}},
     "without absent kinds": {"data": {"absent": 0.0, "background": 0.0}},
+    "with pasted kinds": {"data": {"pasted_kinds": 0.35}},
     "without rivals": {"loss": {"rival": 1.0}},
 }
 """Cells and what they change in the run; the first is what the others are compared with."""

@@ -16,7 +16,7 @@ from dealkit.data.coco import CocoFolder, Sample
 from dealkit.data.mixing import mosaic, paste_distractors, paste_kinds
 from dealkit.data.scenes.plan import TWINS
 from dealkit.data.scenes.scene import TRAIN_SEED, make_scene
-from dealkit.data.transforms import augment, random_int, random_share, recolour
+from dealkit.data.transforms import PADDING, augment, random_int, random_share, recolour
 from dealkit.files import files_and_folder
 from dealkit.model.loss import Target
 from dealkit.prompts import PointPrompts, simulate_clicks, stack_prompts
@@ -249,12 +249,26 @@ def click_kind(sample: Sample, image: int, label: int, config: DataConfig, gener
 
 
 def bare_ground(sample: Sample, generator: torch.Generator) -> Tensor | None:
-    """A point (1, 2) without an object within 8 px, of 16 drawn; in photographs only where the 24 px around are plain."""
-    height, width = sample.image.shape[1:]
-    points = torch.rand(16, 2, generator=generator) * torch.tensor([width, height])
+    """A point (1, 2) without an object within 8 px, of 16 drawn; in photographs only where the 24 px around are plain.
+
+    Half of the points lie at most 6 px from a border of the image, which may end before the crop does. Choice: at the right and
+    the lower border, where inputs are padded, bare ground was often taken for an object.
+    """
+    inside = (sample.image != torch.tensor(PADDING, dtype=torch.uint8)[:, None, None]).any(0)
+    if not inside.any():
+        return None
+    sides = [inside.any(axis).nonzero()[:, 0] for axis in (0, 1)]
+    low, high = (torch.tensor([float(side[end]) for side in sides]) + end % 2 for end in (0, -1))
+    points = low + torch.rand(16, 2, generator=generator) * (high - low)
+    for point in points:
+        axis, depth, end = random_int(0, 1, generator), 6 * random_share(generator), random_int(0, 3, generator)
+        if end < 2:  # else the point stays
+            point[axis] = max(high[axis] - depth, low[axis]) if end else min(low[axis] + depth, high[axis])
     free = ~in_regions(points, sample.boxes + torch.tensor([-8.0, -8.0, 8.0, 8.0]))
+    xs, ys = zip(low.tolist(), high.tolist(), strict=True)
     for x, y in points[free].tolist():
-        patch = sample.image[:, max(int(y) - 12, 0) : int(y) + 12, max(int(x) - 12, 0) : int(x) + 12].float()
+        rows, columns = (slice(max(int(v) - 12, int(a)), min(int(v) + 12, int(b))) for v, a, b in ((y, *ys), (x, *xs)))
+        patch = sample.image[:, rows, columns].float()
         if sample.source == "synthetic" or float(patch.mean(0).std()) < BARE:
             return torch.tensor([[x, y]])
     return None

@@ -14,6 +14,7 @@ from dealkit.boxes import to_xyxy
 from dealkit.config import DataConfig
 from dealkit.data.scenes.plan import TWINS
 from dealkit.data.scenes.scene import EVAL_SEED, make_scene
+from dealkit.data.transforms import PADDING
 from dealkit.train.stream import CONVENTION, TrainingStream, bare_ground, draw_prompts, draw_twins, noisy_boxes, open_sources
 
 SMALL = DataConfig(size=64, workers=0)
@@ -324,6 +325,17 @@ def test_bare_ground_of_a_photograph_is_plain():
     assert ((points - 45).abs().amax(1) >= 15 + 8).all()
     assert bare_ground(textured, seeded()) is None and bare_ground(sample_of([[0, 0, 100, 100]]), seeded()) is None
     assert bare_ground(replace(textured, source="synthetic"), seeded()).shape == (1, 2)
+
+
+def test_bare_ground_is_often_beside_the_border_of_an_image_that_ends_before_its_crop():
+    image = torch.tensor(PADDING, dtype=torch.uint8)[:, None, None].repeat(1, 100, 100)
+    image[:, 10:, :60] = 200  # what is seen reaches from (0, 10) to (60, 100)
+    points = torch.cat([bare_ground(sample_of([], image=image), seeded(s)) for s in range(200)])
+    x, y = points.T
+    assert (x >= 0).all() and (x <= 60).all() and (y >= 10).all() and (y <= 100).all()
+    beside = [near.float().mean().item() for near in (x <= 6, x >= 54, y <= 16, y >= 94)]
+    assert all(0.1 < share < 0.35 for share in beside)  # an eighth is moved there, and some lie there
+    assert bare_ground(sample_of([], image=image[:, :, 60:]), seeded()) is None
 
 
 def test_a_negative_click_lies_on_an_object_of_another_kind():
