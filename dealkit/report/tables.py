@@ -200,6 +200,15 @@ def runtimes_table(figures: Json) -> str:
     return plain_table([*head, "AP50", "AP75"], *rows)
 
 
+def browser_table(figures: Json) -> str:
+    """Markdown: one click in the page beside the same one in Python."""
+    rows = []
+    for row in figures["rows"]:
+        width, height = row["size_wh"]
+        rows.append([f"{width:,} x {height:,} px", *(f"{row[name]:.0f} ms" for name in ("page_ms", "python_ms", "added_ms"))])
+    return plain_table(["image", "click in the page", "`Predictor.click`", "difference"], *rows)
+
+
 def large_table(figures: Json) -> str:
     """Markdown: one click on a map, and merging what its tiles found."""
     about, rows = figures["map"], figures["merging"]
@@ -652,6 +661,7 @@ TABLES = {
     "speed_line": ("bench_nano.json", speed_sentence),
     "speed": ("bench_nano.json", speed_table),
     "runtimes": ("runtimes_nano.json", runtimes_table),
+    "browser": ("browser_nano.json", browser_table),
     "large": ("large_nano.json", large_table),
     "many": ("ray_nano.json", many_sentence),
     "thresholds": ("thresholds_nano.json", threshold_table),
