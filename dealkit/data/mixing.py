@@ -14,7 +14,7 @@ from torchvision.ops import box_iou
 from torchvision.transforms.v2 import functional as F
 
 from dealkit.data.coco import Sample
-from dealkit.data.transforms import random_int, random_share
+from dealkit.data.transforms import PADDING, random_int, random_share
 
 APART = 10_000
 """Added to the labels of each further source of a mosaic, so that kinds of two sources never share one."""
@@ -95,7 +95,8 @@ def paste_kinds(sample: Sample, donor: Sample, *, generator: torch.Generator, mo
 
     Choice: the matching must work for what has no name, and here outline and box are known to the pixel. Half of the pieces are
     objects of the donor, half any place of it; a third of second kinds are the first one with other colours or another outline,
-    so that look-alikes are told apart. Copies cover nothing and lie apart.
+    so that look-alikes are told apart. Half of the kinds have a soft rim, half let the ground through: many real objects do.
+    Copies cover nothing and lie apart.
 
     >>> grey = torch.full((3, 96, 96), 90, dtype=torch.uint8)
     >>> sample = Sample(image=grey, boxes=torch.zeros(0, 4), image_id=1, labels=torch.zeros(0).long(),
@@ -105,6 +106,7 @@ def paste_kinds(sample: Sample, donor: Sample, *, generator: torch.Generator, mo
     (True, 1)
     """
     image, boxes, labels = sample.image.float(), sample.boxes, sample.labels
+    ground = (sample.image != torch.tensor(PADDING, dtype=torch.uint8)[:, None, None]).any(0)  # not beside the image
     piece, outline = None, None
     for _ in range(random_int(1, most, generator)):
         alike = piece is not None and random_share(generator) < 0.33
@@ -114,10 +116,12 @@ def paste_kinds(sample: Sample, donor: Sample, *, generator: torch.Generator, mo
         size = 6 * 8 ** random_share(generator)
         aspect, varied = 2 ** (2 * random_share(generator) - 1), 0.25 * random_share(generator)
         label, upright = 10**6 + random_int(0, 10**9, generator), random_share(generator) < 0.5
+        soft = 1.0 if random_share(generator) < 0.5 else 1 + random_share(generator) * size / 4
+        opacity = 1.0 if random_share(generator) < 0.5 else 0.35 + 0.65 * random_share(generator)
         for _ in range(random_int(3, 16, generator)):
             own = size * math.exp(varied * (2 * random_share(generator) - 1))
             turn = (0.3 if upright else 2 * math.pi) * (random_share(generator) - 0.5)
-            texture, mask = _copy(piece, outline, own, aspect, turn)
+            texture, mask = _copy(piece, outline, own, aspect, turn, soft)
             seen = (mask > 0.5).nonzero()
             height, width = mask.shape
             room = image.shape[1] - height, image.shape[2] - width
@@ -128,11 +132,13 @@ def paste_kinds(sample: Sample, donor: Sample, *, generator: torch.Generator, mo
             places = (corners.repeat(1, 2) + inside).float()
             grown = places + torch.tensor([-2.0, -2.0, 2.0, 2.0])
             free = (box_iou(grown, boxes) == 0).all(1) if len(boxes) else torch.ones(8, dtype=torch.bool)
+            x1, y1, x2, y2 = places.long().unbind(1)
+            free &= ground[y1, x1] & ground[y2 - 1, x2 - 1]
             if free.any():
                 k = int(free.nonzero()[0, 0])
                 (x, y), light = corners[k].tolist(), math.exp(0.25 * (2 * random_share(generator) - 1))
                 under = image[:, y : y + height, x : x + width]
-                under += mask * (texture * light - under)
+                under += opacity * mask * (texture * light - under)
                 boxes, labels = torch.cat([boxes, places[k : k + 1]]), torch.cat([labels, torch.tensor([label])])
     added = len(boxes) - len(sample.boxes)
     return replace(
@@ -180,15 +186,15 @@ def _outline(generator: torch.Generator) -> Tensor:
     return radius / radius.amax()
 
 
-def _copy(piece: Tensor, outline: Tensor, size: float, aspect: float, turn: float) -> tuple[Tensor, Tensor]:
-    """A piece in its outline, turned by `turn`: texture (3, s, s) float32 and its mask (s, s), 0 to 1."""
+def _copy(piece: Tensor, outline: Tensor, size: float, aspect: float, turn: float, soft: float) -> tuple[Tensor, Tensor]:
+    """A piece in its outline, turned by `turn`: texture (3, s, s) float32 and its mask (s, s), 0 to 1 over `soft` pixels."""
     half = size / 2 * max(aspect, 1 / aspect) ** 0.5
-    side = math.ceil(2 * half * 1.42) + 2
+    side = math.ceil(2 * half * 1.42 + soft) + 2
     y, x = torch.meshgrid(*[torch.arange(side) + 0.5 - side / 2] * 2, indexing="ij")
     across = (math.cos(turn) * x + math.sin(turn) * y) / (size / 2 * aspect**0.5)
     down = (math.cos(turn) * y - math.sin(turn) * x) / (size / 2 / aspect**0.5)
     radius = outline[(torch.atan2(down, across) * (180 / math.pi)).long() % 360]
-    mask = ((radius - torch.hypot(across, down)) * size / 2 + 0.5).clamp(0, 1)
+    mask = ((radius - torch.hypot(across, down)) * size / 2 / soft + 0.5).clamp(0, 1)
     grid = torch.stack([across, down], -1)[None].clamp(-1, 1)
     shrunk = F.resize(piece, [max(2, min(round(size * 1.5), length)) for length in piece.shape[1:]], antialias=True)
     return torch.nn.functional.grid_sample(shrunk[None], grid, align_corners=False)[0], mask

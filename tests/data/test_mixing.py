@@ -65,7 +65,7 @@ def test_pasted_kinds_fill_their_boxes_and_cover_nothing(seed):
         for side in (shown[0], shown[-1], shown[:, 0], shown[:, -1]):
             assert side.any()
         around = made.image[:, max(y1 - 2, 0) : y2 + 2, max(x1 - 2, 0) : x2 + 2].amax(0).float().sum()
-        assert around <= 1.5 * made.image[:, y1:y2, x1:x2].amax(0).float().sum()  # outside it, soft edges alone
+        assert around <= 2.5 * made.image[:, y1:y2, x1:x2].amax(0).float().sum()  # outside it, soft edges alone
 
 
 def test_where_there_is_no_room_no_kind_is_pasted():
