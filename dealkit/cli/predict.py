@@ -226,6 +226,9 @@ def predict(
         predictor.set_image(pixels)
         detections = predictor.predict_embedding(meant) if meant else predictor.predict(points, labels, boxes=box)
     print(f"{len(detections)} objects")
+    if detections.nothing_certain and not len(detections):
+        hint = "point at the middle of an object, draw a --box round one, or see all there is with --threshold 0"
+        print(f"nothing certain where the points lie (score {detections.certain:.2f}): {hint}", file=sys.stderr)
     if save_embedding is not None:
         clicked.save(save_embedding)
         print(save_embedding)

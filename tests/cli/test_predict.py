@@ -37,6 +37,13 @@ def test_one_image_is_predicted_from_repeated_points(cli, tiny_coco, checkpoint,
     assert code == 2 and f"--point 91 5: is outside {image}; expected x in 0..90, y in 0..70" in err
 
 
+def test_a_click_on_nothing_certain_says_what_to_do(cli, tiny_coco, checkpoint, monkeypatch):
+    monkeypatch.setattr("dealkit.predict.detections.CERTAIN", 1.1)
+    image = tiny_coco.parent / "images" / "0.png"
+    code, out, err = cli("predict", image, "--point", 13, 16, "--checkpoint", checkpoint)
+    assert code == 0 and "0 objects" in out and "nothing certain where the points lie (score 0." in err and "--box" in err
+
+
 def test_a_prompt_is_kept_in_a_file_and_asked_of_another_image(cli, tiny_coco, checkpoint, tmp_path):
     first, second = (tiny_coco.parent / "images" / name for name in ("0.png", "1.png"))
     prompt, options = tmp_path / "bolt.safetensors", ("--checkpoint", checkpoint, "--threshold", 0.0)
