@@ -279,6 +279,10 @@ def bench(
         boxes: if not 0, instead the index of a TinySet of so many boxes: written, opened and drawn from.
         overwrite: write over a file that this command has not made.
     """
+    given = locals()
+    chosen = [name for name in ("large", "runtimes", "browser", "ray", "boxes") if given[name]]
+    if chosen:
+        check_effect(bench, given, [*chosen[1:], *["size"] * (chosen[0] != "runtimes")], f"with --{chosen[0]}")
     check_range("--size", size, 16, 8192)
     check_range("--boxes", boxes, 0, 10**9)
     check_out(json_file, [checkpoint], ours=starts('{"checkpoint"', '{"boxes"'), overwrite=overwrite, option="--json")

@@ -242,6 +242,8 @@ BAD = [
     ("benchmark --coco none*.json --out r.json", "--coco: no file matches none*.json"),
     ("benchmark --coco good.json --out r.json --checkpoint good.png", "good.png: not a safetensors checkpoint"),
     ("bench --checkpoint none.safetensors", "none.safetensors: no such checkpoint"),
+    ("bench --browser --size 256", "--size: has no effect with --browser"),
+    ("bench --large --ray", "--ray: has no effect with --large"),
     ("bench --json bad.txt", "--json bad.txt: expected a name that ends in .json"),
     ("publish none --out a.safetensors", "RUN none: no such folder"),
     ("data check none.json", "FILE none.json: no such file"),
