@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from dealkit.config import DEFAULT_CHECKPOINT, MIN_SCORE, BuildConfig
 from dealkit.data.parallel import Engine, map_tasks
-from dealkit.files import IMAGE_SUFFIXES, Json, read_json_lines, sha_of, write_text
+from dealkit.files import IMAGE_SUFFIXES, Json, read_json_lines, sha_of, tell, write_text
 from dealkit.jobs import journal, remove_strays, stop_request
 from dealkit.predict.formats import Findings
 from dealkit.predict.threshold import ADAPTIVE, check_threshold
@@ -288,13 +288,15 @@ def _asker(prompt: FolderPrompt) -> "Callable[[Path], Detections]":
     if prompt.embedding is not None:
         kind = load_embedding(prompt.embedding)
         check_model(kind, predictor.model_hash)
+    elif prompt.tile:
+        kind = embed_large(predictor, prompt.of, example, **tiles)
     else:
         points, labels, boxes = example
-        kind = (
-            embed_large(predictor, prompt.of, example, **tiles)
-            if prompt.tile
-            else predictor.embed(prompt.of, points, labels, boxes=boxes)
-        )
+        predictor.set_image(prompt.of)
+        found = predictor.predict_categories([example])[0]
+        if found.nothing_certain:
+            tell(f"{prompt.of}: nothing certain where the points lie (score {found.certain:.2f}); all images are asked for it")
+        kind = predictor.embed(None, points, labels, boxes=boxes)
 
     def ask(path: Path) -> "Detections":
         clicked = prompt.of is not None and path.samefile(prompt.of)

@@ -70,6 +70,13 @@ def test_every_image_gets_what_the_predictor_says(photos, prompt, tmp_path):
         assert each.adaptive == len(expected.adaptive()) and (each.width, each.height) == (48, 40)
 
 
+def test_an_example_of_which_nothing_is_certain_is_told(photos, prompt, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("dealkit.predict.detections.CERTAIN", 1.1)
+    monkeypatch.setattr("dealkit.files._told", set())
+    assert len(predict_folder(photos, tmp_path / "found", prompt).found) == 3
+    assert caplog.text.count("a.png: nothing certain where the points lie (score 0.") == 1
+
+
 def test_a_threshold_an_embedding_and_tiles_are_kept_to(photos, prompt, tmp_path):
     predictor = Predictor(prompt.checkpoint, threshold=0.001)
     kind = predictor.embed(prompt.of, prompt.points)
