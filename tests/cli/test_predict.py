@@ -112,8 +112,15 @@ def test_a_folder_is_predicted_and_says_what_it_wrote(cli, photos, checkpoint, t
 
 def test_a_folder_that_is_stopped_says_so_in_one_line(cli, photos, checkpoint, tmp_path, monkeypatch):
     options = ("predict", photos, "--of", "0.png", "--point", "13,16", "--checkpoint", checkpoint, "--out", tmp_path / "out")
-    encode = Predictor.set_image
-    monkeypatch.setattr(Predictor, "set_image", lambda self, image: (os.kill(os.getpid(), signal.SIGINT), encode(self, image)))
+    encode, read = Predictor.set_image, []
+
+    def set_image(self, image):
+        read.append(image)
+        if len(read) == 2:  # the example was the first
+            os.kill(os.getpid(), signal.SIGINT)
+        encode(self, image)
+
+    monkeypatch.setattr(Predictor, "set_image", set_image)
     code, out, err = cli(*options)
     assert code == 130 and f"stopped: 1 images are left; the same command goes on from {tmp_path / 'out'}" in err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["found.jsonl"]
