@@ -14,7 +14,7 @@ from torchvision.ops import box_iou
 from torchvision.transforms.v2 import functional as F
 
 from dealkit.data.coco import Sample
-from dealkit.data.transforms import PADDING, random_int, random_share
+from dealkit.data.transforms import in_image, random_int, random_share
 
 APART = 10_000
 """Added to the labels of each further source of a mosaic, so that kinds of two sources never share one."""
@@ -106,7 +106,7 @@ def paste_kinds(sample: Sample, donor: Sample, *, generator: torch.Generator, mo
     (True, 1)
     """
     image, boxes, labels = sample.image.float(), sample.boxes, sample.labels
-    ground = (sample.image != torch.tensor(PADDING, dtype=torch.uint8)[:, None, None]).any(0)  # not beside the image
+    ground = in_image(sample.image)
     piece, outline = None, None
     for _ in range(random_int(1, most, generator)):
         alike = piece is not None and random_share(generator) < 0.33

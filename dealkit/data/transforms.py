@@ -307,6 +307,15 @@ def _fill_outside(image: Tensor, size_hw: Sequence[int], placement: Placement) -
     return out
 
 
+def in_image(crop: Tensor) -> Tensor:
+    """(H, W) bool: the pixels of a crop (3, H, W) uint8 that are not `PADDING`, which lies beside an image.
+
+    >>> in_image(torch.tensor([[[124, 9]], [[116, 9]], [[104, 9]]], dtype=torch.uint8)).tolist()
+    [[False, True]]
+    """
+    return (crop != torch.tensor(PADDING, dtype=torch.uint8)[:, None, None]).any(0)
+
+
 def _image_in(placement: Placement, size_hw: Sequence[int]) -> list[float]:
     """xyxy of the image in its crop, pixels of the crop."""
     height, width = size_hw

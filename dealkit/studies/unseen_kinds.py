@@ -1,4 +1,4 @@
-"""What makes a click find kinds that were never trained on? One part of the recipe off in each short training, several seeds.
+"""What makes a click find kinds that were never trained on? Each short training changes one part of the recipe, several seeds.
 
 All trainings draw the same number of crops. They are scored on the validation images of the sources that they were trained on, by
 which parts are chosen, and on sources that nothing was trained on, which are only shown.

@@ -16,7 +16,7 @@ from dealkit.data.coco import CocoFolder, Sample
 from dealkit.data.mixing import mosaic, paste_distractors, paste_kinds
 from dealkit.data.scenes.plan import TWINS
 from dealkit.data.scenes.scene import TRAIN_SEED, make_scene
-from dealkit.data.transforms import PADDING, augment, random_int, random_share, recolour
+from dealkit.data.transforms import augment, in_image, random_int, random_share, recolour
 from dealkit.files import files_and_folder
 from dealkit.model.loss import Target
 from dealkit.prompts import PointPrompts, simulate_clicks, stack_prompts
@@ -254,11 +254,11 @@ def bare_ground(sample: Sample, generator: torch.Generator) -> Tensor | None:
     Half of the points lie at most 6 px from a border of the image, which may end before the crop does. Choice: at the right and
     the lower border, where inputs are padded, bare ground was often taken for an object.
     """
-    inside = (sample.image != torch.tensor(PADDING, dtype=torch.uint8)[:, None, None]).any(0)
+    inside = in_image(sample.image)
     if not inside.any():
         return None
     sides = [inside.any(axis).nonzero()[:, 0] for axis in (0, 1)]
-    low, high = (torch.tensor([float(side[end]) for side in sides]) + end % 2 for end in (0, -1))
+    low, high = torch.stack([side[0] for side in sides]).float(), torch.stack([side[-1] + 1 for side in sides]).float()
     points = low + torch.rand(16, 2, generator=generator) * (high - low)
     for point in points:
         axis, depth, end = random_int(0, 1, generator), 6 * random_share(generator), random_int(0, 3, generator)
