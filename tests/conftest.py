@@ -4,7 +4,6 @@ import atexit
 import importlib.util
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -29,10 +28,7 @@ from dealkit.model.checkpoint import save_model
 from dealkit.model.deal import build_model
 from dealkit.model.loss import Target
 from dealkit.predict.predictor import Predictor
-
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-CHROMIUM_FLAGS += ["--disable-component-update", "--disable-sync"]
+from dealkit.studies.browser import FLAGS, find_browser
 
 REAL = Path(os.environ.get("DEALKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -296,12 +292,12 @@ def browser(tmp_path_factory):
     """Headless Chromium with a fresh profile, one for the tests of a file."""
     if importlib.util.find_spec("playwright") is None:
         pytest.skip("playwright is not installed: `pip install -e .[dev]`")
-    if CHROMIUM is None:
+    if find_browser() is None:
         pytest.skip("no Chromium on the PATH")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        options = {"executable_path": CHROMIUM, "headless": True, "args": CHROMIUM_FLAGS}
+        options = {"executable_path": find_browser(), "headless": True, "args": FLAGS}
         context = driver.chromium.launch_persistent_context(
             tmp_path_factory.mktemp("profile"), viewport={"width": 1400, "height": 900}, **options
         )

@@ -1,9 +1,9 @@
 """The click page in a browser, for the tests of page and widget."""
 
-import json
-
 import numpy as np
 from PIL import Image
+
+from dealkit.studies.browser import to_screen
 
 
 class Page:
@@ -17,10 +17,7 @@ class Page:
         return self
 
     def to_screen(self):
-        """What maps a pixel of the image to the screen."""
-        view = json.loads(self.page.get_attribute(".dk canvas", "data-view"))
-        frame = self.page.locator(".dk canvas").bounding_box()
-        return lambda x, y: (frame["x"] + view["x"] + x * view["scale"], frame["y"] + view["y"] + y * view["scale"])
+        return to_screen(self.page)
 
     def at(self, x, y):
         return self.to_screen()(x, y)

@@ -122,6 +122,7 @@ def benchmark(
     scenes: int = 0,
     templates: Several[Template] = (),
     thresholds: Maybe[Literal["choose", "compare"]] = None,
+    margins: bool = False,
     images: int = 24,
     allow_outside: Outside = False,
     overwrite: bool = False,
@@ -147,14 +148,17 @@ def benchmark(
             weights in the local cache of Hugging Face.
         thresholds: `choose` finds the score threshold and duplicate IoU best on training images; `compare` sets the adaptive
             threshold beside fixed ones and the best cut of every prompt.
-        images: how many images of each file the thresholds are tried on.
+        margins: how well all boxes follow one that was drawn wider or tighter than those of the training.
+        images: how many images of each file thresholds or margins are tried on.
         overwrite: write over a file that this command has not made.
     """
     given, prompts = locals(), ["settings", "kinds", "rounds", "clicks"]
     if templates:
-        check_effect(benchmark, given, [*prompts, "checkpoint", "scenes", "thresholds", "images"], "with --templates")
+        check_effect(benchmark, given, [*prompts, "checkpoint", "scenes", "thresholds", "margins", "images"], "with --templates")
     elif thresholds:
-        check_effect(benchmark, given, [*prompts, "seeds", "scenes"], "with --thresholds")
+        check_effect(benchmark, given, [*prompts, "seeds", "scenes", "margins"], "with --thresholds")
+    elif margins:
+        check_effect(benchmark, given, [*prompts, "seeds", "scenes"], "with --margins")
     check_range("--seeds", seeds, 1, 1000)
     for n in rounds:
         check_range("--rounds", n, 1, 10)
@@ -169,8 +173,9 @@ def benchmark(
     from dealkit.baselines.scoring import benchmark_detector, benchmark_templates
     from dealkit.evaluate.benchmark import benchmark as run_benchmark
     from dealkit.evaluate.thresholds import calibrate, compare_thresholds
+    from dealkit.studies.margins import compare_margins
 
-    if not thresholds and not templates:
+    if not (thresholds or templates or margins):
         detector = is_detector(checkpoint)
         unused = [*prompts, "seeds", "images"] if detector else ["scenes", "images"]
         check_effect(benchmark, given, unused, f"for a {'detector without prompts' if detector else 'DEAL'}")
@@ -180,6 +185,8 @@ def benchmark(
         print(calibrate(checkpoint, files, out, images=images)["best"])
     elif thresholds == "compare":
         print(compare_thresholds(checkpoint, files, out, images=images)["mean"])
+    elif margins:
+        compare_margins(checkpoint, files, out, images=images)
     elif detector:
         benchmark_detector(checkpoint, files, out, scenes=scenes)
     else:

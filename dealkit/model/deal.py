@@ -3,6 +3,7 @@
 `B` images, `N` prompt sets, `P` points, `K` queries, `D` width. All boxes are cxcywh pixels of the network input.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -64,8 +65,15 @@ class Output:
     """(N,) objects that the density sums to."""
     starts: int = 1
     """Queries that every click starts, one for each entry of `click_sizes`: click p has the queries p, P + p, 2 P + p ..."""
+    wider: Tensor | None = None
+    """(N, 2): how much wider and higher boxes were drawn than what is found there, see `read_wider`; 0 where none was drawn."""
     denoised: list[Tensor]
     """(N, R, 4) cxcywh pixels per layer: what the decoder made of the noisy boxes it was given in training."""
+
+
+FOLLOW, LARGEST = 0.35, 1.3
+"""Choice: all boxes of a prompt grow by this power of `read_wider`, of which no factor is larger: of what `studies/margins` tried
+it gains most where boxes are drawn wider or tighter than in training, and loses least where they are not."""
 
 
 class DEAL(nn.Module):
@@ -93,6 +101,7 @@ class DEAL(nn.Module):
         self.activate = DensityActivation(config)
         self.activate_large = DensityActivation(config, STRIDES[2]) if config.cross_scale else None
         self.decoder = Decoder(config)
+        self.follow = FOLLOW
 
     def encode(self, images: Tensor, sizes_hw: list[tuple[int, int]] | Tensor | None = None) -> Features:
         """Features of normalised images (B, 3, H, W), H and W multiples of 32; `sizes_hw` are sizes before padding, (B, 2)."""
@@ -147,6 +156,7 @@ class DEAL(nn.Module):
         if embedding is None:
             embedding = self.embed(features, prompts)
         embedding, vectors, extent = self.embed_points.split(embedding)
+        wider = extent[:, 3:]
         has_negative = embedding[:, 1].any(1)
         prompt = embedding, has_negative
         keys = [key if len(key) == 1 else of_image(key, index) for key in features.keys]
@@ -185,11 +195,15 @@ class DEAL(nn.Module):
         factor = first.new_tensor(sizes)[:, None].expand(-1, own.shape[1]).flatten()
         factor = F.pad(factor, (0, first.shape[1] - factor.shape[0]), value=1.0)
         first = torch.cat([first[..., :2], first[..., 2:] * factor[:, None]], dim=-1)
-        # a drawn box is where its own queries start, and outside training what they answer
-        drawn = torch.cat([prompts.points, prompts.sizes], dim=-1).repeat(1, len(sizes), 1)
-        is_drawn = (drawn[..., 2:] > 0).all(-1) & (prompts.labels == 1).repeat(1, len(sizes))
-        drawn, is_drawn = (F.pad(t, (*[0, 0] * (t.ndim - 2), 0, first.shape[1] - t.shape[1])) for t in (drawn, is_drawn))
-        first = torch.where(is_drawn[..., None], drawn, first)
+        # a drawn box is where its own queries start, and outside training what they answer; there the first of them starts from
+        # what is found at its centre, and says how much larger the box was drawn
+        drawn = torch.cat([prompts.points, prompts.sizes], dim=-1)
+        at_drawn = (drawn[..., 2:] > 0).all(-1) & is_click
+        drawn, is_drawn = drawn.repeat(1, len(sizes), 1), at_drawn.repeat(1, len(sizes))
+        drawn, is_drawn, at_drawn = (
+            F.pad(t, (*[0, 0] * (t.ndim - 2), 0, first.shape[1] - t.shape[1])) for t in (drawn, is_drawn, at_drawn)
+        )
+        first = torch.where((is_drawn if self.training else is_drawn & ~at_drawn)[..., None], drawn, first)
         reference = torch.cat([noisy.clamp(min=0.5), first], dim=1)
         lit_up = lit.peak_logits.detach().sigmoid() * (self.config.fixed_queries == 0)
 
@@ -203,6 +217,8 @@ class DEAL(nn.Module):
         layers = [(boxes[:, skip:], logits[:, skip:]) for boxes, logits in every]
         boxes, logits = layers[-1]
         if not self.training:
+            wider = torch.where(wider.any(1, keepdim=True), wider, read_wider(boxes, drawn, at_drawn))
+            boxes = torch.cat([boxes[..., :2], boxes[..., 2:] * (self.follow * wider).exp()[:, None]], dim=-1)
             boxes = torch.where(is_drawn[..., None], drawn, boxes)
         return Output(
             pred_logits=logits,
@@ -214,12 +230,29 @@ class DEAL(nn.Module):
             reference_points=reference[:, skip:],
             count=count,
             starts=len(self.config.click_sizes),
+            wider=wider,
             denoised=[boxes[:, :skip] for boxes, _ in every],
         )
 
     def forward(self, images: Tensor, prompts: PointPrompts, sizes_hw: list[tuple[int, int]] | None = None) -> Output:
         """`encode`, then `detect`."""
         return self.detect(self.encode(images, sizes_hw), prompts)
+
+
+def read_wider(boxes: Tensor, drawn: Tensor, at_drawn: Tensor) -> Tensor:
+    """(N, 2): the logs of how much wider and higher boxes were drawn than what is found there; the mean of several, 0 of none.
+
+    The network is told of the drawn boxes, and follows them by itself, but not all the way: this is what remains.
+
+    Args:
+        boxes: (N, K, 4) cxcywh found. drawn: (N, K, 4) the drawn ones. at_drawn: (N, K) bool: which of the found ones to read.
+
+    >>> found, drawn = torch.tensor([[[9.0, 9, 8, 6], [50, 50, 10, 10]]]), torch.tensor([[[9.0, 9, 10, 6], [0, 0, 0, 0]]])
+    >>> read_wider(found, drawn, torch.tensor([[True, False]])).exp()
+    tensor([[1.2500, 1.0000]])
+    """
+    wider = (drawn[..., 2:].clamp(min=0.5) / boxes[..., 2:]).log().clamp(-math.log(LARGEST), math.log(LARGEST))
+    return (wider * at_drawn[..., None]).sum(1) / at_drawn.sum(1, keepdim=True).clamp(min=1)
 
 
 def decode_in_groups(decode: Callable[[Tensor, int], list[tuple[Tensor, Tensor]]], valid: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -184,9 +184,9 @@ class DecoderLayer(nn.Module):
         index: Tensor,
         extent: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x (N, K, D), reference (N, K, 4), mask (N, K or 1, K) of the queries that one sees, extent (N, 3) of the drawn boxes
+        """x (N, K, D), reference (N, K, 4), mask (N, K or 1, K) of the queries that one sees, extent (N, 5) of the drawn boxes
         -> x, refined boxes (N, K, 4) cxcywh pixels, score logits (N, K)."""
-        pos, size, known = reference[..., :2], reference[..., 2:].log() - 2.77, extent[:, None, 2:]
+        pos, size, known = reference[..., :2], reference[..., 2:].log() - 2.77, extent[:, None, 2:3]
         coded = x + self.size_code(
             torch.cat([size, known * (size - extent[:, None, :2]), known.expand_as(size[..., :1])], dim=-1)
         )
@@ -238,7 +238,7 @@ class Decoder(nn.Module):
         Args:
             content: (N, K, C) activation features where each query starts. reference: (N, K, 4) its first box.
             clicked: (N, K) bool, the query of a click itself. group: (N, K) int64, queries see those of their own group; 0 is
-                padding. embedding: (N, D) of what is meant. extent: (N, 3) of the drawn boxes, zeros if there are none.
+                padding. embedding: (N, D) of what is meant. extent: (N, 5) of the drawn boxes, zeros if there are none.
             values: (B, S, D), cells of the four maps. edges: (B, S', E), cells of the finest three; any precision.
             activation: (N, h, w) float32, 0..1. index: (N,) the image of each set.
         """

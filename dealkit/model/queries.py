@@ -89,8 +89,9 @@ def similarity_maps(keys: list[Tensor], vectors: Tensor, stride: int) -> Tensor:
     return torch.cat(maps, dim=1)
 
 
-EXTENT = 3
-"""Numbers by which an embedding tells the drawn size: its log width and log height over that of a 16 px box, and 1; zeros if none
+EXTENT = 5
+"""Numbers by which an embedding tells the drawn size: its log width and log height over that of a 16 px box, and 1; then the logs
+of how much wider and higher it was drawn than what is found there (`deal.read_wider`), 0 if that is not known. Zeros if nothing
 was drawn."""
 
 
@@ -124,7 +125,7 @@ class PointEmbedding(nn.Module):
             nn.Linear(2 * dim, dim),
         )
         self.label = nn.Embedding(2, dim)
-        self.extent = nn.Sequential(nn.Linear(EXTENT, 64), nn.GELU(), nn.Linear(64, dim))
+        self.extent = nn.Sequential(nn.Linear(3, 64), nn.GELU(), nn.Linear(64, dim))
         nn.init.zeros_(self.extent[-1].weight)
         nn.init.zeros_(self.extent[-1].bias)
         if not self.whole:
@@ -163,15 +164,15 @@ class PointEmbedding(nn.Module):
         ]
         wanted = torch.stack([prompts.labels == 1, prompts.labels == 0], dim=1).float()  # (N, 2, P)
         pooled = wanted @ torch.cat([e.float(), *own], dim=-1) / wanted.sum(-1, keepdim=True).clamp(min=1)
-        return torch.cat([pooled, torch.cat([extent, torch.zeros_like(extent)], dim=1)], dim=-1)
+        return torch.cat([pooled, F.pad(extent, (0, EXTENT - 3, 0, 1))], dim=-1)
 
     def split(self, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings (N, 2, E) -> what the learned parts read (N, 2, D), the backbone's vectors (N, 2, .), the extent (N, 3)."""
+        """Embeddings (N, 2, E) -> what the learned parts read (N, 2, D), the backbone's vectors (N, 2, .), the extent (N, 5)."""
         dim = self.label.embedding_dim
         extent = embedding[:, 0, -EXTENT:]
-        extent = extent / extent[:, 2:].clamp(min=1e-6)  # of several embeddings in the mean, those that were drawn
+        extent = extent / extent[:, 2:3].clamp(min=1e-6)  # of several embeddings in the mean, those that were drawn
         learned = embedding[..., :dim]
-        told = learned[:, :1] + self.extent(extent)[:, None]
+        told = learned[:, :1] + self.extent(extent[:, None, :3])
         return torch.cat([told, learned[:, 1:]], dim=1), embedding[..., dim:-EXTENT], extent
 
 

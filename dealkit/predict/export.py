@@ -50,11 +50,11 @@ class Graph(nn.Module):
         if self.part == "embed":
             return (self.model.embed(unflat(given), prompts),)
         out = self.model.detect(unflat(given), prompts, embedding=given["embedding"])
-        return out.pred_logits, out.pred_boxes, out.valid, out.count
+        return out.pred_logits, out.pred_boxes, out.valid, out.count, out.wider
 
 
-OUTPUTS = {"embed": ["embedded"], "detect": ["logits", "boxes", "valid", "count"]}
-"""What the graphs give: (N, 2, E); (N, K), (N, K, 4) cxcywh pixels, (N, K) and (N,) of `deal.Output`."""
+OUTPUTS = {"embed": ["embedded"], "detect": ["logits", "boxes", "valid", "count", "wider"]}
+"""What the graphs give: (N, 2, E); (N, K), (N, K, 4) cxcywh pixels, (N, K), (N,) and (N, 2) of `deal.Output`."""
 
 
 def export_onnx(model: DEAL, folder: Path) -> list[Path]:

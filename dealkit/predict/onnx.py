@@ -82,8 +82,10 @@ class OnnxPredictor:
         pixels = self.image if image is None else as_array(image)
         features = self._encoded() if image is None else self._encode(pixels)
         clicks = stack(sets := read_prompts([(points, labels, boxes)], pixels.shape[1:]))
-        vectors = self.graphs["embed"](features | clicks)["embedded"][0]
-        return PromptEmbedding(vectors=vectors, clicks=len(sets[0][0]), model=self.about["model"])
+        vectors = self.graphs["embed"](features | clicks)["embedded"]
+        if clicks["sizes"].any():
+            vectors[:, 0, -2:] = self.graphs["detect"](features | clicks | {"embedding": vectors})["wider"]
+        return PromptEmbedding(vectors=vectors[0], clicks=len(sets[0][0]), model=self.about["model"])
 
     def predict_embedding(self, embedding: PromptEmbedding) -> Detections:
         """As `Predictor.predict_embedding`."""

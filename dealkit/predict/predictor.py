@@ -177,9 +177,13 @@ def encode_images(model: DEAL, images: Sequence[Tensor]) -> Features:
 
 @torch.inference_mode()
 def embed(model: DEAL, features: Features, prompts: PointPrompts) -> Tensor:
-    """`model.embed` in bfloat16 where that is faster: (N, 2, D) float32."""
+    """`model.embed` in bfloat16 where that is faster: (N, 2, D) float32. They tell how much wider boxes were drawn than what is
+    found there, too, so that the boxes in other images and tiles follow them."""
     with autocast(prompts.points.device):
-        return model.embed(features, prompts)
+        vectors = model.embed(features, prompts)
+    if bool(prompts.sizes.any()):
+        vectors[:, 0, -2:] = detect(model, features, prompts, vectors).wider
+    return vectors
 
 
 @torch.inference_mode()

@@ -17,6 +17,7 @@ from dealkit.studies.clicks import CURVES
 from dealkit.studies.dior_dota import PAPER
 from dealkit.studies.label_efficiency import ROWS
 from dealkit.studies.left_out import HELD
+from dealkit.studies.margins import SCORES as MARGIN_SCORES
 
 RESULTS = PROJECT_ROOT / "data" / "results"
 HEADS = {
@@ -118,6 +119,16 @@ def options_table(results: Json) -> str:
     about = pd.DataFrame({"prompt": means["kind"].map({"centre": "a click", "box": "a box"}), "prompts": means["prompts"]})
     metrics = ["ap25_ignored", "ap50_ignored", "ap75_ignored", "ap50", "hit"]
     return markdown(about.assign(rounds=means["rounds"].astype(str)).join(percent(means, metrics)))
+
+
+def margins_table(results: Json) -> str:
+    """A row per power by which boxes follow a drawn one: AP with boxes as they are annotated and with other margins."""
+    rows = pd.DataFrame(results["rows"])
+    rows = rows.assign(boxes=rows["margins"].replace({"0.7 to 1.5": "scaled"}), power=rows["follow"].map("{:g}".format))
+    frame = rows.melt(["boxes", "power"], list(MARGIN_SCORES))
+    frame = frame.assign(column=frame["boxes"] + ": " + frame["variable"].map(HEADS), value=frame["value"].map(per_cent))
+    columns = frame["column"].unique()
+    return markdown(frame.pivot(index="power", columns="column", values="value")[columns].reset_index())
 
 
 def headline_table(_: Json) -> str:
@@ -650,6 +661,7 @@ TABLES = {
     "unseen_settings": ("unseen_nano_settings.json", settings_table),
     "open": ("open_nano.json", ways_table),
     "options": ("options_nano.json", options_table),
+    "margins": ("margins_nano.json", margins_table),
     "kinds": ("unseen_kinds.json", kinds_table),
     "training": ("training_nano.json", training_sentence),
     "models": ("realsmall_nano.json", published_models),

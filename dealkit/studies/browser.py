@@ -1,11 +1,12 @@
 """How long does a click take in the browser, beside the same click in Python?"""
 
+import json
 import shutil
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -20,7 +21,13 @@ from dealkit.widget.page import make_server
 from dealkit.widget.session import Session
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+
+
+def find_browser() -> str | None:
+    """The path of Chromium, None if there is none."""
+    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
 def run_browser(checkpoint: Path, *, clicks: int = 12, sizes_wh: Sequence[tuple[int, int]] = ((384, 303), (4000, 3000))) -> Json:
@@ -30,7 +37,7 @@ def run_browser(checkpoint: Path, *, clicks: int = 12, sizes_wh: Sequence[tuple[
     Raises:
         ValueError: no Chromium, or no playwright; says what to install.
     """
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    found = find_browser()
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -65,13 +72,16 @@ def run_browser(checkpoint: Path, *, clicks: int = 12, sizes_wh: Sequence[tuple[
     return {"checkpoint": checkpoint.name, "clicks": clicks - 2, "rows": rows, "made_by": provenance()}
 
 
+def to_screen(page) -> Callable[[float, float], tuple[float, float]]:  # noqa: ANN001
+    """What maps a pixel of the image in the click page to the screen."""
+    view = json.loads(page.get_attribute(".dk canvas", "data-view"))
+    frame = page.locator(".dk canvas").bounding_box()
+    return lambda x, y: (frame["x"] + view["x"] + x * view["scale"], frame["y"] + view["y"] + y * view["scale"])
+
+
 def _click(page, x: float, y: float) -> float:  # noqa: ANN001
     """Milliseconds that the page took for one click at a pixel of the image; the click is taken back."""
-    frame, view = (
-        page.locator(".dk canvas").bounding_box(),
-        page.evaluate("JSON.parse(document.querySelector('canvas').dataset.view)"),
-    )
-    page.mouse.click(frame["x"] + view["x"] + x * view["scale"], frame["y"] + view["y"] + y * view["scale"])
+    page.mouse.click(*to_screen(page)(x, y))
     page.wait_for_selector(".dk[data-busy='0']", timeout=60_000)
     took = float(page.get_attribute(".dk", "data-took"))
     page.locator(".dk [data-do=undo]").click()

@@ -7,7 +7,7 @@ import torch
 from conftest import ONE_CLICK, normal, target_of
 
 from dealkit.config import BACKBONES, MODELS, LossConfig
-from dealkit.model.deal import build_model, decode_in_groups
+from dealkit.model.deal import LARGEST, build_model, decode_in_groups, read_wider
 from dealkit.model.encoder import PLAIN, STRIDES, plain_stages
 from dealkit.model.loss import criterion
 from dealkit.prompts import stack_prompts
@@ -199,12 +199,13 @@ def test_a_negative_point_has_an_embedding_of_its_own_and_none_is_zero(tiny_mode
 
 
 def test_a_drawn_box_is_where_its_own_queries_start_and_what_they_answer(make_tiny):
-    """The second click of three has a box of 9 x 5 px; a negative click's size means nothing."""
+    """The second click of three has a box of 9 x 5 px; its first query starts from what is found there, as without the box."""
     model, sizes = make_tiny(), [torch.tensor([[0.0, 0.0], [9.0, 5.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [9.0, 5.0]])]
     images, drawn = normal(1, 3, 64, 96), torch.tensor([8.0, 50.0, 9.0, 5.0])
     plain = model(images, stack_prompts([THREE, MIXED], [0, 0]))
     out = model(images, stack_prompts([THREE, MIXED], [0, 0], sizes))
-    assert (out.reference_points[0, 1:9:3] == drawn).all() and (out.pred_boxes[0, 1:9:3] == drawn).all()
+    assert (out.reference_points[0, 4:9:3] == drawn).all() and (out.pred_boxes[0, 1:9:3] == drawn).all()
+    assert not (out.reference_points[0, 1] == drawn).all()
     others = [0, 2, 3, 5, 6, 8]
     assert not (out.reference_points[0, others] == drawn).all(-1).any()
     assert (out.pred_boxes[0, others] - plain.pred_boxes[0, others]).abs().max() > 1e-4  # for what was drawn is told to all
@@ -212,6 +213,27 @@ def test_a_drawn_box_is_where_its_own_queries_start_and_what_they_answer(make_ti
     in_training = model.train()(images, stack_prompts([THREE, MIXED], [0, 0], sizes))
     assert (in_training.reference_points[0, 1:9:3] == drawn).all()
     assert not (in_training.pred_boxes[0, 1:9:3] == drawn).all(-1).any()  # there it is refined, to be learnt
+
+
+def test_what_was_drawn_wider_is_a_mean_of_logs_of_at_most_the_largest_factor():
+    found = torch.tensor([[[10.0, 10, 8, 8], [40, 10, 8, 8], [70, 70, 20, 10]]]).repeat(3, 1, 1)
+    drawn = torch.tensor([[[10.0, 10, 9, 80], [40, 10, 10, 8], [0, 0, 0, 0]]]).repeat(3, 1, 1)
+    at_drawn = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
+    expected = torch.tensor([[(9 / 8 * 10 / 8) ** 0.5, LARGEST**0.5], [9 / 8, LARGEST], [1, 1]])
+    torch.testing.assert_close(read_wider(found, drawn, at_drawn).exp(), expected)
+
+
+def test_a_box_drawn_twice_as_large_makes_all_others_larger_by_the_largest_factor(make_tiny):
+    model, images, points = make_tiny(), normal(1, 3, 64, 96), torch.tensor([[30.0, 30.0]])
+
+    asked = [(points, torch.ones(1).long())]
+    found = model(images, stack_prompts(asked, [0])).pred_boxes[0, 0, 2:]
+
+    def sizes(follow: float) -> torch.Tensor:
+        model.follow = follow
+        return model(images, stack_prompts(asked, [0], [2 * found[None]])).pred_boxes[0, 3:, 2:]
+
+    torch.testing.assert_close(sizes(1.0), LARGEST * sizes(0.0))
 
 
 def test_every_positive_click_starts_a_query_in_its_cell_on_the_border_too(tiny_model):

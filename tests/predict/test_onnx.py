@@ -69,7 +69,9 @@ def test_every_image_and_prompt_is_answered_as_by_the_model(tiny_model, plain, s
 def test_an_embedding_of_one_predictor_is_read_by_the_other(tiny_model, plain, tmp_path):
     model = Predictor(tiny_model, threshold=0.0)
     model.set_image(noise(70, 90)), plain.set_image(noise(70, 90))
-    made, other = plain.embed(None, [[20, 30], [60, 40]], [1, 0]), model.embed(noise(70, 90), [[20, 30], [60, 40]], [1, 0])
+    asked, drawn = ([[20, 30], [60, 40]], [1, 0]), {"boxes": [[40, 40, 70, 64]]}
+    made, other = plain.embed(None, *asked, **drawn), model.embed(noise(70, 90), *asked, **drawn)
+    assert np.abs(made.vectors[0, -2:]).max() > 0.1
     torch.testing.assert_close(torch.from_numpy(made.vectors), other.vectors, rtol=1e-3, atol=1e-4)
     made.save(tmp_path / "prompt.safetensors")
     expected = model.predict_embedding(load_embedding(tmp_path / "prompt.safetensors"))

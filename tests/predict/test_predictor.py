@@ -16,13 +16,14 @@ from dealkit.config import MIN_SCORE
 from dealkit.data.coco import CocoFolder
 from dealkit.data.transforms import to_input
 from dealkit.model.checkpoint import save_model
-from dealkit.model.deal import Output, build_model
+from dealkit.model.deal import FOLLOW, Output, build_model
 from dealkit.model.fuse import for_inference
 from dealkit.model.queries import Activation
 from dealkit.predict.detections import Detections
 from dealkit.predict.predictor import (
     Predictor,
     compete,
+    detect,
     predict_coco,
     predict_prompts,
     shown,
@@ -30,7 +31,7 @@ from dealkit.predict.predictor import (
     to_detections,
     with_click,
 )
-from dealkit.prompts import stack_prompts
+from dealkit.prompts import stack_prompts, without_clicks
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
@@ -152,11 +153,25 @@ def test_a_drawn_box_comes_back_as_it_was_drawn(predictor):
     assert found.points.tolist() == [[60, 20], [30, 60], [15.5, 14.5], [88, 35]] and found.labels.tolist() == [1, 0, 1, 1]
     assert {(10, 12, 21, 17), (80, 30, 90, 40)} <= {tuple(box) for box in found.boxes[found.clicked].tolist()}
     drawn, clicked = predictor.embed(None, boxes=[[10, 12, 21, 17]]), predictor.embed(None, [[15.5, 14.5]])
-    assert torch.equal(drawn.vectors[:, :-3], clicked.vectors[:, :-3]) and drawn.vectors[0, -1] == 1 > clicked.vectors[0, -1]
+    assert torch.equal(drawn.vectors[:, :-5], clicked.vectors[:, :-5]) and drawn.vectors[0, -3] == 1 > clicked.vectors[0, -3]
     prompts = [([], None, [[10, 12, 21, 17]]), ([[60, 20]], None), ([[30, 60]], None, [[40, 40, 47, 52]])]
     predictor.together = False
     for of_set, prompt in zip(predictor.predict_categories(prompts), prompts, strict=True):
         same(of_set, predictor.predict_categories([prompt])[0])
+
+
+def test_boxes_in_other_images_follow_a_drawn_one(predictor):
+    """The embedding tells how much wider it was drawn; asked without that, sizes are smaller by its power."""
+    embedding = predictor.embed(None, boxes=[[10, 12, 31, 40]])
+    wider = embedding.vectors[0, -2:]
+    assert wider.abs().max() > 0.1 and not embedding.vectors[1, -5:].any()
+    predictor.set_image(noise(64, 96))
+    untold = torch.cat([embedding.vectors[:, :-2], torch.zeros(2, 2)], dim=1)
+    sizes, plain = (
+        detect(predictor.model, predictor.features, without_clicks([0]), vectors[None]).pred_boxes[0, :, 2:]
+        for vectors in (embedding.vectors, untold)
+    )
+    torch.testing.assert_close(sizes, plain * (FOLLOW * wider).exp())
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 77), (33, 31), (7, 128)])
@@ -289,14 +304,14 @@ def test_the_surest_detections_are_prompts_beside_the_click_the_farthest_first(p
 
     def embed(model, features, prompts):
         asked.append(prompts.points[0, :, 0].tolist())
-        return torch.full((1, 2, 7), 4.0)
+        return torch.full((1, 2, 9), 4.0)
 
     monkeypatch.setattr(dealkit.predict.predictor, "embed", embed)
     found = [found_at([10, 20, 90, 50, 12, 88, 0], [0.9] * 6 + [0.4]), found_at([10], [0.4])]
-    given = torch.arange(28.0).reshape(2, 2, 7)
+    given = torch.arange(36.0).reshape(2, 2, 9)
     new = surest(predictor.model, predictor.features, found, given)
     assert asked == [[14, 94, 54, 24, 16]]  # centres, 80, 40 and 10 px from those before; at most five, all of 0.5 or more
-    assert new[0, 0].tolist() == [2.0, 2.5, 3.0, 3.5, 4, 5, 6]  # half each; the extent is the click's
+    assert new[0, 0].tolist() == [2.0, 2.5, 3.0, 3.5, 4, 5, 6, 7, 8]  # half each; the extent is the click's
     assert torch.equal(new[0, 1], given[0, 1]) and torch.equal(new[1], given[1])
 
 

@@ -1,14 +1,13 @@
 """`studies.browser`: a click in the page takes as long as it says."""
 
 import pytest
-from conftest import CHROMIUM
 
-from dealkit.studies.browser import run_browser
+from dealkit.studies.browser import find_browser, run_browser
 
 
 @pytest.mark.slow
 def test_clicks_in_the_page_are_timed_beside_those_in_python(checkpoint):
-    if CHROMIUM is None:
+    if find_browser() is None:
         pytest.skip("no Chromium on the PATH")
     made = run_browser(checkpoint, clicks=4, sizes_wh=[(96, 80), (384, 303)])
     assert [row["size_wh"] for row in made["rows"]] == [[96, 80], [384, 303]] and made["clicks"] == 2
