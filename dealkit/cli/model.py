@@ -339,7 +339,7 @@ def report(
     results = PROJECT_ROOT / "data" / "results"
     if unseen:
         check_json("--unseen", unseen / "sources.json", results / f"unseen_{checkpoint.stem}.json")
-    from dealkit.report.tables import update_tables
+    from dealkit.report.pages import update_tables
 
     if photos:
         from dealkit.evaluate.benchmark import photo_results

@@ -11,18 +11,9 @@ from dealkit.clicks import clicks_hash, load_clicks
 from dealkit.config import DEFAULT_CHECKPOINT, DEFAULT_NMS, DEFAULT_THRESHOLD
 from dealkit.files import PROJECT_ROOT, read_json
 from dealkit.model.checkpoint import load_model, save_model
+from dealkit.report.pages import PAGES, TABLES, update_tables
 from dealkit.report.publish import publish
-from dealkit.report.tables import (
-    PAGES,
-    SCORES,
-    TABLES,
-    model_table,
-    settings_table,
-    source_table,
-    threshold_table,
-    training_sentence,
-    update_tables,
-)
+from dealkit.report.tables import SCORES, model_table, settings_table, source_table, threshold_table, training_sentence
 
 RESULTS = PROJECT_ROOT / "data" / "results"
 
