@@ -57,6 +57,7 @@ PLAIN = {
 @pytest.mark.parametrize("name", PLAIN)
 def test_nothing_is_shown_where_there_is_nothing(published, name):
     published.set_image(PLAIN[name])
-    for x, y in ((60, 60), (150, 120), (250, 200), (2, 60), (2, 180), (80, 2), (200, 2)):
+    inside, borders = [(60, 60), (150, 120), (250, 200)], [(2, 60), (2, 180), (80, 2), (200, 2)]
+    for x, y in inside + borders + [(310 - x, 250 - y) for x, y in borders]:
         found = published.click(x, y)
         assert found.nothing_certain and len(found) == 0
