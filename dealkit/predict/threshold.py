@@ -25,7 +25,7 @@ def adaptive_threshold(scores: "ArrayLike") -> float:
 
     Choice: how sure the model is differs between kinds: other coins than the clicked one score 0.1, in a kind it knows they score
     0.6. Chosen on two training images of each source, by the F1 of what was not clicked; of shares whose F1 is within a point of
-    the best, the least, since kinds that it was not trained on score lower. `thresholds_now_nano.json` in `data/results` sets the
+    the best, the least, since kinds that it was not trained on score lower. `thresholds_nano.json` in `data/results` sets the
     rule beside fixed thresholds.
 
     >>> round(adaptive_threshold([0.2, 0.2, 0.01]), 3)  # the usual score is 0.2

@@ -61,7 +61,6 @@ TABLES = {
     "large": ("large_nano.json", large_table),
     "many": ("ray_nano.json", many_sentence),
     "thresholds": ("thresholds_nano.json", threshold_table),
-    "thresholds_now": ("thresholds_now_nano.json", threshold_table),
     "transfer": ("transfer_nano.json", transfer_table),
     "rounds": ("rounds_nano.json", rounds_table),
     "noc": ("rounds_nano.json", noc_table),
