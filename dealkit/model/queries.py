@@ -172,6 +172,7 @@ class PointEmbedding(nn.Module):
         extent = embedding[:, 0, -EXTENT:]
         extent = extent / extent[:, 2:3].clamp(min=1e-6)  # of several embeddings in the mean, those that were drawn
         learned = embedding[..., :dim]
+        # [:, None, :3] and not [:, :3]: of two slices that make up a whole tensor OpenVINO makes a node that it cannot read
         told = learned[:, :1] + self.extent(extent[:, None, :3])
         return torch.cat([told, learned[:, 1:]], dim=1), embedding[..., dim:-EXTENT], extent
 

@@ -124,9 +124,9 @@ def options_table(results: Json) -> str:
 def margins_table(results: Json) -> str:
     """A row per power by which boxes follow a drawn one: AP with boxes as they are annotated and with other margins."""
     rows = pd.DataFrame(results["rows"])
-    rows = rows.assign(boxes=rows["margins"].replace({"0.7 to 1.5": "scaled"}), power=rows["follow"].map("{:g}".format))
-    frame = rows.melt(["boxes", "power"], list(MARGIN_SCORES))
-    frame = frame.assign(column=frame["boxes"] + ": " + frame["variable"].map(HEADS), value=frame["value"].map(per_cent))
+    rows = rows.assign(power=rows["follow"].map("{:g}".format))
+    frame = rows.melt(["margins", "power"], list(MARGIN_SCORES))
+    frame = frame.assign(column=frame["margins"] + ": " + frame["variable"].map(HEADS), value=frame["value"].map(per_cent))
     columns = frame["column"].unique()
     return markdown(frame.pivot(index="power", columns="column", values="value")[columns].reset_index())
 

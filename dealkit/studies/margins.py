@@ -13,14 +13,14 @@ from dealkit.data.annotations import read_coco
 from dealkit.data.coco import CocoFolder
 from dealkit.data.subsets import first_images
 from dealkit.evaluate.coco import evaluate
-from dealkit.files import Json, provenance, write_json
+from dealkit.files import Json, provenance, sha_of, write_json
 from dealkit.model.checkpoint import load_model
 from dealkit.predict.predictor import predict_coco
 
 FOLLOWED = (0.0, 0.2, 0.35, 0.5, 0.7)
 """Powers that are tried, of `model.deal.FOLLOW`."""
 
-MARGINS = {"as annotated": (1.0, 1.0), "0.7 to 1.5": (0.7, 1.5)}
+MARGINS = {"as annotated": (1.0, 1.0), "scaled": (0.7, 1.5)}
 """By what the boxes of a kind in an image are scaled, drawn log-uniformly per axis. Choice: somewhat more than in training."""
 
 SCORES = ("ap25", "ap50", "ap75")
@@ -50,27 +50,27 @@ def with_margins(coco: Json, low: float, high: float, seed: int = 0) -> Json:
 def compare_margins(
     checkpoint: Path, files: Sequence[Path], out: Path, *, images: int, followed: Sequence[float] = FOLLOWED
 ) -> Json:
-    """AP of a drawn box per category, its own object ignored, together, for every margin and share; writes and returns it.
+    """AP of a drawn box per category, its own object ignored, together, for every margin and power; writes and returns it.
 
     Args:
-        files: COCO files; images lie in `images` beside each. images: how many of each file. followed: the shares.
+        files: COCO files; images lie in `images` beside each. images: how many of each file. followed: the powers.
         out: JSON to write: `rows` of `margins`, `follow` and the mean over sources of `SCORES`.
     """
     model = load_model(checkpoint)
-    scores: dict[tuple[str, float], list[Json]] = {(name, share): [] for name in MARGINS for share in followed}
+    scores: dict[tuple[str, float], list[Json]] = {(name, power): [] for name in MARGINS for power in followed}
     for file in tqdm(files, desc="sources", unit="source"):
         data, annotated = CocoFolder(file), first_images(read_coco(file), images)
         truths = [with_margins(annotated, *margins) for margins in MARGINS.values()]
         drawn = [make_clicks(truth, setting="1/category", seed=0, kind="box") for truth in truths]
-        for share in followed:
-            model.follow = share
+        for power in followed:
+            model.follow = power
             found = predict_coco(model, data, drawn, together=True)
             for name, *each in zip(MARGINS, truths, found, drawn, strict=True):
-                scores[name, share].append(evaluate(*each)["clicked_ignored"])
+                scores[name, power].append(evaluate(*each)["clicked_ignored"])
     rows = [
-        {"margins": name, "follow": share, **{m: mean(s[m] for s in part if s[m] is not None) for m in SCORES}}
-        for (name, share), part in scores.items()
+        {"margins": name, "follow": power, **{m: mean(s[m] for s in part if s[m] is not None) for m in SCORES}}
+        for (name, power), part in scores.items()
     ]
-    results = {"checkpoint": Path(checkpoint).name, "images_per_source": images, "rows": rows, "made_by": provenance()}
-    write_json(out, results)
+    results = {"checkpoint": Path(checkpoint).name, "sha256": sha_of(checkpoint), "images_per_source": images, "rows": rows}
+    write_json(out, {**results, "made_by": provenance()})
     return results

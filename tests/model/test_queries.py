@@ -7,7 +7,7 @@ import torch
 from conftest import normal, seeded
 
 from dealkit.config import ModelConfig
-from dealkit.model.queries import allocate_queries, contrast_keys, local_peaks, of_image, sample_map, similarity_maps
+from dealkit.model.queries import EXTENT, allocate_queries, contrast_keys, local_peaks, of_image, sample_map, similarity_maps
 from dealkit.prompts import stack_prompts
 
 
@@ -106,12 +106,14 @@ def test_a_drawn_box_changes_an_embedding_in_its_extent_only(tiny_model):
     sizes = [[[0.0, 0.0]] * 3, [[8.0, 16.0], [0.0, 0.0], [5.0, 5.0]], [[8.0, 16.0], [2.0, 4.0], [0.0, 0.0]]]
     plain, one, two = tiny_model.embed(features, stack_prompts([clicks] * 3, [0] * 3, list(map(torch.tensor, sizes))))
     for drawn in (one, two):
-        torch.testing.assert_close(plain[:, :-5], drawn[:, :-5])
-    assert not torch.stack([plain[0], plain[1], one[1], two[1]])[:, -5:].any()  # nothing drawn; "not this" has no size
-    torch.testing.assert_close(one[0, -5:], torch.tensor([math.log(8) - 2.77, math.log(16) - 2.77, 1.0, 0, 0]))
-    torch.testing.assert_close(two[0, -5:], torch.tensor([math.log(4) - 2.77, math.log(8) - 2.77, 1.0, 0, 0]))  # mean of logs
+        torch.testing.assert_close(plain[:, :-EXTENT], drawn[:, :-EXTENT])
+    assert not torch.stack([plain[0], plain[1], one[1], two[1]])[:, -EXTENT:].any()  # nothing drawn; "not this" has no size
+    torch.testing.assert_close(one[0, -EXTENT:], torch.tensor([math.log(8) - 2.77, math.log(16) - 2.77, 1.0, 0, 0]))
+    torch.testing.assert_close(
+        two[0, -EXTENT:], torch.tensor([math.log(4) - 2.77, math.log(8) - 2.77, 1.0, 0, 0])
+    )  # mean of logs
     split = tiny_model.embed_points.split
     mean = torch.stack([plain, one]).mean(0, keepdim=True)
     torch.testing.assert_close(split(mean)[2], split(one[None])[2])  # of several, those that were drawn
-    assert split(plain[None])[2].tolist() == [[0.0] * 5]
+    assert split(plain[None])[2].tolist() == [[0.0] * EXTENT]
     assert (split(one[None])[0] - split(plain[None])[0])[0].abs().amax(-1).gt(1e-5).tolist() == [True, False]

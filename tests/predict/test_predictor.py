@@ -18,7 +18,7 @@ from dealkit.data.transforms import to_input
 from dealkit.model.checkpoint import save_model
 from dealkit.model.deal import FOLLOW, Output, build_model
 from dealkit.model.fuse import for_inference
-from dealkit.model.queries import Activation
+from dealkit.model.queries import EXTENT, Activation
 from dealkit.predict.detections import Detections
 from dealkit.predict.predictor import (
     Predictor,
@@ -153,7 +153,10 @@ def test_a_drawn_box_comes_back_as_it_was_drawn(predictor):
     assert found.points.tolist() == [[60, 20], [30, 60], [15.5, 14.5], [88, 35]] and found.labels.tolist() == [1, 0, 1, 1]
     assert {(10, 12, 21, 17), (80, 30, 90, 40)} <= {tuple(box) for box in found.boxes[found.clicked].tolist()}
     drawn, clicked = predictor.embed(None, boxes=[[10, 12, 21, 17]]), predictor.embed(None, [[15.5, 14.5]])
-    assert torch.equal(drawn.vectors[:, :-5], clicked.vectors[:, :-5]) and drawn.vectors[0, -3] == 1 > clicked.vectors[0, -3]
+    assert (
+        torch.equal(drawn.vectors[:, :-EXTENT], clicked.vectors[:, :-EXTENT])
+        and drawn.vectors[0, -3] == 1 > clicked.vectors[0, -3]
+    )
     prompts = [([], None, [[10, 12, 21, 17]]), ([[60, 20]], None), ([[30, 60]], None, [[40, 40, 47, 52]])]
     predictor.together = False
     for of_set, prompt in zip(predictor.predict_categories(prompts), prompts, strict=True):
@@ -164,7 +167,7 @@ def test_boxes_in_other_images_follow_a_drawn_one(predictor):
     """The embedding tells how much wider it was drawn; asked without that, sizes are smaller by its power."""
     embedding = predictor.embed(None, boxes=[[10, 12, 31, 40]])
     wider = embedding.vectors[0, -2:]
-    assert wider.abs().max() > 0.1 and not embedding.vectors[1, -5:].any()
+    assert wider.abs().max() > 0.1 and not embedding.vectors[1, -EXTENT:].any()
     predictor.set_image(noise(64, 96))
     untold = torch.cat([embedding.vectors[:, :-2], torch.zeros(2, 2)], dim=1)
     sizes, plain = (

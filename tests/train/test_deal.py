@@ -13,6 +13,7 @@ from dealkit.config import PromptConfig, TrainConfig
 from dealkit.data.scenes.scene import make_scene
 from dealkit.model.checkpoint import save_model
 from dealkit.model.deal import build_model
+from dealkit.model.queries import EXTENT
 from dealkit.train.deal import fit, loss_of_batch
 from dealkit.train.loop import parameter_groups
 from dealkit.train.stream import draw_prompts
@@ -76,8 +77,8 @@ def test_a_drawn_size_is_told_in_every_cycle(run, make_tiny, monkeypatch):
     with torch.no_grad():
         loss_of_batch(model, samples, drawn, replace(run, prompt=PromptConfig(cycles=2)), seeded())
     first, second = (embedding[:, 0] for embedding in told)
-    assert (first[:, -3] == 1).all() and torch.equal(first[:, -5:], second[:, -5:])
-    assert (first != second)[:, :-5].any(1).all()  # another object is clicked
+    assert (first[:, -3] == 1).all() and torch.equal(first[:, -EXTENT:], second[:, -EXTENT:])
+    assert (first != second)[:, :-EXTENT].any(1).all()  # another object is clicked
 
 
 def test_bfloat16_changes_the_forward_pass_a_little_and_the_losses_stay_float32(run, make_tiny, monkeypatch):
