@@ -32,11 +32,15 @@ PARTS: dict[str, Changes] = {
     "without absent kinds": {"data": {"absent": 0.0, "background": 0.0}},
     "with pasted kinds": {"data": {"pasted_kinds": 0.35}},
     "without rivals": {"loss": {"rival": 1.0}},
+    "without PE": {"model": {"point_embedding": False}},
+    "without HFE": {"model": {"enhancement": False}},
+    "without DGQA": {"model": {"fixed_queries": 100}},
+    "with PG-CPP": {"prompt": {"cycles": 2}},
 }
-"""Cells and what they change in the run; the first is what the others are compared with."""
+"""Cells and what they change in the run; the first is what the others are compared with. The last four are the paper's parts."""
 
 
-def recipe(files: Sequence[Path], *, steps: int, batch_size: int = 12, size: int = 160) -> RunConfig:
+def recipe(files: Sequence[Path], *, steps: int, batch_size: int = 12, size: int = 128) -> RunConfig:
     """The run that the cells change: `nano` from ImageNet weights on these annotation files and procedural scenes."""
     data = DataConfig(coco=tuple(map(str, files)), size=size)
     schedule = TrainConfig(steps=steps, batch_size=batch_size, warmup=min(200, steps // 5), ema_decay=0.995, checkpoint_every=100)
@@ -49,10 +53,10 @@ def part_results(
     folder: Path,
     out: Path | None = None,
     *,
+    images: dict[str, int],
     steps: int,
-    batch_size: int = 12,
+    size: int = 128,
     seeds: int = 3,
-    images: int = 6,
     numbers: Sequence[int] = (),
 ) -> Results:
     """A row per cell, seed, group and source: the numbers of `row_of` for a click and for a box, one per category, at the centre.
@@ -60,9 +64,9 @@ def part_results(
     Args:
         train: annotation files to train on. groups: name -> files to score on, such as `seen` and `unseen`.
         folder: of the trainings. out: JSON of all rows; what it holds is not run again.
-        images: of every file, at most. numbers: further cells, trained on so many of `train`, evenly chosen in their order.
+        images: of every file of a group, at most. numbers: further cells, trained on so many of `train`, evenly chosen in their order.
     """
-    base = recipe(train, steps=steps, batch_size=batch_size)
+    base = recipe(train, steps=steps, size=size)
     cells = {name: changed(base, changes, 0) for name, changes in PARTS.items()}
     for n in numbers:
         chosen = tuple(str(train[i * len(train) // n]) for i in range(n))
@@ -77,7 +81,7 @@ def part_results(
         model, rows = load_model(place / "model.safetensors"), []
         for group, files in groups.items():
             for file in files:
-                truth = first_images(read_coco(file), images)
+                truth = first_images(read_coco(file), images[group])
                 lists = [make_clicks(truth, setting="1/category", seed=0, kind=kind) for kind in ("centre", "box")]
                 found = predict_coco(model, CocoFolder(file), lists, together=True)
                 for clicks, of_list in zip(lists, found, strict=True):
