@@ -373,7 +373,7 @@ class DetectorConfig:
             raise ValueError("DetectorConfig.published: expected with detector rtdetr only")
 
 
-METHODS = ("plain", "label_correction", "mean_teacher", "mining", "point_teacher")
+METHODS = ("plain", "label_correction", "mean_teacher", "scale_teacher", "mining", "point_teacher", "point_patterns")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -381,7 +381,7 @@ class MethodConfig:
     """How a detector learns from incomplete labels, see `dealkit.baselines.methods`."""
 
     method: str = "plain"
-    """One of `plain`, `label_correction`, `mean_teacher`, `mining`, `point_teacher`."""
+    """One of `METHODS`."""
     teacher_start: float = 0.3
     """Share of the schedule after which the teacher is asked; before, the labels are taken as they are."""
     teacher_high: float = 1.0

@@ -2,7 +2,8 @@
 
 Each is the plainest form that keeps the idea of its paper; the averaged model of the training loop is the teacher. Before
 `teacher_start` of the schedule the labels are taken as they are. Labels: boxes off by a share of their size (`label_correction`),
-a few images labelled (`mean_teacher`), a few boxes of each image (`mining`), centre points (`point_teacher`).
+a few images labelled (`mean_teacher`, `scale_teacher`), a few boxes of each image (`mining`), centre points (`point_teacher`,
+`point_patterns`).
 """
 
 from collections.abc import Callable
@@ -12,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torchvision.ops import box_area, box_iou, clip_boxes_to_image
+from torchvision.transforms.v2 import functional as F
 
 from dealkit.baselines.detector import Detector, Objects, class_lookup, objects_of, start_from, unlabelled
 from dealkit.baselines.templates import square_sums, summed
-from dealkit.boxes import to_cxcywh, to_xyxy
+from dealkit.boxes import claim, to_cxcywh, to_xyxy
 from dealkit.config import DetectorRun, MethodConfig
 from dealkit.data.coco import Sample
 from dealkit.device import autocast
@@ -33,6 +35,9 @@ NEAR = 0.3
 
 PART = 0.5
 """Share of a box that lies in another, see `shared`, from which the two are one object, or one is a part of the other."""
+
+ZOOM = 1.5
+"""How much larger the second view of the `scale_teacher` is. PseCo halves it; a box under 8 px would vanish there."""
 
 SIZES = (4, 6, 8, 12, 16, 24, 32, 48, 64)
 """Sides in pixels among which the size of an object round a point is chosen."""
@@ -120,9 +125,8 @@ def mean_teacher(
     """Labels of the unlabelled images of a batch by the teacher's boxes that score as those on labels do, times `high` or `low`;
     labelled images keep their own.
 
-    Source: Soft Teacher, arXiv 2106.09018, and PseCo, arXiv 2203.16317: an averaged model labels images that it sees from
-    another view. Choice: the other view is a mirror image; boxes between the two scores are ignored; scores relative to
-    `labelled_score`, as in `mining`.
+    Source: Soft Teacher, arXiv 2106.09018: an averaged model labels images that it sees from another view. Choice: the other
+    view is a mirror image; boxes between the two scores are ignored; scores relative to `labelled_score`, as in `mining`.
     """
     usual = labelled_score(targets, found)
     if usual is None:
@@ -132,6 +136,27 @@ def mean_teacher(
         add_labels(replace(target, crowd=target.crowd[:0]), of_image, **cuts) if unlabelled(target, image) else target
         for target, image, of_image in zip(targets, images, found, strict=True)
     ]
+
+
+def agreed(found: Detections, again: Detections) -> Detections:
+    """What two views agree on: each box of the first with the strongest of the second on it, as their mean by score; its score is
+    the mean of the two, half of its own where the second view has none.
+
+    Source: PseCo, arXiv 2203.16317: labels that hold in views of two scales, and boxes that count by how many proposals agree.
+    Choice: votes of two views in place of those of proposals, and scores in place of weights of the loss.
+
+    >>> found = Detections(boxes=torch.tensor([[0.0, 0, 8, 8], [20, 20, 24, 24]]), scores=torch.tensor([0.75, 0.5]))
+    >>> again = Detections(boxes=torch.tensor([[2.0, 0, 10, 8]]), scores=torch.tensor([0.25]))
+    >>> made = agreed(found, again)
+    >>> made.boxes[0].tolist(), made.scores.tolist()
+    ([0.5, 0.0, 8.5, 8.0], [0.5, 0.25])
+    """
+    if not len(found) or not len(again):
+        return replace(found, scores=found.scores / 2)
+    score, best = torch.where(box_iou(found.boxes, again.boxes) >= 0.5, again.scores, 0.0).max(1)
+    share = (score / (score + found.scores))[:, None]
+    boxes, scores = (1 - share) * found.boxes + share * again.boxes[best], (found.scores + score) / 2
+    return replace(found, boxes=boxes, scores=scores).take(scores.argsort(descending=True, stable=True))
 
 
 def mining(targets: list[Objects], found: list[Detections], *, high: float, low: float) -> list[Objects]:
@@ -200,12 +225,15 @@ def point_teacher(target: Objects, image: Tensor, found: Detections | None, *, s
     return replace(target, boxes=boxes_round(points, sizes, tuple(image.shape[1:])))
 
 
-def ask_teacher(teacher: Detector, images: list[Tensor], *, mirrored: bool = False) -> list[Detections]:
-    """What the teacher finds, on the device of the images; `mirrored`: in their mirror images, given back in their own frame."""
-    found = teacher.detect([image.flip(2) for image in images] if mirrored else images)
+def ask_teacher(teacher: Detector, images: list[Tensor], *, mirrored: bool = False, zoom: float = 1.0) -> list[Detections]:
+    """What the teacher finds in the images, their mirror images or enlarged ones, in their own frame and on their device."""
+    shown = [image.flip(2) if mirrored else image for image in images]
+    if zoom != 1:
+        shown = [F.resize(image, [round(zoom * side) for side in image.shape[1:]], antialias=True) for image in shown]
     made = []
-    for image, f in zip(images, found, strict=True):
+    for image, f in zip(images, teacher.detect(shown), strict=True):
         rows = {name: getattr(f, name).to(image.device, copy=True) for name in ("boxes", "scores", "classes")}
+        rows["boxes"] /= zoom
         if mirrored:
             rows["boxes"][:, [0, 2]] = image.shape[2] - rows["boxes"][:, [2, 0]]
         made.append(replace(f, **rows))
@@ -220,7 +248,7 @@ def method_hook(config: MethodConfig) -> Hook | None:
         targets: list[Objects], images: list[Tensor], teacher: Detector, done: float, _generator: torch.Generator
     ) -> list[Objects]:
         asked = done >= config.teacher_start
-        if config.method == "point_teacher":
+        if config.method in ("point_teacher", "point_patterns"):
             found = ask_teacher(teacher, images) if asked else [None] * len(images)
             rows = zip(targets, images, found, strict=True)
             return [point_teacher(t, i, f, size=config.point_size, low=config.teacher_least) for t, i, f in rows]
@@ -231,9 +259,36 @@ def method_hook(config: MethodConfig) -> Hook | None:
         found = ask_teacher(teacher, images, mirrored=True)
         if config.method == "mining":
             return mining(targets, found, high=high, low=low)
+        if config.method == "scale_teacher":
+            found = [agreed(*views) for views in zip(found, ask_teacher(teacher, images, zoom=ZOOM), strict=True)]
         return mean_teacher(targets, images, found, high=high, low=low)
 
     return None if config.method == "plain" else change
+
+
+def label_quality(
+    config: MethodConfig, teacher: Detector, batches: list[tuple[list[Objects], list[Tensor], list[Tensor]]]
+) -> dict[str, float]:
+    """How good the labels are that a method makes with this teacher: precision and recall at IoU 0.5.
+
+    Of methods that add labels only what they add counts, and the objects that had none; of the others all labels and objects.
+
+    Args:
+        batches: labels that are given, images (3, H, W) uint8, and all true boxes (G, 4) of some images each.
+
+    Returns:
+        `{"label_precision", "label_recall"}`, shares; 0 where there is nothing to share.
+    """
+    change, right, made, objects = method_hook(config), 0, 0, 0
+    adds = config.method in ("mean_teacher", "scale_teacher", "mining")
+    for targets, images, truth in batches:
+        changed = change(targets, images, teacher, 1.0, torch.Generator())
+        for given, of_image, true in zip(targets, changed, truth, strict=True):
+            known = given.boxes if adds else given.boxes[:0]
+            column = claim(box_iou(torch.cat([known, of_image.boxes[len(known) :]]), true))
+            had, found = (int((part >= 0).sum()) for part in (column[: len(known)], column[len(known) :]))
+            right, made, objects = right + found, made + len(of_image.boxes) - len(known), objects + len(true) - had
+    return {"label_precision": right / max(made, 1), "label_recall": right / max(objects, 1)}
 
 
 def train_with(
@@ -253,11 +308,20 @@ def train_with(
         hook: changes the labels of every batch; None: as the method of the run does.
         init: checkpoint to start the weights from, see `start_from`.
 
-    Choice: without mosaics, pasted distractors and pasted kinds: only a prompt says which of their objects are meant.
+    `point_patterns` is the `point_teacher` with objects pasted into every image whose boxes are known to the pixel: they teach
+    what extent is. Source: Point2RBox, arXiv 2311.14758. Choice: its patterns are our pasted kinds (`mixing.paste_kinds`).
+
+    Choice: else without mosaics, pasted distractors and pasted kinds: only a prompt says which of their objects are meant.
+
+    Raises:
+        ValueError: several processes; `point_patterns` with categories, of which the pasted objects have none.
     """
     if ranks.count() > 1:
         raise ValueError("train --model: a detector without prompts is trained in one process; expected no launcher of several")
-    run = replace(run, data=replace(run.data, mosaic=0.0, distractors=0.0, pasted_kinds=0.0))
+    patterns = run.method.method == "point_patterns"
+    if patterns and run.detector.categories:
+        raise ValueError("MethodConfig.method: point_patterns: expected a detector of one class, DetectorConfig.categories empty")
+    run = replace(run, data=replace(run.data, mosaic=0.0, distractors=0.0, pasted_kinds=float(patterns)))
     lookup, change = class_lookup(run), hook or method_hook(run.method)
 
     def make_model() -> Detector:
@@ -269,8 +333,13 @@ def train_with(
         device = model.mean.device
         images = [sample.image.to(device) for sample in samples]
         targets = [Objects(**{k: v.to(device) for k, v in vars(objects_of(s, lookup)).items()}) for s in samples]
+        given = targets
         if change is not None:
             targets = change(targets, images, teacher, done, generator)
+        if patterns:
+            pasted = [(sample.annotation_ids < 0)[~sample.crowd].to(device)[:, None] for sample in samples]
+            rows = zip(targets, given, pasted, strict=True)
+            targets = [replace(of, boxes=torch.where(known, old.boxes, of.boxes)) for of, old, known in rows]
         used = [i for i, (image, target) in enumerate(zip(images, targets, strict=True)) if not unlabelled(target, image)]
         if not used:
             return {}

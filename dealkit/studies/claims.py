@@ -43,9 +43,11 @@ PAPER_ROWS = {
     **{f"noise{n} fcos label_correction": (f"noise{n}", "DN-TOD (FCOS)") for n in (20, 40)},
     **{f"semi{n} fcos": (f"semi{n}", "Faster R-CNN") for n in (1, 5, 10)},
     **{f"semi{n} fcos mean_teacher": (f"semi{n}", "Soft Teacher") for n in (1, 5, 10)},
+    **{f"semi{n} fcos scale_teacher": (f"semi{n}", "PseCo") for n in (1, 5, 10)},
     **{f"sparse{n} fcos": (f"sparse{n}", "Faster R-CNN") for n in (1, 3, 5)},
     **{f"sparse{n} fcos mining": (f"sparse{n}", "Co-mining") for n in (1, 3, 5)},
     "point fcos point_teacher": ("point", "Point Teacher"),
+    "point fcos point_patterns": ("point", "Point2RBox-v3"),
     "full deal": ("click", "DEAL, one point per category"),
 }
 """Our rows and those of the paper they stand beside: the same labels, the same or the nearest method."""

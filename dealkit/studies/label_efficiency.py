@@ -9,7 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 
-from dealkit.baselines.detector import Detector, load_detector
+from torch import Tensor
+
+from dealkit.baselines.detector import Detector, Objects, load_detector, objects_of
+from dealkit.baselines.methods import label_quality
 from dealkit.baselines.scoring import found_agnostic, one_class, pooled_results, reference_rows
 from dealkit.baselines.templates import estimate_box, match_box
 from dealkit.clicks import make_clicks
@@ -25,7 +28,7 @@ from dealkit.config import (
     TrainConfig,
 )
 from dealkit.data.annotations import read_coco
-from dealkit.data.coco import CocoFolder
+from dealkit.data.coco import CocoFolder, Sample
 from dealkit.data.objects import load_domains
 from dealkit.data.regimes import apply_regime, for_training
 from dealkit.data.subsets import first_images
@@ -37,6 +40,7 @@ from dealkit.model.deal import DEAL
 from dealkit.model.lite import LITE
 from dealkit.studies.runs import folder_of, trained
 from dealkit.train.loop import read_log
+from dealkit.train.stream import open_sources
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,9 @@ ROWS: tuple[Row, ...] = (
     *(Row("full", detector) for detector in ("retinanet", "faster_rcnn", "fcos", "rtdetr")),
     Row("full", "fcos", oracle=True),
     *(Row(f"noise{n}", "fcos", method) for n in (20, 40) for method in ("plain", "label_correction")),
-    *(Row(f"semi{n}", "fcos", method) for n in (1, 5, 10) for method in ("plain", "mean_teacher")),
+    *(Row(f"semi{n}", "fcos", method) for n in (1, 5, 10) for method in ("plain", "mean_teacher", "scale_teacher")),
     *(Row(f"sparse{n}", "fcos", method) for n in (1, 3, 5) for method in ("plain", "mining")),
-    *(Row("point", "fcos", method) for method in ("plain", "point_teacher")),
+    *(Row("point", "fcos", method) for method in ("plain", "point_teacher", "point_patterns")),
     *(Row("zero", model) for model in ("template box", "template click", "fcos", "rtdetr", "deal")),
     *(Row("full", model) for model in ("deal", "deal published")),
 )
@@ -199,21 +203,27 @@ def score_row(
         The numbers of `row_of` for all val files as one data set of one class. `ap50 in <domain>`: the mean over its sources.
         `labels` and `labelled_images` that there are. `drawn_from`: images that crops come from, of a method also those without
         labels. `steps`, `crops` drawn, `passes` over the images, `minutes`: zeros where nothing is trained. `curve`: steps and
-        mean AP50 of the sources at every point of the training, if there are any.
+        mean AP50 of the sources at every point of the training, if there are any; of a method also `label_curve`: steps,
+        precision and recall of the labels that it makes (`methods.label_quality`).
     """
     file, training, cost = start, {"steps": 0, "minutes": 0.0}, {"labels": 0, "labelled_images": 0, "drawn_from": 0}
     vals = val_parts(files, out, budget, seed)
 
     def validate(model: DEAL | Detector) -> dict[str, float]:
         scores = [evaluate(t, found_agnostic(model, d, c, oracle=row.oracle), c, class_agnostic=True)["all"] for t, d, c in vals]
-        return {"val_ap50": mean(each["ap50"] or 0.0 for each in scores)}
+        quality = label_quality(run.method, model, learned) if learned else {}
+        return {"val_ap50": mean(each["ap50"] or 0.0 for each in scores)} | quality
 
     if row.regime != "zero" and row.model != "deal published":
         run, cost = row_run(row, files, out, seed, budget, rate)
+        learned = learned_from(run, files, budget.images or 8) if row.method != "plain" and budget.points else []
         folder = folder_of(run, start, out / "runs")
         training, file = trained(run, folder, start, validate=validate if budget.points else None), folder / "model.safetensors"
-        curve = [[line["step"], line["val_ap50"]] for line in read_log(folder) if "val_ap50" in line]
-        cost |= {"curve": curve} if curve else {}
+        points = [line for line in read_log(folder) if "val_ap50" in line]
+        if points:
+            cost["curve"] = [[line["step"], line["val_ap50"]] for line in points]
+        if learned:
+            cost["label_curve"] = [[line["step"], line["label_precision"], line["label_recall"]] for line in points]
     model = None if row.model.startswith("template") else (load_model if row.model.startswith("deal") else load_detector)(file)
     scored = []
     for truth, data, clicks in vals:
@@ -232,6 +242,20 @@ def score_row(
     crops = training["steps"] * budget.batch_size
     cost |= {"steps": training["steps"], "crops": crops, "passes": round(crops / max(cost["drawn_from"], 1), 2)}
     return row_of(pooled_results(scored)) | by_domain | cost | {"minutes": training["minutes"]}
+
+
+def learned_from(run: DetectorRun, files: Sequence[Path], images: int) -> list[tuple[list[Objects], list[Tensor], list[Tensor]]]:
+    """A batch per source of the first images of each of its entries: the labels of the run, images and all boxes."""
+    full = {file.parent.name: CocoFolder(file, file.parent / "images") for file in files}
+    samples: dict[str, list[Sample]] = {name: [] for name in full}
+    for entry in open_sources(run.data.coco)[0]:
+        samples[entry.source] += [entry[i] for i in range(min(len(entry), images))]
+    batches = []
+    for name, of_source in samples.items():
+        truth = [full[name][full[name].image_ids.index(sample.image_id)] for sample in of_source]
+        boxes = [sample.boxes[~sample.crowd] for sample in truth]
+        batches.append(([objects_of(sample, {}) for sample in of_source], [sample.image for sample in of_source], boxes))
+    return batches
 
 
 def row_run(

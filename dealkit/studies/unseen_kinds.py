@@ -64,7 +64,8 @@ def part_results(
     Args:
         train: annotation files to train on. groups: name -> files to score on, such as `seen` and `unseen`.
         folder: of the trainings. out: JSON of all rows; what it holds is not run again.
-        images: of every file of a group, at most. numbers: further cells, trained on so many of `train`, evenly chosen in their order.
+        images: of every file of a group, at most.
+        numbers: further cells, trained on so many of `train`, evenly chosen in their order.
     """
     base = recipe(train, steps=steps, size=size)
     cells = {name: changed(base, changes, 0) for name, changes in PARTS.items()}

@@ -6,12 +6,15 @@ import pytest
 import torch
 from coco_cases import labels_of
 
+from dealkit.baselines.detector import Detector
 from dealkit.baselines.methods import (
     add_labels,
+    agreed,
     ask_teacher,
     blob_sizes,
     boxes_round,
     label_correction,
+    label_quality,
     labelled_score,
     mean_teacher,
     method_hook,
@@ -147,18 +150,57 @@ def test_the_teacher_is_shown_the_mirror_image_and_answers_in_the_frame_of_the_i
     assert ask_teacher(teacher, [pixels])[0].boxes.tolist() == [[50, 10, 60, 20]]
 
 
+def test_an_enlarged_view_is_answered_in_the_frame_of_the_image():
+    teacher = Teacher(found([15, 30, 45, 60, 0.9]))
+    out = ask_teacher(teacher, [image()], zoom=1.5)[0]
+    assert out.boxes.tolist() == [[10, 20, 30, 40]] and teacher.seen[0].shape == (3, 96, 96)
+    assert teacher.detections.boxes.tolist() == [[15, 30, 45, 60]], "its own answer is not changed"
+
+
+def test_two_views_vote_on_a_box():
+    """IoU of the first pair 80 / 120: mean at 0.2 / 0.8 of the way, score 0.4. The second has none: half of its score."""
+    first = found([40, 40, 50, 50, 0.7], [10, 10, 20, 20, 0.6])
+    out = agreed(first, found([12, 10, 22, 20, 0.2], [0, 0, 4, 4, 0.9]))
+    assert out.boxes[0].tolist() == pytest.approx([10.5, 10, 20.5, 20]) and out.scores.tolist() == pytest.approx([0.4, 0.35])
+    assert out.boxes[1].tolist() == [40, 40, 50, 50] and len(out.classes) == 2
+    assert agreed(first, found()).scores.tolist() == pytest.approx([0.35, 0.3]) and len(agreed(found(), first)) == 0
+
+
+def test_the_scale_teacher_doubts_what_it_finds_in_one_view_only():
+    """The box of the mirrored view lies elsewhere in the enlarged one: half of its score, relative to half of that on labels."""
+    teacher = Teacher(found([27, 10, 37, 20, 0.5], [12, 10, 22, 20, 0.4]))  # the first is its own mirror image
+    targets = [labels_of([27, 10, 37, 20]), labels_of(crowd=[[0, 0, 64, 64]])]
+    hook = method_hook(MethodConfig(method="scale_teacher", teacher_start=0.0, teacher_low=1.0))
+    out = hook(targets, [image()] * 2, teacher, 1.0, torch.Generator())
+    assert out[0] is targets[0] and out[1].boxes.tolist() == [[27, 10, 37, 20]]
+    assert [tuple(seen.shape) for seen in teacher.seen] == [(3, 64, 64)] * 2 + [(3, 96, 96)] * 2
+
+
+def test_only_labels_that_a_method_makes_are_judged():
+    """Mining adds [12, 40, 22, 50], an object of two without a label: precision 1, recall a half; corrected labels all count."""
+    teacher = Teacher(found([12, 10, 22, 20, 0.5], [12, 40, 22, 50, 0.5]))
+    given, objects = labels_of([42, 10, 52, 20]), torch.tensor([[42.0, 10, 52, 20], [42, 40, 52, 50], [0, 0, 5, 5]])
+    batch = [([given], [image()], [objects])]
+    assert label_quality(MethodConfig(method="mining"), teacher, batch) == {"label_precision": 1.0, "label_recall": 0.5}
+    judged = label_quality(MethodConfig(method="label_correction"), Teacher(found()), batch)
+    assert judged == {"label_precision": 1.0, "label_recall": pytest.approx(1 / 3)}
+    nothing = label_quality(MethodConfig(method="mining"), Teacher(found()), [([labels_of()], [image()], [torch.zeros(0, 4)])])
+    assert nothing == {"label_precision": 0.0, "label_recall": 0.0}
+
+
 @pytest.mark.parametrize(
     ("method", "target", "expected"),
     [
         ("label_correction", labels_of([10, 10, 20, 20]), [[11, 10, 21, 20]]),  # 2 px x 0.5
         ("mining", labels_of([42, 10, 52, 20]), [[42, 10, 52, 20]]),
         ("point_teacher", labels_of([16, 14, 18, 16]), [[12, 10, 22, 20]]),
+        ("point_patterns", labels_of([16, 14, 18, 16]), [[12, 10, 22, 20]]),
     ],
 )
 def test_a_method_asks_its_teacher_from_its_start_on(method, target, expected):
     teacher = Teacher(found([12, 10, 22, 20, 0.5]))
     before = use(method, target, teacher, 0.49)
-    assert teacher.seen == [] and (method == "point_teacher" or before is target)
+    assert teacher.seen == [] and (method.startswith("point") or before is target)
     after = use(method, target, teacher, 0.5)
     assert len(teacher.seen) == 1 and after.boxes.tolist() == expected
 
@@ -198,3 +240,18 @@ def test_a_run_resumes_with_its_method(run, tmp_path):
     assert [line["loss"] for line in again] == [line["loss"] for line in whole]
     plain = train_with(replace(run, method=MethodConfig()), tmp_path / "plain", stop_at=1)
     assert plain[0]["loss"] != whole[0]["loss"], "the method is the one of the run"
+
+
+def test_pasted_patterns_keep_their_boxes_and_points_do_not(run, tmp_path, make_sources, monkeypatch):
+    """A hook that gives every object the box [0, 0, 7, 7]: what was pasted keeps its own."""
+    root, learned, loss = make_sources(one=[[(5, [10 + 20 * i, 12, 8, 8], 0) for i in range(3)]] * 3), [], Detector.loss
+    monkeypatch.setattr(Detector, "loss", lambda self, images, targets: learned.extend(targets) or loss(self, images, targets))
+    data = DataConfig(coco=(str(root / "one" / "train.json"),), synthetic=0.0, size=96, workers=0)
+    run = replace(run, data=data, method=MethodConfig(method="point_patterns"), train=replace(run.train, batch_size=2))
+    fixed = torch.tensor([0.0, 0.0, 7.0, 7.0])
+    train_with(run, tmp_path / "run", hook=lambda targets, *_: [replace(t, boxes=fixed.expand_as(t.boxes)) for t in targets])
+    points = [(target.boxes == fixed).all(1) for target in learned]
+    assert len(learned) == 4 and any(of.any() for of in points) and all((~of).any() for of in points)
+    told_apart = replace(run, detector=replace(run.detector, categories=("bolt",)))
+    with pytest.raises(ValueError, match="MethodConfig.method: point_patterns"):
+        train_with(told_apart, tmp_path / "no")

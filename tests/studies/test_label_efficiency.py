@@ -18,6 +18,7 @@ from dealkit.studies.label_efficiency import (
     applies,
     best_rates,
     label_efficiency,
+    learned_from,
     rate_check,
     row_run,
     score_row,
@@ -108,6 +109,17 @@ def test_a_sweep_goes_on_where_it_was_stopped_and_grows(files, tmp_path):
     options = {"rows": [Row("zero", "template box")], "budget": replace(TINY, steps=2)}
     other = label_efficiency(files, out, results=tmp_path / "r.json", **options)
     assert names(other) == ["zero template box"], "rows of another budget do not stand in one table"
+
+
+def test_the_labels_that_a_method_makes_are_scored_against_all_boxes(files, tmp_path):
+    """One labelled image of each source, two without labels: 16 objects that labels can be made for."""
+    row, budget = Row("semi5", "fcos", "mean_teacher"), replace(TINY, steps=2, points=1)
+    batches = learned_from(row_run(row, files, tmp_path, 0, budget)[0], files, 8)
+    assert [[len(of.boxes) for of in targets] for targets, _, _ in batches] == [[4, 0, 0]] * 2
+    assert [[len(boxes) for boxes in truth] for _, _, truth in batches] == [[4, 4, 4]] * 2
+    made = score_row(row, files, tmp_path, seed=0, budget=budget)
+    assert [step for step, _, _ in made["label_curve"]] == [2] and made["label_curve"][0][2] <= 1
+    assert "label_curve" not in score_row(Row("semi5", "fcos"), files, tmp_path, seed=0, budget=budget)
 
 
 def test_a_training_is_scored_on_the_way_at_equal_steps(files, tmp_path):

@@ -39,7 +39,7 @@ def test_a_row_per_cell_seed_group_and_prompt_that_is_not_made_twice(tmp_path, q
     names = write_families(tmp_path / "sources", train=1, val=1)
     files = {split: [tmp_path / "sources" / name / f"{split}.json" for name in list(names)[:2]] for split in ("train", "val")}
     groups, out = {"seen": files["val"][:1], "unseen": files["val"][1:]}, tmp_path / "kinds.json"
-    options = {"steps": 1, "batch_size": 2, "seeds": 1, "images": 1, "numbers": [1]}
+    options = {"steps": 1, "size": 64, "seeds": 1, "images": dict.fromkeys(groups, 1), "numbers": [1]}
     made = study.part_results(files["train"], groups, tmp_path / "runs", out, **options)
     cells = ["full", "without mosaics", "1 sources"]
     wanted = [(cell, group, kind) for cell in cells for group in groups for kind in ("centre", "box")]
