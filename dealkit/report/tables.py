@@ -460,15 +460,46 @@ def protocol_table(results: Json, metrics: Sequence[str] = ("ap50", "ap75", "ap5
     return markdown(about.join(percent(means, metrics, spread=True)).assign(**costs).astype(str))
 
 
+def part_gains(results: Json, metric: str = "ap50_ignored") -> pd.DataFrame:
+    """Per group, prompt and cell of `studies.unseen_kinds` the mean `gain` over the first cell on the same sources and seeds, and
+    the bounds `low` and `high` of its 95 % interval: the wider of that over sources and that over seeds.
+
+    >>> scores = {"full": (0.4, 0.5), "off": (0.25, 0.25)}
+    >>> where = {"group": "unseen", "kind": "box", "seed": 0}
+    >>> rows = [where | {"cell": c, "source": s, "ap50_ignored": v} for c, two in scores.items() for s, v in zip("ab", two)]
+    >>> gains = part_gains({"rows": rows}).loc["unseen", "box"]
+    >>> gains["gain"].round(3).to_dict(), round(float(gains["high"]["off"]), 2)  # standard error 0.05, times 12.71
+    ({'full': 0.0, 'off': -0.2}, 0.44)
+    """
+    rows, by = tidy(results), ["group", "kind", "source", "seed"]
+    first = rows[rows["cell"] == rows["cell"].iloc[0]]
+    pairs = rows.merge(first[[*by, metric]], on=by, suffixes=("", "_first"))
+    pairs["gain"] = pairs[metric] - pairs[f"{metric}_first"]
+    made = {}
+    for key, of_cell in pairs.dropna(subset="gain").groupby(["group", "kind", "cell"], sort=False):
+        bounds = [interval(of_cell.groupby(of)["gain"].mean()) for of in ("source", "seed")]
+        low, high = max(bounds, key=lambda of: -1.0 if pd.isna(of[0]) else of[1] - of[0])
+        made[key] = {"gain": of_cell["gain"].mean(), "low": low, "high": high}
+    return pd.DataFrame(made).T.rename_axis(["group", "kind", "cell"])
+
+
 def kinds_table(results: Json) -> str:
-    """A row per cell of `studies.unseen_kinds`: AP50 and AP75 with the clicked ignored by group and prompt, spread over seeds."""
-    metrics = ["ap50_ignored", "ap75_ignored"]
-    means = over_seeds(tidy(results), ["cell", "group", "kind"], metrics)
-    cells = percent(means, metrics, spread=True).set_axis(["AP50", "AP75"], axis=1)
-    told = means["group"] + ", a " + means["kind"].replace("centre", "click") + ": "
-    long = pd.concat([pd.DataFrame({"trained": means["cell"], "column": told + c, "text": cells[c]}) for c in cells])
-    order = [told[i] + c for i in told.drop_duplicates().index for c in cells]
-    return markdown(long.pivot(index="trained", columns="column", values="text").loc[means["cell"].unique(), order].reset_index())
+    """A row per cell of `studies.unseen_kinds`: AP50 with the clicked ignored by group and prompt, spread over seeds, and what it
+    gains over the first cell, see `part_gains`."""
+    rows = tidy(results)
+    means = over_seeds(rows, ["cell", "group", "kind"], ["ap50_ignored"])
+    cells = percent(means, ["ap50_ignored"], spread=True).set_axis(["AP50"], axis=1)
+    gains = part_gains(results)[["gain", "low", "high"]].mul(100).map("{:+.1f}".format)
+    told = [gains.loc[key] for key in means[["group", "kind", "cell"]].itertuples(index=False, name=None)]
+    first = means["cell"].iloc[0]
+    cells[f"against {first}"] = [f"{g['gain']} ({g['low']} to {g['high']})" for g in told]
+    cells.loc[means["cell"] == first, f"against {first}"] = "–"
+    heads = means["group"] + ", a " + means["kind"].replace("centre", "click") + ": "
+    long = pd.concat([pd.DataFrame({"trained": means["cell"], "column": heads + c, "text": cells[c]}) for c in cells])
+    order = [heads[i] + c for i in heads.drop_duplicates().index for c in cells]
+    table = long.pivot(index="trained", columns="column", values="text").loc[means["cell"].unique(), order]
+    table["seeds"] = rows.groupby("cell")["seed"].nunique().astype(str)
+    return markdown(table.reset_index())
 
 
 def source_gaps(results: Json, metric: str = "ap50_ignored") -> pd.DataFrame:

@@ -45,7 +45,7 @@ def test_a_row_per_cell_seed_group_and_prompt_that_is_not_made_twice(tmp_path, q
     wanted = [(cell, group, kind) for cell in cells for group in groups for kind in ("centre", "box")]
     assert [(row["cell"], row["group"], row["kind"]) for row in made.rows] == wanted
     lines = kinds_table(made.as_json()).splitlines()
-    assert len(lines) == 2 + len(cells) and "seen, a click: AP50" in lines[0] and "unseen, a box: AP75" in lines[0]
+    assert len(lines) == 2 + len(cells) and "seen, a click: AP50" in lines[0] and "unseen, a box: against full" in lines[0]
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*.safetensors")}
     assert study.part_results(files["train"], groups, tmp_path / "runs", out, **options).rows == made.rows
     assert len(before) == 3 and all(file.stat().st_mtime_ns == time for file, time in before.items())
