@@ -118,6 +118,7 @@ def benchmark(
     kinds: tuple[Literal["centre", "jitter", "box"], ...] = ("centre",),
     seeds: int = 5,
     rounds: tuple[int, ...] = (1,),
+    rescale: bool = False,
     clicks: Maybe[Path] = None,
     scenes: int = 0,
     templates: Several[Template] = (),
@@ -141,6 +142,7 @@ def benchmark(
         kinds: click kinds.
         seeds: click lists per setting and kind.
         rounds: how often the surest detections of a prompt become prompts themselves; 1 is the prompt alone.
+        rescale: read an image again, larger or smaller, where what was clicked is under 8 px or over 56, as `predict` does.
         clicks: folder to write the click lists to.
         scenes: a detector without prompts is scored on so many procedural scenes, too.
         templates: instead of the checkpoint, template matching shown `box`, `click` or `box, scaled and turned`; ImageNet
@@ -152,7 +154,7 @@ def benchmark(
         images: how many images of each file thresholds or margins are tried on.
         overwrite: write over a file that this command has not made.
     """
-    given, prompts = locals(), ["settings", "kinds", "rounds", "clicks"]
+    given, prompts = locals(), ["settings", "kinds", "rounds", "rescale", "clicks"]
     if templates:
         check_effect(benchmark, given, [*prompts, "checkpoint", "scenes", "thresholds", "margins", "images"], "with --templates")
     elif thresholds:
@@ -190,6 +192,6 @@ def benchmark(
     elif detector:
         benchmark_detector(checkpoint, files, out, scenes=scenes)
     else:
-        options = {"settings": list(settings), "kinds": list(kinds), "rounds": list(rounds), "seeds": seeds}
+        options = {"settings": list(settings), "kinds": list(kinds), "rounds": list(rounds), "rescale": rescale, "seeds": seeds}
         run_benchmark(checkpoint, files, out, **options, clicks_folder=clicks)
     print(out)

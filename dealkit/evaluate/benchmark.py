@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby, pairwise
 from pathlib import Path
 from statistics import mean
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 from torchvision.ops import box_iou
+from torchvision.transforms.v2.functional import resize
 
 from dealkit.boxes import SIZE_BINS, claim
 from dealkit.clicks import clicks_hash, make_clicks, save_clicks
@@ -60,6 +62,7 @@ def benchmark(
     kinds: Sequence[str] = ("centre",),
     prompts: Sequence[str] = PROMPTS,
     rounds: Sequence[int] = (1,),
+    rescale: bool = False,
     seeds: int = 5,
     clicks_folder: Path | None = None,
 ) -> Results:
@@ -72,6 +75,7 @@ def benchmark(
         files: annotation files; images lie in `images` beside each, the folder's name is the source's.
         out: JSON to write. Sources that it already holds for the same checkpoint and clicks are not run again.
         rounds: how often the surest detections of a prompt become prompts, see `surest`; 1 is the click alone.
+        rescale: images are read again where what was clicked is tiny or large, see `next_scale`.
         clicks_folder: where to write the click lists, as `<source>-<setting>-<kind>-<seed>.json`.
     """
     request = {
@@ -82,6 +86,7 @@ def benchmark(
         "prompts": prompts,
         "rounds": rounds,
     }
+    request |= {"rescale": True} if rescale else {}
     results = Results(out, request | {"seeds": seeds, "score_threshold": DEFAULT_THRESHOLD})  # of `hit_shown` and `count_mae`
     model = load_model(checkpoint)
     wanted = [(s, k, i) for s in settings for k in kinds for i in range(seeds)]
@@ -91,7 +96,7 @@ def benchmark(
         rows = []
         for n_rounds in rounds:
             started, ways = time.monotonic(), {use: [[] for _ in lists] for use in PROMPTS}
-            found = predict_prompts(model, data, lists, rounds=n_rounds)
+            found = predict_prompts(model, data, lists, rounds=n_rounds, rescale=rescale)
             for image_id, group in groupby(found, key=lambda of_prompt: of_prompt[1]["image_id"]):
                 of_image = list(group)
                 for k in {k for k, *_ in of_image}:
@@ -134,13 +139,14 @@ def evaluate_on_scenes(
     seed: int = EVAL_SEED,
     *,
     size_bins: Mapping[str, tuple[float, float]] = SIZE_BINS,
+    rescale: bool = False,
     **controls: Any,
 ) -> Json:
     """Results on procedural scenes of a seed never trained on, 1/category, centre clicks; `controls` as in `SceneControls`."""
     with tempfile.TemporaryDirectory() as folder:
         file = write_coco(Path(folder), count, size=size, seed=seed, **controls)
         clicks = make_clicks(file, setting="1/category", seed=0)
-        found = predict_coco(model, CocoFolder(file, source="scenes"), [clicks])[0]
+        found = predict_coco(model, CocoFolder(file, source="scenes"), [clicks], rescale=rescale)[0]
         return evaluate(file, found, clicks, size_bins=size_bins)
 
 
@@ -149,9 +155,13 @@ SCALE_BINS |= {"4-8": (0.0, 64.0), "96-256": (96.0**2, 1e10)}  # what the border
 """Sizes in pixels of an evaluation across scales; the last bin is COCO's large objects."""
 
 
-def evaluate_across_scales(model: DEAL, count: int = 200, seed: int = EVAL_SEED) -> Json:
+READINGS = ("read once", "read again")
+"""Whether an image is read at its own scale only, or again where `next_scale` says so."""
+
+
+def evaluate_across_scales(model: DEAL, count: int = 200, seed: int = EVAL_SEED, *, rescale: bool = False) -> Json:
     """Results on 512 px scenes in which every category has a size of its own, from 4 to 256 px: AP50 by size."""
-    results = evaluate_on_scenes(model, count, 512, seed, size_bins=SCALE_BINS, sizes=(4.0, 256.0))
+    results = evaluate_on_scenes(model, count, 512, seed, size_bins=SCALE_BINS, sizes=(4.0, 256.0), rescale=rescale)
     about = {"scenes": count, "seed": seed, "ap50": results["all"]["ap50"], "hit": results["hit"]}
     return about | {name: results["all"][f"ap50_{name}"] for name in SCALE_BINS}
 
@@ -185,12 +195,26 @@ def click_every_object(predictor: Predictor, sample: Sample) -> Json:
     return {"objects": len(boxes), "threshold": predictor.threshold, **means, "clicks": rows}
 
 
+ENLARGED = (2, 3, 4, 6)
+"""How many times larger the coins are shown, too: objects of 80 to 250 px, as a telephone takes them."""
+
 LOWER_THRESHOLDS = (0.2, 0.15, 0.1, 0.05)
 """At which the coins are looked at besides the default: whether what is missing was only scored low."""
 
 
+def enlarged_clicks(checkpoint: Path, sample: Sample, *, rescale: bool) -> list[Json]:
+    """`click_every_object` of a photograph at every one of `ENLARGED`: its `factor`, `recall` and `precision`."""
+    predictor, rows = Predictor(checkpoint, rescale=rescale), []
+    for factor in ENLARGED:
+        image = resize(sample.image, [factor * side for side in sample.image.shape[1:]], antialias=True)
+        made = click_every_object(predictor, replace(sample, image=image, boxes=factor * sample.boxes))
+        rows.append({"factor": factor, "recall": made["recall"], "precision": made["precision"]})
+    return rows
+
+
 def photo_results(checkpoint: Path, out: Path) -> Json:
-    """Results of clicking every coin, of 500 procedural scenes and of scenes across scales; written to `out`."""
+    """Results of clicking every coin, also of the enlarged photograph, of 500 procedural scenes and of scenes across scales, read
+    once and again (`next_scale`); written to `out`."""
     predictor, coins = Predictor(checkpoint), photo("coins")
     scenes = evaluate_on_scenes(predictor.model)
     lower = [click_every_object(Predictor(checkpoint, threshold=t), coins) for t in LOWER_THRESHOLDS]
@@ -199,8 +223,9 @@ def photo_results(checkpoint: Path, out: Path) -> Json:
         "sha256": sha_of(checkpoint),
         "coins": click_every_object(predictor, coins),
         "coins_lower": [{key: value for key, value in row.items() if key != "clicks"} for row in lower],
+        "coins_enlarged": {name: enlarged_clicks(checkpoint, coins, rescale=name == "read again") for name in READINGS},
         "scenes": {"protocol": scenes["protocol"], "counts": scenes["counts"], **row_of(scenes)},
-        "scales": evaluate_across_scales(predictor.model),
+        "scales": {name: evaluate_across_scales(predictor.model, rescale=name == "read again") for name in READINGS},
         "made_by": provenance(),
     }
     write_json(out, results)

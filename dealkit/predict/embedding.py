@@ -35,6 +35,8 @@ class PromptEmbedding:
     """How many clicks it was made from."""
     model: str
     """`model_hash` of the model that made it: no other can read it."""
+    scale: float = 1.0
+    """At which images are read to be asked for it: that at which the clicks were."""
     where: str = "prompt embedding"
     """Its file, which errors name."""
 
@@ -44,6 +46,8 @@ class PromptEmbedding:
             raise ValueError(f"vectors: expected finite (2, D) float32, got {v.shape} {self.vectors.dtype}")
         if self.clicks < 1:
             raise ValueError(f"clicks: expected at least 1, got {self.clicks}")
+        if not 0 < self.scale <= 2:
+            raise ValueError(f"scale: expected over 0 to 2, got {self.scale}")
 
     @property
     def has_negative(self) -> bool:
@@ -52,7 +56,7 @@ class PromptEmbedding:
 
     def save(self, path: str | Path) -> None:
         """Write it as safetensors, in one move."""
-        about = {"clicks": str(self.clicks), "model": self.model}
+        about = {"clicks": str(self.clicks), "model": self.model, "scale": str(self.scale)}
         tensors = {"vectors": np.ascontiguousarray(self.vectors)}
         write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata=about))
 
@@ -70,7 +74,8 @@ def load_embedding(path: str | Path, framework: str = "pt") -> PromptEmbedding:
     if not about["clicks"].isdecimal():
         raise ValueError(f"{path}: clicks: expected a whole number, got {about['clicks']!r}")
     try:
-        return PromptEmbedding(vectors=tensors["vectors"], clicks=int(about["clicks"]), model=about["model"], where=str(path))
+        about = {"clicks": int(about["clicks"]), "model": about["model"], "scale": float(about.get("scale", 1))}
+        return PromptEmbedding(vectors=tensors["vectors"], **about, where=str(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -78,7 +83,8 @@ def load_embedding(path: str | Path, framework: str = "pt") -> PromptEmbedding:
 def mean_embedding(embeddings: Sequence[PromptEmbedding]) -> PromptEmbedding:
     """One prompt from several images of one model: the mean of what they mean, and of what they do not where they say so.
 
-    Choice: every image weighs the same, however many clicks it got, since clicks in one image show much the same.
+    Choice: every image weighs the same, however many clicks it got, since clicks in one image show much the same; images are
+    asked at the scale in the middle of theirs.
 
     >>> import torch
     >>> one, two = (PromptEmbedding(vectors=torch.tensor([[v], [n]]), clicks=1, model="m") for v, n in ((1.0, 0.0), (3.0, 5.0)))
@@ -92,7 +98,8 @@ def mean_embedding(embeddings: Sequence[PromptEmbedding]) -> PromptEmbedding:
     against = stacked[[e.has_negative for e in embeddings], 1]
     unmeant = against.mean(0) if len(against) else np.zeros_like(stacked[0, 1])
     vectors = like(np.stack([stacked[:, 0].mean(0), unmeant]), embeddings[0].vectors)
-    return PromptEmbedding(vectors=vectors, clicks=sum(e.clicks for e in embeddings), model=models.pop())
+    scale = sorted(e.scale for e in embeddings)[len(embeddings) // 2]
+    return PromptEmbedding(vectors=vectors, clicks=sum(e.clicks for e in embeddings), model=models.pop(), scale=scale)
 
 
 def model_hash(model: "DEAL") -> str:

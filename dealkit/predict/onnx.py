@@ -9,9 +9,9 @@ import numpy as np
 
 from dealkit.data.images import AnyImage, as_array
 from dealkit.files import read_json
-from dealkit.predict.detections import Detections, answers, from_raw, shown
+from dealkit.predict.detections import Detections, answers, from_raw, reread, scaled, shown
 from dealkit.predict.embedding import PromptEmbedding, check_model
-from dealkit.predict.plain import Prompt, read_prompts, stack, to_pixels
+from dealkit.predict.plain import Prompt, read_prompts, resized, stack, to_pixels
 from dealkit.predict.threshold import ADAPTIVE, check_threshold
 
 Arrays = dict[str, np.ndarray]
@@ -31,19 +31,20 @@ class OnnxPredictor:
         *,
         threshold: float | Literal["adaptive"] = ADAPTIVE,
         together: bool = True,
+        rescale: bool = True,
         runtime: Literal["onnxruntime", "openvino"] = "onnxruntime",
         threads: int = 0,
     ):
         """Load the graphs.
 
         Args:
-            folder: of `python -m dealkit export onnx`. threshold, together: as of `Predictor`.
+            folder: of `python -m dealkit export onnx`. threshold, together, rescale: as of `Predictor`.
             runtime: what runs the graphs, on the CPU. threads: that it uses; 0: as many as it likes.
 
         Raises:
             FileNotFoundError: no graphs in the folder. ValueError: the runtime is not installed.
         """
-        self.threshold, self.together = check_threshold(threshold), together
+        self.threshold, self.together, self.rescale = check_threshold(threshold), together, rescale
         self.about = read_json(Path(folder) / "model.json")
         load = {"onnxruntime": _of_onnxruntime, "openvino": _of_openvino}[runtime]
         try:
@@ -51,12 +52,12 @@ class OnnxPredictor:
         except ImportError:
             raise ValueError(f"runtime: install {runtime} with `pip install {runtime}`") from None
         self.image: np.ndarray | None = None
-        self.features: Arrays | None = None
+        self.kept: dict[float, Arrays] = {}
 
     def set_image(self, image: AnyImage) -> None:
         """Encode an image: a path, a PIL image, an (H, W) or (H, W, 3) array; see `as_image`."""
         self.image = as_array(image)
-        self.features = self._encode(self.image)
+        self.kept = {1.0: self._encode(self.image)}
 
     def click(self, x: float, y: float) -> Detections:
         """Everything that is of the kind of the object at pixel (x, y)."""
@@ -68,39 +69,59 @@ class OnnxPredictor:
 
     def predict_categories(self, prompts: Sequence[Prompt]) -> list[Detections]:
         """As `Predictor.predict_categories`."""
-        features, size_hw = self._encoded(), self.image.shape[1:]
-        sets = read_prompts(prompts, size_hw)
-        if not sets:
-            return []
-        clicks = stack(sets)
-        meant = {"embedding": self.graphs["embed"](features | clicks)["embedded"]}
-        found = self._detect(features | clicks | meant, size_hw, clicks["points"].shape[1])
-        return answers(found, sets, self.image, self.threshold, self.together)
+        self._encoded()
+        sets = read_prompts(prompts, self.image.shape[1:])
+        return (
+            answers(self._answers(sets, self.image, self.kept), sets, self.image, self.threshold, self.together) if sets else []
+        )
 
     def embed(self, image: AnyImage | None, points: Any = (), labels: Any = None, *, boxes: Any = ()) -> PromptEmbedding:
         """As `Predictor.embed`; `load_embedding(path, "np")` reads a saved one."""
         pixels = self.image if image is None else as_array(image)
-        features = self._encoded() if image is None else self._encode(pixels)
-        clicks = stack(sets := read_prompts([(points, labels, boxes)], pixels.shape[1:]))
+        kept = {1.0: self._encoded() if image is None else self._encode(pixels)}
+        sets = read_prompts([(points, labels, boxes)], pixels.shape[1:])
+        scale = self._answers(sets, pixels, kept)[0].scale if self.rescale else 1.0
+        features, clicks = kept[scale], stack(scaled(sets, scale))
         vectors = self.graphs["embed"](features | clicks)["embedded"]
         if clicks["sizes"].any():
             vectors[:, 0, -2:] = self.graphs["detect"](features | clicks | {"embedding": vectors})["wider"]
-        return PromptEmbedding(vectors=vectors[0], clicks=len(sets[0][0]), model=self.about["model"])
+        return PromptEmbedding(vectors=vectors[0], clicks=len(sets[0][0]), model=self.about["model"], scale=scale)
 
     def predict_embedding(self, embedding: PromptEmbedding) -> Detections:
         """As `Predictor.predict_embedding`."""
-        features = self._encoded()
+        self._encoded()
         check_model(embedding, self.about["model"], self.about["embedding_dim"])
+        features, size_hw = self._read(self.image, self.kept, embedding.scale)
         zeros = np.zeros((1, 1, 2), np.float32)
         nothing = {"points": zeros, "labels": np.full((1, 1), -1), "sizes": zeros}  # a point that is padding
         vectors = {"embedding": np.asarray(embedding.vectors)[None]}
-        found = self._detect(features | nothing | vectors, self.image.shape[1:], 0)[0]
+        found = self._detect(features | nothing | vectors, size_hw, 0)[0]
+        found = replace(found, boxes=found.boxes / embedding.scale, scale=embedding.scale)
         return replace(shown(found, self.threshold), image=self.image)
 
     def _encoded(self) -> Arrays:
-        if self.features is None:
+        if not self.kept:
             raise ValueError("no image: call set_image first")
-        return self.features
+        return self.kept[1.0]
+
+    def _read(self, image: np.ndarray, kept: dict[float, Arrays], scale: float) -> tuple[Arrays, tuple[int, int]]:
+        """Features of the image at a scale, of `kept` or put there, and its size."""
+        pixels = image if scale == 1 else resized(image, scale)
+        if scale not in kept:
+            kept[scale] = self._encode(pixels)
+        return kept[scale], pixels.shape[1:]
+
+    def _answers(self, sets: Sequence[tuple], image: np.ndarray, kept: dict[float, Arrays]) -> list[Detections]:
+        """As `predictor.Reading.answers`."""
+
+        def ask(rows: list[int], scale: float) -> list[Detections]:
+            features, size_hw = self._read(image, kept, scale)
+            clicks = stack(scaled([sets[n] for n in rows], scale))
+            meant = {"embedding": self.graphs["embed"](features | clicks)["embedded"]}
+            return self._detect(features | clicks | meant, size_hw, clicks["points"].shape[1])
+
+        found = ask(list(range(len(sets))), 1.0)
+        return reread(ask, found, image.shape[1:]) if self.rescale else found
 
     def _encode(self, image: np.ndarray) -> Arrays:
         return self.graphs["encode"]({"pixels": to_pixels(image), "size_hw": np.array([image.shape[1:]])})

@@ -112,6 +112,19 @@ def stack(sets: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[str
     return batch
 
 
+def resized(image: np.ndarray, scale: float) -> np.ndarray:
+    """The image (3, h, w) uint8 at a scale, at least a pixel high and wide.
+
+    >>> resized(np.zeros((3, 5, 8), np.uint8), 0.5).shape
+    (3, 2, 4)
+    """
+    from PIL import Image
+
+    _, h, w = image.shape
+    size = max(round(w * scale), 1), max(round(h * scale), 1)
+    return np.asarray(Image.fromarray(image.transpose(1, 2, 0)).resize(size, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+
+
 def to_pixels(image: np.ndarray, multiple: int = 32) -> np.ndarray:
     """The network's input of an image (3, h, w) uint8: (1, 3, H, W) float32, normalised, with zeros to the right and below."""
     std, mean = (np.float32(rgb)[:, None, None] for rgb in (IMAGENET_STD, IMAGENET_MEAN))

@@ -1,6 +1,7 @@
 """Click and get all of its kind: `Predictor` for people, `predict_coco` for whole data sets.
 
-Points and boxes are pixels of the original image. The network reads it at its own resolution, so nothing is rescaled.
+Points and boxes are pixels of the original image. The network reads it at its own resolution, and again at another where what
+was clicked is tiny or large (`next_scale`).
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -25,7 +26,7 @@ from dealkit.model.deal import DEAL, Features, Output
 from dealkit.model.fuse import for_inference
 from dealkit.model.queries import EXTENT
 from dealkit.predict import plain
-from dealkit.predict.detections import Detections, answers, compete, from_raw, shown, to_rows, with_click
+from dealkit.predict.detections import Detections, answers, compete, from_raw, reread, scaled, shown, to_rows, with_click
 from dealkit.predict.embedding import PromptEmbedding, check_model, model_hash
 from dealkit.predict.threshold import ADAPTIVE, check_threshold
 from dealkit.prompts import PointPrompts, stack_prompts, without_clicks
@@ -48,6 +49,7 @@ class Predictor:
         threshold: float | Literal["adaptive"] = ADAPTIVE,
         together: bool = True,
         rounds: int = 1,
+        rescale: bool = True,
         device: torch.device | str | None = None,
     ):
         """Load and prepare a model.
@@ -58,20 +60,30 @@ class Predictor:
                 what was clicked.
             together: the categories of one call are rivals, see `compete`.
             rounds: passes of detection; each but the first has the surest detections of the one before as further prompts.
+            rescale: read the image again where what was clicked is tiny or large, see `next_scale`.
         """
         self.threshold = check_threshold(threshold)
-        self.together, self.rounds = together, rounds
+        self.together, self.rounds, self.rescale = together, rounds, rescale
         self.device = torch.device(device) if device else default_device()
         loaded = model if isinstance(model, DEAL) else load_model(Path(model))
         self.model_hash = model_hash(loaded)
         self.model = for_inference(loaded.to(self.device))
-        self.image: Tensor | None = None
-        self.features: Features | None = None
+        self.reading: Reading | None = None
 
     def set_image(self, image: AnyImage) -> None:
         """Encode an image: a path, a PIL image, an (H, W) or (H, W, 3) array, a (3, H, W) tensor; see `as_image`."""
-        self.image = as_image(image)
-        self.features = encode_images(self.model, [self.image])
+        self.reading = Reading(self.model, as_image(image))
+        self.reading.features()
+
+    @property
+    def image(self) -> Tensor | None:
+        """(3, H, W) uint8: the image that is set."""
+        return self.reading and self.reading.image
+
+    @property
+    def features(self) -> Features | None:
+        """What the model sees in it, at its own size."""
+        return self.reading and self.reading.features()
 
     def click(self, x: float, y: float) -> Detections:
         """Everything that is of the kind of the object at pixel (x, y)."""
@@ -96,10 +108,9 @@ class Predictor:
         Raises:
             ValueError: no image is set, a point lies outside it, or a category has no positive point.
         """
-        features, size_hw = self._encoded(), tuple(self.image.shape[1:])
-        sets = read_prompts(prompts, size_hw)
-        stacked = stack_sets_of(sets).to(self.device)
-        return self.answers(detect_all(self.model, features, stacked, size_hw, rounds=self.rounds), sets, self.image)
+        reading = self._encoded()
+        sets = read_prompts(prompts, reading.size_hw)
+        return self.answers(reading.answers(sets, rescale=self.rescale, rounds=self.rounds), sets, reading.image)
 
     def embed(
         self,
@@ -114,11 +125,11 @@ class Predictor:
         Raises:
             ValueError: no image, a point outside it, or no positive point.
         """
-        pixels = self.image if image is None else as_image(image)
-        features = self._encoded() if image is None else encode_images(self.model, [pixels])
-        sets = read_prompts([(points, labels, boxes)], tuple(pixels.shape[1:]))
-        vectors = embed(self.model, features, stack_sets_of(sets).to(self.device))[0].cpu()
-        return PromptEmbedding(vectors=vectors, clicks=len(sets[0][0]), model=self.model_hash)
+        reading = self._encoded() if image is None else Reading(self.model, as_image(image))
+        sets = read_prompts([(points, labels, boxes)], reading.size_hw)
+        scale = reading.answers(sets)[0].scale if self.rescale else 1.0
+        vectors = embed(self.model, reading.features(scale), stack_sets_of(scaled(sets, scale)).to(self.device))[0].cpu()
+        return PromptEmbedding(vectors=vectors, clicks=len(sets[0][0]), model=self.model_hash, scale=scale)
 
     def predict_embedding(self, embedding: PromptEmbedding) -> Detections:
         """Everything in the image that is set of the kind that was clicked elsewhere.
@@ -126,11 +137,11 @@ class Predictor:
         Raises:
             ValueError: no image is set, or another model made the embedding.
         """
-        features = self._encoded()
+        reading = self._encoded()
         check_model(embedding, self.model_hash, self.model.embedding_dim)
-        asked = without_clicks([0]).to(self.device)
-        size_hw, vectors = tuple(self.image.shape[1:]), embedding.vectors[None].to(self.device)
-        found = detect_all(self.model, features, asked, size_hw, embedding=vectors, rounds=self.rounds)[0]
+        asked, vectors = without_clicks([0]), embedding.vectors[None].to(self.device)
+        found = reading.ask(asked, embedding.scale, embedding=vectors, rounds=self.rounds)[0]
+        found = replace(found, boxes=found.boxes / embedding.scale, scale=embedding.scale)
         return replace(shown(found, self.threshold), image=self.image)
 
     def answers(
@@ -139,10 +150,42 @@ class Predictor:
         """What is shown of all detections of some prompt sets (of `read_prompts`) in one image."""
         return answers(found, sets, image, self.threshold, self.together)
 
-    def _encoded(self) -> Features:
-        if self.features is None:
+    def _encoded(self) -> "Reading":
+        if self.reading is None:
             raise ValueError("no image: call set_image first")
-        return self.features
+        return self.reading
+
+
+class Reading:
+    """An image (3, H, W) uint8 as a model reads it: encoded once at each scale that is asked for."""
+
+    def __init__(self, model: DEAL, image: Tensor):
+        self.model, self.image, self.size_hw = model, image, tuple(image.shape[1:])
+        self.kept: dict[float, tuple[Features, tuple[int, int]]] = {}
+
+    def features(self, scale: float = 1.0) -> Features:
+        """What the model sees in the image at a scale."""
+        return self._read(scale)[0]
+
+    def ask(self, prompts: PointPrompts, scale: float = 1.0, **options: Any) -> list[Detections]:
+        """`detect_all` at a scale, of prompts in its pixels."""
+        features, size_hw = self._read(scale)
+        return detect_all(self.model, features, prompts.to(features.maps[0].device), size_hw, **options)
+
+    def answers(self, sets: Sequence[tuple], *, rescale: bool = True, **options: Any) -> list[Detections]:
+        """All detections of prompt sets of `read_prompts`, each at the scale that suits what was clicked."""
+
+        def ask(rows: list[int], scale: float) -> list[Detections]:
+            return self.ask(stack_sets_of(scaled([sets[n] for n in rows], scale)), scale, **options)
+
+        found = ask(list(range(len(sets))), 1.0)
+        return reread(ask, found, self.size_hw) if rescale else found
+
+    def _read(self, scale: float) -> tuple[Features, tuple[int, int]]:
+        if scale not in self.kept:
+            image = self.image if scale == 1 else torch.from_numpy(plain.resized(self.image.cpu().numpy(), scale).copy())
+            self.kept[scale] = encode_images(self.model, [image]), tuple(image.shape[1:])
+        return self.kept[scale]
 
 
 def read_prompts(prompts: Sequence[plain.Prompt], size_hw: tuple[int, int]) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -287,22 +330,22 @@ def predict_prompts(
     overlap: float = DEFAULT_NMS,
     together: bool = False,
     rounds: int = 1,
+    rescale: bool = False,
 ) -> Iterator[tuple[int, Json, Detections]]:
     """Which click list, prompt and detections, image by image; each image is encoded once for all lists.
 
     Args:
         overlap: IoU above which the weaker of two detections of one prompt is dropped; 1 keeps all.
         together: the prompts of one list in one image are rivals, see `compete`. rounds: see `surest`.
+        rescale: see `next_scale`. Choice: off, since published scores are of one reading.
     """
     model = for_inference(model)
-    options = {"limit": max_dets, "overlap": overlap, "rounds": rounds}
+    options = {"limit": max_dets, "overlap": overlap, "rounds": rounds, "rescale": rescale}
     for index, prompts in prompted_images(data, click_lists):
-        image = data[index].image
-        features, size_hw = encode_images(model, [image]), tuple(image.shape[1:])
+        reading, sets = Reading(model, data[index].image), clicked_sets([prompt for _, prompt in prompts])
         found: dict[int, Detections] = {}
-        for rows in batches([len(p["points"]) for _, p in prompts]):
-            stacked = stack_clicks([prompts[i][1] for i in rows]).to(features.maps[0].device)
-            found |= zip(rows, detect_all(model, features, stacked, size_hw, **options), strict=True)
+        for rows in batches([len(points) for points, *_ in sets]):
+            found |= zip(rows, reading.answers([sets[i] for i in rows], **options), strict=True)
         for k in sorted({k for k, _ in prompts}) if together else ():
             rows = [i for i, (of_list, _) in enumerate(prompts) if of_list == k]
             found |= zip(rows, compete([found[i] for i in rows]), strict=True)
@@ -323,11 +366,18 @@ def prompted_images(
         yield index, by_image[data.image_ids[index]]
 
 
+def clicked_sets(prompts: Sequence[Json]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Prompts of click lists as `read_prompts` gives them."""
+    sizes = [p.get("sizes", [[0.0, 0.0]] * len(p["points"])) for p in prompts]
+    return [
+        (torch.tensor(p["points"], dtype=torch.float32), torch.tensor(p["labels"]), torch.tensor(of, dtype=torch.float32))
+        for p, of in zip(prompts, sizes, strict=True)
+    ]
+
+
 def stack_clicks(prompts: Sequence[Json]) -> PointPrompts:
     """Prompts of click lists, all on one image, as a batch."""
-    sets = [(torch.tensor(p["points"], dtype=torch.float32), torch.tensor(p["labels"])) for p in prompts]
-    sizes = [torch.tensor(p.get("sizes", [[0.0, 0.0]] * len(p["points"])), dtype=torch.float32) for p in prompts]
-    return stack_prompts(sets, [0] * len(sets), sizes)
+    return stack_sets_of(clicked_sets(prompts))
 
 
 def batches(counts: Sequence[int], largest: int = 8) -> Iterator[list[int]]:

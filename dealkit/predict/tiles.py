@@ -26,9 +26,9 @@ from dealkit.files import Json
 from dealkit.model.deal import DEAL, Features, Output
 from dealkit.model.encoder import STRIDES, cell_centres
 from dealkit.model.fuse import for_inference
-from dealkit.predict.detections import Detections, clicked_rows, shown
+from dealkit.predict.detections import Detections, clicked_rows, reread, scaled, shown
 from dealkit.predict.embedding import PromptEmbedding, check_model
-from dealkit.predict.plain import Prompt
+from dealkit.predict.plain import Prompt, resized
 from dealkit.predict.predictor import (
     Predictor,
     batches,
@@ -68,7 +68,8 @@ def predict_large(
         image: any form that `Predictor.set_image` takes, or a `Raster`, as which the file of a map is opened.
         prompts: as `Predictor.predict_categories`.
         embedding: instead of prompts: a kind that was clicked in another image.
-        tile: side of a tile, pixels; an image that fits is one tile, and the result is that of `Predictor`.
+        tile: side of a tile, pixels; an image that fits is one tile, and the result is that of `Predictor`. Where what was
+            clicked is tiny or large, the image is read again at another scale, but not a map.
         overlap: pixels that tiles share: an object up to this size is whole in one of them; a larger one may be found in parts.
 
     Raises:
@@ -83,13 +84,29 @@ def predict_large(
     pixels = open_image(image)
     options = {"tile": tile, "overlap": overlap}
     if embedding is None:
-        sets = read_prompts(prompts, tuple(pixels.shape[1:]))
-        return predictor.answers(predict_tiles(predictor.model, pixels, stack_sets_of(sets), **options), sets, pixels)
+        size_hw = tuple(pixels.shape[1:])
+        sets = read_prompts(prompts, size_hw)
+
+        def ask(rows: list[int], scale: float) -> list[Detections]:
+            asked = stack_sets_of(scaled([sets[n] for n in rows], scale))
+            return predict_tiles(predictor.model, _at(pixels, scale), asked, **options)
+
+        found = ask(list(range(len(sets))), 1.0)
+        again = predictor.rescale and isinstance(pixels, Tensor)
+        return predictor.answers(reread(ask, found, size_hw) if again else found, sets, pixels)
     if prompts:
         raise ValueError("predict_large: expected prompts or an embedding, got both")
     check_model(embedding, predictor.model_hash, predictor.model.embedding_dim)
-    found = predict_tiles(predictor.model, pixels, without_clicks([0]), embedding=embedding.vectors[None], **options)
-    return [replace(shown(found[0], predictor.threshold), image=pixels, clicked=None)]
+    scale = embedding.scale if isinstance(pixels, Tensor) else 1.0
+    asked = {"embedding": embedding.vectors[None], **options}
+    found = predict_tiles(predictor.model, _at(pixels, scale), without_clicks([0]), **asked)[0]
+    found = replace(found, boxes=found.boxes / scale, scale=scale)
+    return [replace(shown(found, predictor.threshold), image=pixels, clicked=None)]
+
+
+def _at(pixels: Tensor | Raster, scale: float) -> Tensor | Raster:
+    """The image at a scale; a map only at its own."""
+    return pixels if scale == 1 else torch.from_numpy(resized(pixels.numpy(), scale).copy())
 
 
 def embed_large(

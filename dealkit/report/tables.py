@@ -155,24 +155,32 @@ def headline_table(_: Json) -> str:
 def photo_table(results: Json) -> str:
     """Markdown: coins and procedural scenes."""
     coins, lower, scenes = results["coins"], results["coins_lower"], results["scenes"]
-    numbers = {key: ", ".join(f"{row[key]:{'g' if key == 'threshold' else '.3f'}}" for row in lower) for key in lower[0]}
     ap50, ap75, *ignored, hit = (per_cent(scenes[key]) for key in SCORES)
     mean = "mean recall {}, mean precision {}".format
+
+    def joined(rows: list[Json], key: str, form: str = "{:.3f}") -> str:
+        return ", ".join(form.format(row[key]) for row in rows)
+
     photograph = f"photograph with {coins['objects']} coins, a click on each in turn, threshold {coins['threshold']}"
     made = "{images} procedural scenes of unseen seeds, {objects} objects, one click per category".format(**scenes["counts"])
     return plain_table(
         ("what", "result"),
         (photograph, mean(f"{coins['recall']:.3f}", f"{coins['precision']:.3f} at IoU 0.5")),
-        (f"the same at fixed thresholds {numbers['threshold']}", mean(numbers["recall"], numbers["precision"])),
+        (f"at fixed thresholds {joined(lower, 'threshold', '{:g}')}", mean(joined(lower, "recall"), joined(lower, "precision"))),
+        *(
+            (f"enlarged {joined(of, 'factor', '{}')} times, {name}", mean(joined(of, "recall"), joined(of, "precision")))
+            for name, of in results["coins_enlarged"].items()
+        ),
         (made, f"AP50 {ap50}, AP75 {ap75}; clicked ignored {', '.join(ignored)}; hit {hit}"),
     )
 
 
 def scale_table(results: Json) -> str:
-    """Markdown: AP50 by size of object in scenes across scales, in per cent."""
+    """Markdown: AP50 by size of object in scenes across scales, in per cent, of images read once and read again."""
     scales = results["scales"]
-    head = [f"{scales['scenes']} scenes of 512 px", "all", *(f"{name} px" for name in SCALE_BINS), "hit"]
-    return plain_table(head, ["AP50", *(per_cent(scales[name]) for name in ("ap50", *SCALE_BINS, "hit"))])
+    head = [f"{scales['read once']['scenes']} scenes of 512 px", "all", *(f"{name} px" for name in SCALE_BINS), "hit"]
+    numbers = ("ap50", *SCALE_BINS, "hit")
+    return plain_table(head, *([f"AP50, {name}", *(per_cent(of[key]) for key in numbers)] for name, of in scales.items()))
 
 
 def speed_sentence(figures: Json) -> str:
