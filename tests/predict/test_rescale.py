@@ -37,12 +37,12 @@ def readers(tiny_model):
     [
         (7.9, 1.0, (400, 400), 2.0),
         (8.0, 1.0, (400, 400), None),
-        (55.9, 1.0, (400, 400), None),
-        (56.0, 1.0, (400, 400), 0.5),
-        (112.0, 0.5, (400, 400), 0.25),  # 56 px there
-        (111.0, 0.5, (400, 400), None),
+        (95.9, 1.0, (400, 400), None),
+        (96.0, 1.0, (400, 400), 0.5),
+        (192.0, 0.5, (400, 400), 0.25),  # 96 px there
+        (191.0, 0.5, (400, 400), None),
         (7.0, 0.5, (400, 400), None),  # never back again
-        (60.0, 2.0, (400, 400), None),
+        (100.0, 2.0, (400, 400), None),
         (7.0, 1.0, (1000, 1000), 2.0),  # four million pixels
         (7.0, 1.0, (1001, 1000), None),
     ],
@@ -58,14 +58,14 @@ def test_without_a_clicked_object_nothing_is_read_again():
 
 
 def test_each_prompt_is_read_until_its_scale_suits():
-    """150 px: at a half, where 130 px are seen, and at a quarter; 7 px twice as large; 20 px as it is."""
-    asked, sides = [], {0.5: 65.0, 0.25: 33.0, 2.0: 14.0}
+    """300 px: at a half, where 130 px are seen, and at a quarter; 7 px twice as large; 20 px as it is."""
+    asked, sides = [], {0.5: 130.0, 0.25: 33.0, 2.0: 14.0}
 
     def ask(rows, scale):
         asked.append((rows, scale))
         return [clicked(sides[scale]) for _ in rows]
 
-    found = reread(ask, [clicked(150.0), clicked(20.0), clicked(7.0)], (400, 400))
+    found = reread(ask, [clicked(300.0), clicked(20.0), clicked(7.0)], (400, 400))
     assert asked == [([0], 0.5), ([2], 2.0), ([0], 0.25)]
     assert [f.scale for f in found] == [0.25, 1.0, 2.0] and [f.boxes[0, 2].item() for f in found] == [132.0, 20.0, 7.0]
     assert reread(ask, [], (400, 400)) == []
