@@ -13,6 +13,7 @@ TABLES = {
     "unseen_settings": ("unseen_nano_settings.json", tables.settings_table),
     "open": ("open_nano.json", tables.ways_table),
     "options": ("options_nano.json", tables.options_table),
+    "rescaled": ("rescaled_nano.json", tables.rescale_table),
     "margins": ("margins_nano.json", tables.margins_table),
     "kinds": ("unseen_kinds.json", tables.kinds_table),
     "training": ("training_nano.json", tables.training_sentence),

@@ -131,6 +131,19 @@ def margins_table(results: Json) -> str:
     return markdown(frame.pivot(index="power", columns="column", values="value")[columns].reset_index())
 
 
+def rescale_table(results: Json) -> str:
+    """A row per group of sources: means with images read once, of the published rows of the same clicks, and read again."""
+    again, by = tidy(results).query("prompts == 'together'"), ["source", "clicks"]
+    rows, metrics = [], ["ap50_ignored", "ap75_ignored", "hit"]
+    for name, file in {"seen": "realsmall_nano", "open, seen": "open_nano", "unseen": "unseen_nano"}.items():
+        pairs = tidy(RESULTS / f"{file}.json").query("prompts == 'together'").merge(again, on=by, suffixes=("", "_again"))
+        moved = int((pairs[metrics] != pairs[[f"{m}_again" for m in metrics]].set_axis(metrics, axis=1)).any(axis=1).sum())
+        about = {"sources": f"{len(pairs)} {name}", "of which it changes": str(moved)}
+        scores = [pairs[[m, f"{m}_again"]].mean().map(per_cent) for m in metrics]
+        rows.append(about | {HEADS[m]: " → ".join(two) for m, two in zip(metrics, scores, strict=True)})
+    return markdown(pd.DataFrame(rows))
+
+
 def headline_table(_: Json) -> str:
     """What was told / where / scores: DEAL and the references on the unseen and the seen sources, one click list or five."""
     told = {f"DEAL `nano`, {way}": ("{}_nano", f"setting == '1/category' and {chosen}") for way, chosen in WAYS.items()}
