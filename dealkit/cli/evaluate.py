@@ -142,7 +142,7 @@ def benchmark(
         kinds: click kinds.
         seeds: click lists per setting and kind.
         rounds: how often the surest detections of a prompt become prompts themselves; 1 is the prompt alone.
-        rescale: read an image again, larger or smaller, where what was clicked is under 8 px or over 96, as `predict` does.
+        rescale: read an image again, larger or smaller, where what was clicked is under 8 px or over 192, as `predict` does.
         clicks: folder to write the click lists to.
         scenes: a detector without prompts is scored on so many procedural scenes, too.
         templates: instead of the checkpoint, template matching shown `box`, `click` or `box, scaled and turned`; ImageNet

@@ -14,7 +14,7 @@ from dealkit.predict.tiles import predict_large
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
-LARGE_BOX = [20.0, 20.0, 120.0, 120.0]
+LARGE_BOX, HALF = [20.0, 20.0, 240.0, 240.0], [10.0, 10.0, 120.0, 120.0]
 
 
 def clicked(side, scale=1.0):
@@ -24,8 +24,8 @@ def clicked(side, scale=1.0):
 
 @pytest.fixture
 def readers(tiny_model):
-    """A predictor that reads again and one that does not, with an image of 160 px and the same at half of its size."""
-    pixels = noise(160, 160)
+    """A predictor that reads again and one that does not, with an image of 320 px and the same at half of its size."""
+    pixels = noise(320, 320)
     again, once = Predictor(tiny_model, threshold=0.0), Predictor(tiny_model, threshold=0.0, rescale=False)
     again.set_image(pixels)
     once.set_image(torch.from_numpy(resized(pixels.numpy(), 0.5).copy()))
@@ -37,12 +37,12 @@ def readers(tiny_model):
     [
         (7.9, 1.0, (400, 400), 2.0),
         (8.0, 1.0, (400, 400), None),
-        (95.9, 1.0, (400, 400), None),
-        (96.0, 1.0, (400, 400), 0.5),
-        (192.0, 0.5, (400, 400), 0.25),  # 96 px there
-        (191.0, 0.5, (400, 400), None),
+        (191.9, 1.0, (400, 400), None),
+        (192.0, 1.0, (400, 400), 0.5),
+        (384.0, 0.5, (400, 400), 0.25),  # 192 px there
+        (383.0, 0.5, (400, 400), None),
         (7.0, 0.5, (400, 400), None),  # never back again
-        (100.0, 2.0, (400, 400), None),
+        (200.0, 2.0, (400, 400), None),
         (7.0, 1.0, (1000, 1000), 2.0),  # four million pixels
         (7.0, 1.0, (1001, 1000), None),
     ],
@@ -58,14 +58,14 @@ def test_without_a_clicked_object_nothing_is_read_again():
 
 
 def test_each_prompt_is_read_until_its_scale_suits():
-    """300 px: at a half, where 130 px are seen, and at a quarter; 7 px twice as large; 20 px as it is."""
-    asked, sides = [], {0.5: 130.0, 0.25: 33.0, 2.0: 14.0}
+    """400 px: at a half, where 210 px are seen, and at a quarter; 7 px twice as large; 20 px as it is."""
+    asked, sides = [], {0.5: 210.0, 0.25: 33.0, 2.0: 14.0}
 
     def ask(rows, scale):
         asked.append((rows, scale))
         return [clicked(sides[scale]) for _ in rows]
 
-    found = reread(ask, [clicked(300.0), clicked(20.0), clicked(7.0)], (400, 400))
+    found = reread(ask, [clicked(400.0), clicked(20.0), clicked(7.0)], (400, 400))
     assert asked == [([0], 0.5), ([2], 2.0), ([0], 0.25)]
     assert [f.scale for f in found] == [0.25, 1.0, 2.0] and [f.boxes[0, 2].item() for f in found] == [132.0, 20.0, 7.0]
     assert reread(ask, [], (400, 400)) == []
@@ -73,9 +73,9 @@ def test_each_prompt_is_read_until_its_scale_suits():
 
 def test_a_large_object_is_answered_as_in_the_image_at_half_of_its_size(readers):
     again, once = readers
-    found, half = again.predict(boxes=[LARGE_BOX]), once.predict(boxes=[[10, 10, 60, 60]])
+    found, half = again.predict(boxes=[LARGE_BOX]), once.predict(boxes=[HALF])
     same(found, replace(half, boxes=half.boxes * 2))
-    assert found.scale == 0.5 and found.points.tolist() == [[70, 70]] and found.image.shape == (3, 160, 160)
+    assert found.scale == 0.5 and found.points.tolist() == [[130, 130]] and found.image.shape == (3, 320, 320)
     both = again.predict_categories([([], None, [LARGE_BOX]), ([], None, [[30, 30, 60, 60]])])
     assert [f.scale for f in both] == [0.5, 1.0], "each prompt has a scale of its own"
 
@@ -84,7 +84,7 @@ def test_an_embedding_is_asked_at_the_scale_that_it_was_made_at(readers, tmp_pat
     again, once = readers
     made = again.embed(None, boxes=[LARGE_BOX])
     assert made.scale == 0.5 and again.embed(None, boxes=[[30, 30, 60, 60]]).scale == 1
-    torch.testing.assert_close(made.vectors, once.embed(None, boxes=[[10, 10, 60, 60]]).vectors)
+    torch.testing.assert_close(made.vectors, once.embed(None, boxes=[HALF]).vectors)
     made.save(tmp_path / "kind.safetensors")
     loaded = load_embedding(tmp_path / "kind.safetensors")
     half = once.predict_embedding(replace(loaded, scale=1.0))
@@ -97,6 +97,6 @@ def test_an_embedding_is_asked_at_the_scale_that_it_was_made_at(readers, tmp_pat
 def test_an_image_in_tiles_is_read_again_as_a_whole_one(readers):
     again, _ = readers
     prompt = ([], None, [LARGE_BOX])
-    same(predict_large(again, again.image, [prompt], tile=256)[0], again.predict_categories([prompt])[0])
+    same(predict_large(again, again.image, [prompt], tile=512)[0], again.predict_categories([prompt])[0])
     kind = again.embed(None, boxes=[LARGE_BOX])
-    same(predict_large(again, again.image, embedding=kind, tile=256)[0], again.predict_embedding(kind))
+    same(predict_large(again, again.image, embedding=kind, tile=512)[0], again.predict_embedding(kind))
