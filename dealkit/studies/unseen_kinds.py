@@ -40,6 +40,10 @@ PARTS: dict[str, Changes] = {
 """Cells and what they change in the run; the first is what the others are compared with. The last four are the paper's parts."""
 
 
+NUMBERS = ("ap50", "ap75", "ap25_ignored", "ap50_ignored", "ap75_ignored", "hit")
+"""What a row keeps of those of `row_of`."""
+
+
 def recipe(files: Sequence[Path], *, steps: int, batch_size: int = 12, size: int = 128) -> RunConfig:
     """The run that the cells change: `nano` from ImageNet weights on these annotation files and procedural scenes."""
     data = DataConfig(coco=tuple(map(str, files)), size=size)
@@ -59,7 +63,7 @@ def part_results(
     seeds: int = 3,
     numbers: Sequence[int] = (),
 ) -> Results:
-    """A row per cell, seed, group and source: the numbers of `row_of` for a click and for a box, one per category, at the centre.
+    """A row per cell, seed, group and source: `NUMBERS` for a click and for a box, one per category, at the centre.
 
     Args:
         train: annotation files to train on. groups: name -> files to score on, such as `seen` and `unseen`.
@@ -87,6 +91,7 @@ def part_results(
                 found = predict_coco(model, CocoFolder(file), lists, together=True)
                 for clicks, of_list in zip(lists, found, strict=True):
                     about = {"group": group, "source": file.parent.name, "kind": clicks["kind"], "minutes": minutes}
-                    rows.append(about | row_of(evaluate(truth, of_list, clicks)))
+                    scores = row_of(evaluate(truth, of_list, clicks))
+                    rows.append(about | {name: scores[name] and round(scores[name], 4) for name in NUMBERS})
         results.add(key, *rows)
     return results
