@@ -481,6 +481,17 @@ def protocol_table(results: Json, metrics: Sequence[str] = ("ap50", "ap75", "ap5
     return markdown(about.join(percent(means, metrics, spread=True)).assign(**costs).astype(str))
 
 
+def whole_seeds(results: Json) -> pd.DataFrame:
+    """Rows of the seeds that all cells have: a seed that is not finished would be compared with others.
+
+    >>> rows = [{"cell": "full", "seed": 0}, {"cell": "off", "seed": 0}, {"cell": "full", "seed": 1}]
+    >>> len(whole_seeds({"rows": rows}))
+    2
+    """
+    rows = tidy(results)
+    return rows[rows.groupby("seed")["cell"].transform("nunique") == rows["cell"].nunique()]
+
+
 def part_gains(results: Json, metric: str = "ap50_ignored") -> pd.DataFrame:
     """Per group, prompt and cell of `studies.unseen_kinds` the mean `gain` over the first cell on the same sources and seeds, and
     the bounds `low` and `high` of its 95 % interval: the wider of that over sources and that over seeds.
@@ -492,7 +503,7 @@ def part_gains(results: Json, metric: str = "ap50_ignored") -> pd.DataFrame:
     >>> gains["gain"].round(3).to_dict(), round(float(gains["high"]["off"]), 2)  # standard error 0.05, times 12.71
     ({'full': 0.0, 'off': -0.2}, 0.44)
     """
-    rows, by = tidy(results), ["group", "kind", "source", "seed"]
+    rows, by = whole_seeds(results), ["group", "kind", "source", "seed"]
     first = rows[rows["cell"] == rows["cell"].iloc[0]]
     pairs = rows.merge(first[[*by, metric]], on=by, suffixes=("", "_first"))
     pairs["gain"] = pairs[metric] - pairs[f"{metric}_first"]
@@ -507,7 +518,7 @@ def part_gains(results: Json, metric: str = "ap50_ignored") -> pd.DataFrame:
 def kinds_table(results: Json) -> str:
     """A row per cell of `studies.unseen_kinds`: AP50 with the clicked ignored by group and prompt, spread over seeds, and what it
     gains over the first cell, see `part_gains`."""
-    rows = tidy(results)
+    rows = whole_seeds(results)
     means = over_seeds(rows, ["cell", "group", "kind"], ["ap50_ignored"])
     cells = percent(means, ["ap50_ignored"], spread=True).set_axis(["AP50"], axis=1)
     gains = part_gains(results)[["gain", "low", "high"]].mul(100).map("{:+.1f}".format)
