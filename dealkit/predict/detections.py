@@ -200,8 +200,13 @@ def reread(
         for scale in sorted(set(wanted.values())):
             rows = [n for n, at in wanted.items() if at == scale]
             for n, again in zip(rows, ask(rows, scale), strict=True):
-                found[n] = replace(again, boxes=again.boxes / scale, scale=scale)
+                found[n] = in_image(again, scale)
     return found
+
+
+def in_image(found: Detections, scale: float) -> Detections:
+    """What was found in an image at a scale, in pixels of the image."""
+    return replace(found, boxes=found.boxes / scale, scale=scale)
 
 
 def scaled(sets: Sequence[tuple], scale: float) -> list[tuple]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from dealkit.data.images import AnyImage, as_array
 from dealkit.files import read_json
-from dealkit.predict.detections import Detections, answers, from_raw, reread, scaled, shown
+from dealkit.predict.detections import Detections, answers, from_raw, in_image, reread, scaled, shown
 from dealkit.predict.embedding import PromptEmbedding, check_model
 from dealkit.predict.plain import Prompt, read_prompts, resized, stack, to_pixels
 from dealkit.predict.threshold import ADAPTIVE, check_threshold
@@ -96,8 +96,7 @@ class OnnxPredictor:
         nothing = {"points": zeros, "labels": np.full((1, 1), -1), "sizes": zeros}  # a point that is padding
         vectors = {"embedding": np.asarray(embedding.vectors)[None]}
         found = self._detect(features | nothing | vectors, size_hw, 0)[0]
-        found = replace(found, boxes=found.boxes / embedding.scale, scale=embedding.scale)
-        return replace(shown(found, self.threshold), image=self.image)
+        return replace(shown(in_image(found, embedding.scale), self.threshold), image=self.image)
 
     def _encoded(self) -> Arrays:
         if not self.kept:
@@ -106,10 +105,9 @@ class OnnxPredictor:
 
     def _read(self, image: np.ndarray, kept: dict[float, Arrays], scale: float) -> tuple[Arrays, tuple[int, int]]:
         """Features of the image at a scale, of `kept` or put there, and its size."""
-        pixels = image if scale == 1 else resized(image, scale)
         if scale not in kept:
-            kept[scale] = self._encode(pixels)
-        return kept[scale], pixels.shape[1:]
+            kept[scale] = self._encode(image if scale == 1 else resized(image, scale))
+        return kept[scale], kept[scale]["size_hw"]
 
     def _answers(self, sets: Sequence[tuple], image: np.ndarray, kept: dict[float, Arrays]) -> list[Detections]:
         """As `predictor.Reading.answers`."""
@@ -124,7 +122,8 @@ class OnnxPredictor:
         return reread(ask, found, image.shape[1:]) if self.rescale else found
 
     def _encode(self, image: np.ndarray) -> Arrays:
-        return self.graphs["encode"]({"pixels": to_pixels(image), "size_hw": np.array([image.shape[1:]])})
+        size_hw = image.shape[1:]
+        return self.graphs["encode"]({"pixels": to_pixels(image), "size_hw": np.array([size_hw])}) | {"size_hw": size_hw}
 
     def _detect(self, given: Arrays, size_hw: tuple[int, int], clicks: int) -> list[Detections]:
         out = self.graphs["detect"](given)

@@ -26,7 +26,18 @@ from dealkit.model.deal import DEAL, Features, Output
 from dealkit.model.fuse import for_inference
 from dealkit.model.queries import EXTENT
 from dealkit.predict import plain
-from dealkit.predict.detections import Detections, answers, compete, from_raw, reread, scaled, shown, to_rows, with_click
+from dealkit.predict.detections import (
+    Detections,
+    answers,
+    compete,
+    from_raw,
+    in_image,
+    reread,
+    scaled,
+    shown,
+    to_rows,
+    with_click,
+)
 from dealkit.predict.embedding import PromptEmbedding, check_model, model_hash
 from dealkit.predict.threshold import ADAPTIVE, check_threshold
 from dealkit.prompts import PointPrompts, stack_prompts, without_clicks
@@ -141,8 +152,7 @@ class Predictor:
         check_model(embedding, self.model_hash, self.model.embedding_dim)
         asked, vectors = without_clicks([0]), embedding.vectors[None].to(self.device)
         found = reading.ask(asked, embedding.scale, embedding=vectors, rounds=self.rounds)[0]
-        found = replace(found, boxes=found.boxes / embedding.scale, scale=embedding.scale)
-        return replace(shown(found, self.threshold), image=self.image)
+        return replace(shown(in_image(found, embedding.scale), self.threshold), image=self.image)
 
     def answers(
         self, found: Sequence[Detections], sets: Sequence[tuple[Tensor, Tensor, Tensor]], image: Tensor

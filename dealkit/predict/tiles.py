@@ -26,7 +26,7 @@ from dealkit.files import Json
 from dealkit.model.deal import DEAL, Features, Output
 from dealkit.model.encoder import STRIDES, cell_centres
 from dealkit.model.fuse import for_inference
-from dealkit.predict.detections import Detections, clicked_rows, reread, scaled, shown
+from dealkit.predict.detections import Detections, clicked_rows, in_image, reread, scaled, shown
 from dealkit.predict.embedding import PromptEmbedding, check_model
 from dealkit.predict.plain import Prompt, resized
 from dealkit.predict.predictor import (
@@ -100,8 +100,7 @@ def predict_large(
     scale = embedding.scale if isinstance(pixels, Tensor) else 1.0
     asked = {"embedding": embedding.vectors[None], **options}
     found = predict_tiles(predictor.model, _at(pixels, scale), without_clicks([0]), **asked)[0]
-    found = replace(found, boxes=found.boxes / scale, scale=scale)
-    return [replace(shown(found, predictor.threshold), image=pixels, clicked=None)]
+    return [replace(shown(in_image(found, scale), predictor.threshold), image=pixels, clicked=None)]
 
 
 def _at(pixels: Tensor | Raster, scale: float) -> Tensor | Raster:

@@ -44,10 +44,10 @@ NUMBERS = ("ap50", "ap75", "ap25_ignored", "ap50_ignored", "ap75_ignored", "hit"
 """What a row keeps of those of `row_of`."""
 
 
-def recipe(files: Sequence[Path], *, steps: int, batch_size: int = 12, size: int = 128) -> RunConfig:
+def recipe(files: Sequence[Path], *, steps: int, size: int = 128) -> RunConfig:
     """The run that the cells change: `nano` from ImageNet weights on these annotation files and procedural scenes."""
     data = DataConfig(coco=tuple(map(str, files)), size=size)
-    schedule = TrainConfig(steps=steps, batch_size=batch_size, warmup=min(200, steps // 5), ema_decay=0.995, checkpoint_every=100)
+    schedule = TrainConfig(steps=steps, batch_size=12, warmup=min(200, steps // 5), ema_decay=0.995, checkpoint_every=100)
     return RunConfig(model=MODELS["nano"], data=data, train=schedule)
 
 
