@@ -71,3 +71,17 @@ def test_frozen_parts_and_statistics_stay_in_training(frozen):
     assert kept == {name for name, _ in backbone.named_parameters() if frozen and name.startswith(("net.stem.", *blocks))}
     moved = {name for name, value in backbone.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {name for name in before if not frozen and name.endswith(("mean", "var", "tracked"))}
+
+
+def test_in_bfloat16_each_channel_s_kernel_has_the_gradient_of_float32():
+    torch.manual_seed(0)
+    layer, x, grad = SameConv(8, 8, 5, 2, groups=8, bias=False), normal(2, 8, 10, 10), normal(2, 8, 5, 5)
+    x = x.bfloat16().float().requires_grad_()
+    layer(x).backward(grad.bfloat16().float())
+    exact = layer.weight.grad.clone()
+    layer.weight.grad = None
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x.bfloat16())
+    assert y.dtype == torch.bfloat16
+    y.backward(grad.bfloat16())
+    assert torch.equal(layer.weight.grad, exact)
