@@ -26,7 +26,7 @@ from dealkit.cli.checks import (
     is_weights,
     starts,
 )
-from dealkit.config import DEFAULT_CHECKPOINT, BuildConfig
+from dealkit.config import DEFAULT_CHECKPOINT, BuildConfig, check_range
 from dealkit.files import sha_of, write_json, write_text
 from dealkit.jobs import journal, stop_request
 from dealkit.predict.folder import JOURNAL, FolderPrompt, list_images, predict_folder
@@ -37,11 +37,11 @@ Points = Annotated[list[tuple[float, float]], tyro.conf.arg(metavar="X Y"), tyro
 
 Boxes = Annotated[list[tuple[float, float, float, float]], tyro.conf.arg(metavar="X1 Y1 X2 Y2"), tyro.conf.UseAppendAction]
 
-SHARED = {"point", "not_point", "box", "of", "embedding", "threshold", "tile", "overlap", "out"}
+SHARED = {"point", "not_point", "box", "of", "embedding", "threshold", "tile", "overlap", "out", "rounds", "reading"}
 MODES = {
     "IMAGE": SHARED | {"figure", "save_embedding", "page", "bands", "window", "lonlat", "map_crs"},
     "FOLDER": SHARED | {"format", "kind", "no_sheet", "engine", "workers"},
-    "--coco": {"images", "clicks", "tile", "overlap", "out", "drop", "allow_outside"},
+    "--coco": {"images", "clicks", "tile", "overlap", "out", "drop", "allow_outside", "rounds", "reading", "together"},
 }
 """What `predict` is given -> the options that have an effect then."""
 OUTPUTS = {".json": ('{"boxes"',), ".csv": ("image,kind,score",), ".geojson": ('{"type":"FeatureCollection"',)}
@@ -67,6 +67,9 @@ def predict(
     save_embedding: Maybe[Path] = None,
     tile: Maybe[int] = None,
     overlap: Maybe[int] = None,
+    rounds: Maybe[int] = None,
+    reading: Maybe[Literal["once", "again"]] = None,
+    together: bool = False,
     format: Several[Literal["coco", "yolo", "voc", "labelstudio", "cvat", "csv", "geojson"]] = (),
     kind: Maybe[str] = None,
     sheet: bool = True,
@@ -111,6 +114,10 @@ def predict(
         save_embedding: file to keep what the points mean in, for other images.
         tile: read images in tiles of this side in pixels, for those too large for the memory; a map is never read whole.
         overlap: pixels that tiles share; 128 if not given.
+        rounds: passes of detection; each but the first has the surest detections of the one before as further prompts.
+        reading: `again` reads an image again, larger or smaller, where what was clicked is under 8 px or over 192. If not given,
+            images and folders are read again, and a data set once.
+        together: the kinds clicked in an image of a data set are rivals: each object goes to one.
         format: files to write for other tools, from the results of a folder.
         kind: what the found kind is called in them.
         sheet: write a contact sheet of a folder, pages to check by eye.
@@ -132,6 +139,7 @@ def predict(
     given |= {"overlap": overlap, "format": format, "kind": kind, "no_sheet": not sheet, "box": box}
     given |= {"lonlat": lonlat, "map_crs": map_crs, "page": page, "bands": bands, "window": window, "drop": drop}
     given |= {"allow_outside": allow_outside, "engine": engine, "workers": workers}
+    given |= {"rounds": rounds, "reading": reading, "together": together}
     for name, value in given.items():
         if value not in (None, [], (), False) and name not in MODES[mode]:
             places = " or ".join(other for other, names in MODES.items() if name in names)
@@ -143,9 +151,15 @@ def predict(
     if tile is not None and not 0 <= shared < tile:
         raise ValueError(f"predict --tile {tile}: expected more than the {shared} pixels that tiles share (--overlap)")
     tiles = {"tile": tile or 0, "overlap": shared}
+    for name in ("rounds", "reading", "together") if tile and coco else ("rounds",) if tile else ():
+        if given[name]:
+            raise ValueError(f"predict --{name}: has no effect with --tile")
+    if rounds is not None:
+        check_range("--rounds", rounds, 1, 10)
+    passes = {"rounds": rounds or 1, "rescale": reading == "again" if coco else reading != "once"}
     if coco is not None:
         check_coco("--coco", coco, outside=allow_outside)
-        _predict_coco(coco, images, clicks, out, checkpoint, overwrite, drop, **tiles)
+        _predict_coco(coco, images, clicks, out, checkpoint, overwrite, drop, **tiles, **passes, together=together)
         return
     if embedding is not None and (point or not_point or box or lonlat or save_embedding or of):
         raise ValueError("predict --embedding: expected no --point, --not-point, --box, --lonlat, --of or --save-embedding")
@@ -176,6 +190,8 @@ def predict(
     inputs = [image, checkpoint, of, embedding]
     if (graphs := checkpoint.is_dir()) and (tile or mode == "FOLDER"):
         raise ValueError(f"--checkpoint {checkpoint}: is a folder; graphs read one image, whole: expected weights (.safetensors)")
+    if graphs and rounds:
+        raise ValueError("predict --rounds: has no effect with graphs")
     if mode == "FOLDER":
         check_place(out)
         check_folder(out if out.exists() else None, "--out")
@@ -183,7 +199,7 @@ def predict(
         check_weights(embedding, "prompt embedding")
         cut = ADAPTIVE if threshold is None else threshold
         about = {"checkpoint": checkpoint, "of": of, "embedding": embedding, "points": points, "labels": labels}
-        asked = FolderPrompt(**about, boxes=tuple(box), threshold=cut, **tiles)
+        asked = FolderPrompt(**about, boxes=tuple(box), threshold=cut, **tiles, **passes)
         kind = kind or (embedding.stem if embedding else "object")
         if workers is not None and engine is None:
             raise ValueError("predict --workers: has no effect without --engine ray")
@@ -206,11 +222,14 @@ def predict(
     if graphs:
         from dealkit.predict.onnx import OnnxPredictor
 
-        predictor, read = OnnxPredictor(checkpoint, threshold=cut), lambda path, **how: as_array(path, **how).transpose(1, 2, 0)
+        predictor = OnnxPredictor(checkpoint, threshold=cut, rescale=passes["rescale"])
+
+        def read(path: Path, **how: Any) -> Any:
+            return as_array(path, **how).transpose(1, 2, 0)
     else:
         from dealkit.predict.predictor import Predictor
 
-        predictor, read = Predictor(checkpoint, threshold=cut), open_image if tile else as_image
+        predictor, read = Predictor(checkpoint, threshold=cut, **passes), open_image if tile else as_image
     meant = load_embedding(embedding, "np" if graphs else "pt") if embedding else None
     if of is not None or save_embedding is not None:
         where = of or image
@@ -293,7 +312,7 @@ def _predict_coco(
     checkpoint: Path,
     overwrite: bool,
     drop: bool,
-    **tiles: int,
+    **options: int,
 ) -> None:
     """COCO results of a data set; what is finished lies beside them until all is."""
     if clicks is None or out is None:
@@ -303,7 +322,7 @@ def _predict_coco(
     check_out(out, [coco, clicks, checkpoint], ours=starts('[{"image_id"', "[]"), overwrite=overwrite)
     check_weights(checkpoint)
     part = out.with_suffix(".part.jsonl")
-    request = {"coco": sha_of(coco), "clicks": sha_of(clicks), "checkpoint": sha_of(checkpoint), **tiles}
+    request = {"coco": sha_of(coco), "clicks": sha_of(clicks), "checkpoint": sha_of(checkpoint), **options}
     with journal(part, request, overwrite=overwrite) as (rows, add), stop_request() as stop:
         from dealkit.clicks import load_clicks
         from dealkit.data.annotations import read_coco
@@ -315,7 +334,7 @@ def _predict_coco(
         asked, done = load_clicks(clicks, read_coco(coco, drop=drop)), {row["image_id"] for row in rows}
         data = CocoFolder(coco, images, drop=drop)
         left = len({prompt["image_id"] for prompt in asked["prompts"]} - done)
-        for image_id, found in predict_data_set(load_model(checkpoint), data, asked, done, **tiles):
+        for image_id, found in predict_data_set(load_model(checkpoint), data, asked, done, **options):
             made = [row for prompt, each in found for row in to_rows(each, image_id, prompt["category_id"])]
             add({"image_id": image_id, "rows": made})
             left -= 1

@@ -53,6 +53,10 @@ class FolderPrompt:
     """Side of the tiles that an image is read in, pixels; 0: in one piece."""
     overlap: int = BuildConfig.overlap
     """Pixels that tiles share."""
+    rounds: int = 1
+    """Passes of detection where an image is read in one piece; see `Predictor`."""
+    rescale: bool = True
+    """Read an image again where what was clicked is tiny or large; see `Predictor`."""
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
@@ -68,7 +72,8 @@ class FolderPrompt:
     def as_json(self) -> Json:
         """What results depend on, files by their hash."""
         files = {name: getattr(self, name) for name in ("checkpoint", "of", "embedding")}
-        rest = {name: getattr(self, name) for name in ("points", "labels", "boxes", "threshold", "tile", "overlap")}
+        others = ("points", "labels", "boxes", "threshold", "tile", "overlap", "rounds", "rescale")
+        rest = {name: getattr(self, name) for name in others}
         return {name: file and sha_of(file) for name, file in files.items()} | rest
 
 
@@ -282,7 +287,7 @@ def _asker(prompt: FolderPrompt) -> "Callable[[Path], Detections]":
     from dealkit.predict.predictor import Predictor
     from dealkit.predict.tiles import embed_large, predict_large
 
-    predictor = Predictor(prompt.checkpoint, threshold=MIN_SCORE)
+    predictor = Predictor(prompt.checkpoint, threshold=MIN_SCORE, rounds=prompt.rounds, rescale=prompt.rescale)
     tiles = {"tile": prompt.tile, "overlap": prompt.overlap}
     example = (prompt.points, prompt.labels or None, prompt.boxes)
     if prompt.embedding is not None:

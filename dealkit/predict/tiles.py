@@ -155,14 +155,18 @@ def predict_data_set(
     *,
     tile: int = 0,
     overlap: int = BuildConfig.overlap,
+    **options: Any,
 ) -> Iterator[tuple[int, list[tuple[Json, Detections]]]]:
-    """Image by image, but of those in `done`, its id and (prompt, detections) for every prompt; whole where `tile` is 0."""
+    """Image by image, but of those in `done`, its id and (prompt, detections) for every prompt; whole where `tile` is 0.
+
+    `options` of images that are read whole: `rounds`, `rescale` and `together` of `predict_prompts`.
+    """
     if tile:
         for image_id, found in predict_coco_tiled(model, data, [clicks], tile=tile, overlap=overlap, done=done):
             yield image_id, [(prompt, each) for _, prompt, each in found]
         return
     rest = {**clicks, "prompts": [prompt for prompt in clicks["prompts"] if prompt["image_id"] not in done]}
-    for image_id, found in groupby(predict_prompts(model, data, [rest]), key=lambda each: each[1]["image_id"]):
+    for image_id, found in groupby(predict_prompts(model, data, [rest], **options), key=lambda each: each[1]["image_id"]):
         yield image_id, [(prompt, each) for _, prompt, each in found]
 
 

@@ -11,8 +11,11 @@ import pytest
 from PIL import Image
 
 import dealkit.predict.tiles
+from dealkit.clicks import make_clicks
+from dealkit.data.coco import CocoFolder
 from dealkit.files import PROJECT_ROOT, read_json, write_json
-from dealkit.predict.predictor import Predictor
+from dealkit.model.checkpoint import load_model
+from dealkit.predict.predictor import Predictor, predict_coco
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
@@ -85,6 +88,26 @@ def test_clicks_may_lie_in_another_image_and_in_tiles(cli, tiny_coco, checkpoint
     tiles = ("--tile", 64, "--overlap", 16, "--save-embedding", tmp_path / "kind.safetensors")
     code, out, err = cli("predict", second, "--of", first, "--point", 13, 16, *options, *tiles)
     assert code == 0 and str(tmp_path / "kind.safetensors") in out, err
+
+
+def test_rounds_readings_and_rivals_are_those_of_the_library(cli, tiny_coco, checkpoint, tmp_path):
+    image, options = tiny_coco.parent / "images" / "0.png", ("--checkpoint", checkpoint, "--overwrite")
+    for rounds, reading in ((1, "once"), (2, "again")):
+        asked = ("predict", image, "--point", 13, 16, "--threshold", 0.0, "--rounds", rounds, "--reading", reading)
+        assert cli(*asked, "--out", tmp_path / "f.json", *options)[0] == 0
+        predictor = Predictor(checkpoint, threshold=0.0, rounds=rounds, rescale=reading == "again")
+        predictor.set_image(image)
+        assert predictor.click(13, 16).to_dict() == read_json(tmp_path / "f.json")
+    clicks, data = make_clicks(tiny_coco, setting="1/category", seed=0), CocoFolder(tiny_coco)
+    write_json(tmp_path / "clicks.json", clicks)
+    asked = ("predict", "--coco", tiny_coco, "--clicks", tmp_path / "clicks.json", "--out", tmp_path / "p.json")
+    found = []
+    for flags, how in (((), {}), (("--together", "--rounds", 2), {"together": True, "rounds": 2})):
+        code, _, err = cli(*asked, *flags, *options)
+        assert code == 0, err
+        found.append(read_json(tmp_path / "p.json"))
+        assert found[-1] == predict_coco(load_model(checkpoint), data, [clicks], **how)[0]
+    assert found[0] != found[1]
 
 
 @pytest.fixture
@@ -200,6 +223,10 @@ BAD = [
     ("predict good.png --point 1 2 --format coco", "predict IMAGE: --format has no effect; expected it with FOLDER"),
     ("predict good.png --point 1 2 --clicks c.json", "predict IMAGE: --clicks has no effect; expected it with --coco"),
     ("predict good.png --point 1 2 --overlap 8", "--overlap: has no effect without --tile"),
+    ("predict good.png --point 1 2 --tile 256 --rounds 2", "--rounds: has no effect with --tile"),
+    ("predict good.png --point 1 2 --rounds 0", "--rounds: expected 1 to 10, got 0"),
+    ("predict good.png --point 1 2 --together", "predict IMAGE: --together has no effect; expected it with --coco"),
+    ("predict --coco good.json --tile 256 --together", "--together: has no effect with --tile"),
     ("predict good.png --point 1 2 --tile 64", "--tile 64: expected more than the 128 pixels that tiles share"),
     ("predict good.png --point 1 2 --figure a.doc", "--figure a.doc: expected a name that ends in .png or"),
     ("predict good.png --point 1 2 --out a.xml", "--out a.xml: expected a name that ends in .json or .csv or .geojson"),
