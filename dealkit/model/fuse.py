@@ -41,12 +41,12 @@ def evenly_padded(conv: SameConv) -> nn.Conv2d:
     return even.requires_grad_(False)
 
 
-def for_inference(model: DEAL) -> DEAL:
+def for_inference(model: DEAL, *, float32: bool = False) -> DEAL:
     """A copy that computes the same faster, not for training or saving: batch norms folded, convolutions fused with what follows
-    them, bfloat16 where `autocast` casts."""
+    them, bfloat16 where `autocast` casts, unless `float32` is asked for."""
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     weight = next(fast.parameters())
-    bf16 = bf16_is_faster(weight.device.type)
+    bf16 = bf16_is_faster(weight.device.type) and not float32
     for block in [block for block in fast.modules() if not isinstance(block, FusedConv)]:
         children = dict(block.named_children())
         if isinstance(block, nn.Sequential):

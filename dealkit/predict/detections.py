@@ -192,15 +192,18 @@ def next_scale(found: Detections, size_hw: tuple[int, int]) -> float | None:
 
 
 def reread(
-    ask: Callable[[list[int], float], Sequence[Detections]], found: Sequence[Detections], size_hw: tuple[int, int]
+    ask: Callable[[list[tuple], float], Sequence[Detections]], sets: Sequence[tuple], size_hw: tuple[int, int], again: bool = True
 ) -> list[Detections]:
-    """The answers of an image's prompts, each at the scale that suits what was clicked: `ask(rows, scale)` reads again."""
-    found = list(found)
-    while wanted := {n: scale for n, f in enumerate(found) if (scale := next_scale(f, size_hw))}:
+    """All detections of an image's prompt sets (of `read_prompts`), each at the scale that suits what was clicked.
+
+    `ask(sets, scale)` reads the image at a scale, where the sets are given in its pixels; `again`: at others than 1, too.
+    """
+    found = list(ask(list(sets), 1.0))
+    while again and (wanted := {n: scale for n, f in enumerate(found) if (scale := next_scale(f, size_hw))}):
         for scale in sorted(set(wanted.values())):
             rows = [n for n, at in wanted.items() if at == scale]
-            for n, again in zip(rows, ask(rows, scale), strict=True):
-                found[n] = in_image(again, scale)
+            for n, answer in zip(rows, ask(scaled([sets[n] for n in rows], scale), scale), strict=True):
+                found[n] = in_image(answer, scale)
     return found
 
 

@@ -70,7 +70,7 @@ def export_onnx(model: DEAL, folder: Path) -> list[Path]:
         import onnxscript  # noqa: F401
     except ImportError:
         raise ValueError("export onnx: install its packages with `pip install dealkit[onnx]`") from None
-    fast, folder = for_inference(model), Path(folder)
+    fast, folder = for_inference(model, float32=True), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     h, w, n, p = Dim("h"), Dim("w"), Dim("n"), Dim("p")
     pixels = {"pixels": torch.zeros(1, 3, 96, 160), "size_hw": torch.tensor([[90, 150]])}

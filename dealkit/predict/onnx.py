@@ -112,14 +112,13 @@ class OnnxPredictor:
     def _answers(self, sets: Sequence[tuple], image: np.ndarray, kept: dict[float, Arrays]) -> list[Detections]:
         """As `predictor.Reading.answers`."""
 
-        def ask(rows: list[int], scale: float) -> list[Detections]:
+        def ask(of: list[tuple], scale: float) -> list[Detections]:
             features, size_hw = self._read(image, kept, scale)
-            clicks = stack(scaled([sets[n] for n in rows], scale))
+            clicks = stack(of)
             meant = {"embedding": self.graphs["embed"](features | clicks)["embedded"]}
             return self._detect(features | clicks | meant, size_hw, clicks["points"].shape[1])
 
-        found = ask(list(range(len(sets))), 1.0)
-        return reread(ask, found, image.shape[1:]) if self.rescale else found
+        return reread(ask, sets, image.shape[1:], self.rescale)
 
     def _encode(self, image: np.ndarray) -> Arrays:
         size_hw = image.shape[1:]

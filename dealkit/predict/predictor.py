@@ -184,12 +184,7 @@ class Reading:
 
     def answers(self, sets: Sequence[tuple], *, rescale: bool = True, **options: Any) -> list[Detections]:
         """All detections of prompt sets of `read_prompts`, each at the scale that suits what was clicked."""
-
-        def ask(rows: list[int], scale: float) -> list[Detections]:
-            return self.ask(stack_sets_of(scaled([sets[n] for n in rows], scale)), scale, **options)
-
-        found = ask(list(range(len(sets))), 1.0)
-        return reread(ask, found, self.size_hw) if rescale else found
+        return reread(lambda of, scale: self.ask(stack_sets_of(of), scale, **options), sets, self.size_hw, rescale)
 
     def _read(self, scale: float) -> tuple[Features, tuple[int, int]]:
         if scale not in self.kept:

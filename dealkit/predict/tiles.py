@@ -26,7 +26,7 @@ from dealkit.files import Json
 from dealkit.model.deal import DEAL, Features, Output
 from dealkit.model.encoder import STRIDES, cell_centres
 from dealkit.model.fuse import for_inference
-from dealkit.predict.detections import Detections, clicked_rows, in_image, reread, scaled, shown
+from dealkit.predict.detections import Detections, clicked_rows, in_image, reread, shown
 from dealkit.predict.embedding import PromptEmbedding, check_model
 from dealkit.predict.plain import Prompt, resized
 from dealkit.predict.predictor import (
@@ -87,13 +87,11 @@ def predict_large(
         size_hw = tuple(pixels.shape[1:])
         sets = read_prompts(prompts, size_hw)
 
-        def ask(rows: list[int], scale: float) -> list[Detections]:
-            asked = stack_sets_of(scaled([sets[n] for n in rows], scale))
-            return predict_tiles(predictor.model, _at(pixels, scale), asked, **options)
+        def ask(of: list[tuple], scale: float) -> list[Detections]:
+            return predict_tiles(predictor.model, _at(pixels, scale), stack_sets_of(of), **options)
 
-        found = ask(list(range(len(sets))), 1.0)
         again = predictor.rescale and isinstance(pixels, Tensor)
-        return predictor.answers(reread(ask, found, size_hw) if again else found, sets, pixels)
+        return predictor.answers(reread(ask, sets, size_hw, again), sets, pixels)
     if prompts:
         raise ValueError("predict_large: expected prompts or an embedding, got both")
     check_model(embedding, predictor.model_hash, predictor.model.embedding_dim)

@@ -225,6 +225,7 @@ def test_bfloat16_gives_nearly_the_same(tiny_model, predictor, monkeypatch):
     bfloat16(monkeypatch, faster=True)
     short = Predictor(tiny_model, threshold=0.0)
     assert {p.dtype for p in short.model.backbone.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in for_inference(tiny_model, float32=True).parameters()} == {torch.float32}, "what graphs are made of"
     short.set_image(predictor.image)
     found, expected = short.click(20, 30), predictor.click(20, 30)
     assert found.boxes.dtype == found.scores.dtype == torch.float32

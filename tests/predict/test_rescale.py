@@ -59,16 +59,18 @@ def test_without_a_clicked_object_nothing_is_read_again():
 
 def test_each_prompt_is_read_until_its_scale_suits():
     """400 px: at a half, where 210 px are seen, and at a quarter; 7 px twice as large; 20 px as it is."""
-    asked, sides = [], {0.5: 210.0, 0.25: 33.0, 2.0: 14.0}
+    asked, sides, sizes = [], {0.5: 210.0, 0.25: 33.0, 2.0: 14.0}, [400.0, 20.0, 7.0]
+    sets = [(torch.tensor([[10.0 * n, 4.0]]), torch.tensor([1]), torch.zeros(1, 2)) for n in range(3)]
 
-    def ask(rows, scale):
-        asked.append((rows, scale))
-        return [clicked(sides[scale]) for _ in rows]
+    def ask(of, scale):
+        asked.append(([points[0].tolist() for points, *_ in of], scale))
+        return [clicked(side) for side in sizes] if scale == 1 else [clicked(sides[scale]) for _ in of]
 
-    found = reread(ask, [clicked(400.0), clicked(20.0), clicked(7.0)], (400, 400))
-    assert asked == [([0], 0.5), ([2], 2.0), ([0], 0.25)]
+    found = reread(ask, sets, (400, 400))
+    assert asked[1:] == [([[0.0, 2.0]], 0.5), ([[40.0, 8.0]], 2.0), ([[0.0, 1.0]], 0.25)]
     assert [f.scale for f in found] == [0.25, 1.0, 2.0] and [f.boxes[0, 2].item() for f in found] == [132.0, 20.0, 7.0]
-    assert reread(ask, [], (400, 400)) == []
+    assert [f.scale for f in reread(ask, sets, (400, 400), False)] == [1.0, 1.0, 1.0]
+    assert reread(lambda of, scale: of, [], (400, 400)) == []
 
 
 def test_a_large_object_is_answered_as_in_the_image_at_half_of_its_size(readers):
