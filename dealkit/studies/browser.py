@@ -53,7 +53,7 @@ def run_browser(checkpoint: Path, *, clicks: int = 12, sizes_wh: Sequence[tuple[
             image = F.resize(coins.image, [height, width], antialias=True)
             scale = torch.tensor([width / coins.image.shape[2], height / coins.image.shape[1]])
             centres = (to_cxcywh(coins.boxes)[:, :2] * scale)[:clicks].tolist()
-            server, address = make_server(Session(image, Predictor(predictor.model)))
+            server, address = make_server(Session(image, Predictor(checkpoint)))
             threading.Thread(target=server.serve_forever, daemon=True).start()
             predictor.set_image(image)
             page.goto(address)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import bfloat16
 
 from dealkit.browse import find
 from dealkit.browse.corrections import export_corrections
@@ -29,11 +30,13 @@ def data(fo, make_coco, name):
 
 @pytest.fixture(scope="module")
 def few(tiny_model):
-    """A predictor that finds some boxes in every image."""
-    made = Predictor(tiny_model, threshold=0.0)
-    made.set_image(torch.full((3, 70, 90), 80, dtype=torch.uint8))
-    made.threshold = round(float(made.click(13, 16).scores[5]), 4)
-    return made
+    """A predictor that finds some boxes in every image, in float32: scores of random weights lie close together."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        bfloat16(monkeypatch, faster=False)
+        made = Predictor(tiny_model, threshold=0.0)
+        made.set_image(torch.full((3, 70, 90), 80, dtype=torch.uint8))
+        made.threshold = round(float(made.click(13, 16).scores[5]), 4)
+        yield made
 
 
 def select(data, image, *objects, field=OBJECTS):

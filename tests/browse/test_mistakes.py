@@ -263,13 +263,13 @@ def test_the_app_shows_mistakes_clicks_and_saved_views(case, browser, serve, app
     options = ["--predictions", str(case["first"]), str(case["second"]), "--clicks", str(case["clicks"])]
     address, log = serve(case["coco"], name, *options)
     assert "first: 9 detections; 1 other category, 1 localisation, 1 duplicate, 3 background, 2 missed (3 images" in log
-    app_images(address, "first: mistakes", 10)  # patches; the other views are counted without the App
     colours = {}
     for view, images in (("", 3), ("first: missed very tiny", 1), ("first: duplicates", 1)):
         page = app_images(address, view, images)
         for k in range(images):
             page.locator("[data-cy=looker]").nth(k).screenshot(path=tmp_path / f"{k}.png", timeout=60_000)
         colours[view] = [colour_pixels(tmp_path / f"{k}.png", ERROR_COLOURS | CLICK_COLOURS, near=45) for k in range(images)]
+    app_images(address, "first: mistakes", 10)  # patches, last; the other views are counted without the App
     # boxes are lines one pixel wide; grey and black are also in the images
     first, second, third = colours[""]
     drawn = ("found", "true", "missed", "localisation", "other category", "duplicate", "background", "this")
