@@ -104,11 +104,13 @@ def mean_embedding(embeddings: Sequence[PromptEmbedding]) -> PromptEmbedding:
 
 def model_hash(model: "DEAL") -> str:
     """First 12 hex digits of the sha256 of a model's config and weights: the same for a model however it was loaded."""
+    import torch
+
     config = {**to_dict(model.config), "pretrained": False}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, weights in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(weights.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(weights.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
     return digest.hexdigest()[:12]
 
 

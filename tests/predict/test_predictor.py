@@ -229,6 +229,9 @@ def test_bfloat16_gives_nearly_the_same(tiny_model, predictor, monkeypatch):
     short.set_image(predictor.image)
     found, expected = short.click(20, 30), predictor.click(20, 30)
     assert found.boxes.dtype == found.scores.dtype == torch.float32
+    again = Predictor(short.model, threshold=0.0)
+    again.set_image(predictor.image)
+    same(again.click(20, 30), found)
     assert abs(found.scores.max() - expected.scores.max()) < 0.02 and found.count == pytest.approx(expected.count, rel=0.1)
 
 
