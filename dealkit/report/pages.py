@@ -16,6 +16,7 @@ TABLES = {
     "rescaled": ("rescaled_nano.json", tables.rescale_table),
     "margins": ("margins_nano.json", tables.margins_table),
     "kinds": ("unseen_kinds.json", tables.kinds_table),
+    "paper_components": ("unseen_kinds.json", tables.component_table),
     "training": ("training_nano.json", tables.training_sentence),
     "models": ("realsmall_nano.json", tables.published_models),
     "sources": ("realsmall_nano.json", tables.source_table),

@@ -534,6 +534,31 @@ def kinds_table(results: Json) -> str:
     return markdown(table.reset_index())
 
 
+COMPONENTS = {"without PE": -1, "without HFE": -1, "without DGQA": -1, "with PG-CPP": 1}
+"""Cells of `studies.unseen_kinds` that are the paper's components; 1: the component is on in the cell, -1: off."""
+
+
+def component_table(results: Json, paper: Json | None = None) -> str:
+    """A row per component of the paper: the AP50 that it gains with a click, 95 % interval (`part_gains`), and a verdict.
+
+    It holds where the interval is above zero, and does not hold where it is below; otherwise it is undecided.
+    """
+    stated = (paper or read_json(RESULTS.parent / "paper.json"))["statements"]["PG-CPP, AP50"]
+    gains, rows = part_gains(results).mul(100).xs("centre", level="kind"), []
+    for cell, sign in COMPONENTS.items():
+        name, verdicts = cell.split()[-1], {}
+        row = {"component": name, "paper": f"{stated['without']} -> {stated['with']}" if name == "PG-CPP" else "not stated"}
+        for group in gains.index.unique("group"):
+            gain, *bounds = sign * gains.loc[group, cell]
+            low, high = sorted(bounds)
+            row[f"{group}: gained"] = f"{gain:+.1f} ({low:+.1f} to {high:+.1f})"
+            verdicts[group] = "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
+        same = len(set(verdicts.values())) == 1
+        told = "; ".join(f"{group}: {verdict}" for group, verdict in verdicts.items())
+        rows.append(row | {"verdict": verdicts[group] if same else told})
+    return markdown(pd.DataFrame(rows))
+
+
 def source_gaps(results: Json, metric: str = "ap50_ignored") -> pd.DataFrame:
     """Per held-out source its scores `before` (NaN without a checkpoint to start from), `unseen`, where it was left out, and
     `seen`, where it was trained on; highest loss first. Sources without a score in one of the last two are left out.
@@ -656,6 +681,22 @@ def efficiency_table(results: Any) -> str:
     for name in ("passes", "minutes"):
         table[name] = means[name].map("{:.1f}".format).mask(own | free, "–")
     return markdown(table.assign(seeds=rows.size().astype(str)))
+
+
+def rates_table(results: Any) -> str:
+    """A row per model, a column per learning rate of `rate_check`: AP50, per cent, class-agnostic, the best in bold.
+
+    >>> rows = [{"model": "fcos", "rate": rate, "ap50": ap50} for rate, ap50 in ((0.0002, 0.25), (0.002, 0.5))]
+    >>> print(rates_table(rows).splitlines()[-1])
+    | FCOS     | 25.0     | **50.0** |
+    """
+    frame = tidy(results)
+    order = frame["model"].drop_duplicates().map(MODEL_NAMES)
+    frame = frame.assign(method=frame["model"].map(MODEL_NAMES), best=frame.groupby("model")["ap50"].transform("max"))
+    frame["told"] = percent(frame, ["ap50"])["AP50"]
+    frame["told"] = frame["told"].where(frame["ap50"] < frame["best"], "**" + frame["told"] + "**")
+    table = frame.pivot(index="method", columns="rate", values="told").loc[order].fillna("–")
+    return markdown(table.rename(columns="{:g}".format).rename_axis(columns=None).reset_index())
 
 
 def race_table(results: Any) -> str:

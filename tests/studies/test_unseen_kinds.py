@@ -9,7 +9,7 @@ import dealkit.studies.unseen_kinds as study
 from dealkit.config import ModelConfig
 from dealkit.data.scenes.families import write_families
 from dealkit.files import PROJECT_ROOT
-from dealkit.report.tables import kinds_table
+from dealkit.report.tables import component_table, kinds_table
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
@@ -49,6 +49,24 @@ def test_a_row_per_cell_seed_group_and_prompt_that_is_not_made_twice(tmp_path, q
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*.safetensors")}
     assert study.part_results(files["train"], groups, tmp_path / "runs", out, **options).rows == made.rows
     assert len(before) == 3 and all(file.stat().st_mtime_ns == time for file, time in before.items())
+
+
+def test_a_component_holds_where_its_interval_is_above_zero():
+    """Differences of two sources: 10 and 11 points, so 10.5 with a standard error of 0.5, times 12.71; or -10 and 10."""
+    scores = {"full": (0.5, 0.5), "without PE": (0.4, 0.39), "without HFE": (0.6, 0.61), "without DGQA": (0.4, 0.6)}
+    scores["with PG-CPP"] = (0.6, 0.61)
+    rows = [
+        {"cell": cell, "seed": seed, "group": "seen", "kind": kind, "source": source, "ap50_ignored": value}
+        for cell, values in scores.items()
+        for source, value in zip("ab", values, strict=True)
+        for seed in (0, 1)
+        for kind in ("centre", "box")
+    ]
+    paper = {"statements": {"PG-CPP, AP50": {"without": 1.5, "with": 2.5}}}
+    told = [[cell.strip() for cell in line.split("|")[1:-1]] for line in component_table({"rows": rows}, paper).splitlines()[2:]]
+    assert [row[-1] for row in told] == ["holds", "does not hold", "undecided", "holds"]
+    assert told[0] == ["PE", "not stated", "+10.5 (+4.1 to +16.9)", "holds"] and told[3][:2] == ["PG-CPP", "1.5 -> 2.5"]
+    assert told[1][2] == "-10.5 (-16.9 to -4.1)"
 
 
 def test_the_parameter_file_trains_on_nothing_unseen():
