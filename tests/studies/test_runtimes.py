@@ -35,9 +35,7 @@ def test_every_runtime_stands_in_the_table(checkpoint, tiny_coco):
     for package in ("onnxscript", "onnxruntime", "openvino"):
         pytest.importorskip(package)
     figures = run_runtimes(checkpoint, tiny_coco, images=2, size=64, repeats=1)
-    plain = figures["rows"][0]
-    for row in figures["rows"]:
-        if row["precision"] == "fp32":
-            assert row["ap50"] == pytest.approx(plain["ap50"], abs=1e-3), "the same graphs give the same boxes"
+    exact = [row["ap50"] for row in figures["rows"] if row["precision"] == "fp32"]  # PyTorch's may be bfloat16
+    assert len(exact) >= 4 and exact == pytest.approx(exact[:1] * len(exact), abs=1e-3), "the same graphs give the same boxes"
     lines = runtimes_table(figures).splitlines()
     assert len(lines) == 2 + 10 and lines[2].startswith("| PyTorch |") and "| OpenVINO | int8 | 2 |" in lines[-1]
