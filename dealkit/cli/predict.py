@@ -151,9 +151,9 @@ def predict(
     if tile is not None and not 0 <= shared < tile:
         raise ValueError(f"predict --tile {tile}: expected more than the {shared} pixels that tiles share (--overlap)")
     tiles = {"tile": tile or 0, "overlap": shared}
-    for name in ("rounds", "reading", "together") if tile and coco else ("rounds",) if tile else ():
-        if given[name]:
-            raise ValueError(f"predict --{name}: has no effect with --tile")
+    whole = {"rounds": rounds, "reading": coco and reading, "together": together}  # what asks for an image in one piece
+    for name in [name for name, value in whole.items() if value and tile]:
+        raise ValueError(f"predict --{name}: has no effect with --tile")
     if rounds is not None:
         check_range("--rounds", rounds, 1, 10)
     passes = {"rounds": rounds or 1, "rescale": reading == "again" if coco else reading != "once"}

@@ -683,22 +683,6 @@ def efficiency_table(results: Any) -> str:
     return markdown(table.assign(seeds=rows.size().astype(str)))
 
 
-def rates_table(results: Any) -> str:
-    """A row per model, a column per learning rate of `rate_check`: AP50, per cent, class-agnostic, the best in bold.
-
-    >>> rows = [{"model": "fcos", "rate": rate, "ap50": ap50} for rate, ap50 in ((0.0002, 0.25), (0.002, 0.5))]
-    >>> print(rates_table(rows).splitlines()[-1])
-    | FCOS     | 25.0     | **50.0** |
-    """
-    frame = tidy(results)
-    order = frame["model"].drop_duplicates().map(MODEL_NAMES)
-    frame = frame.assign(method=frame["model"].map(MODEL_NAMES), best=frame.groupby("model")["ap50"].transform("max"))
-    frame["told"] = percent(frame, ["ap50"])["AP50"]
-    frame["told"] = frame["told"].where(frame["ap50"] < frame["best"], "**" + frame["told"] + "**")
-    table = frame.pivot(index="method", columns="rate", values="told").loc[order].fillna("–")
-    return markdown(table.rename(columns="{:g}".format).rename_axis(columns=None).reset_index())
-
-
 def race_table(results: Any) -> str:
     """A row per model and point of its curve, rows of `race`; per cent, means over files, class-agnostic.
 
