@@ -1,10 +1,10 @@
 """How much labelling does a detector of small objects need: all boxes, noisy or few boxes, few images, points, or one click?
 
-All rows of the table are trained on the same images for the same steps and minutes, and scored class-agnostic on the same val
-files. Only the labels differ, and the method.
+All rows of the table start from the same ImageNet weights, are trained on the same images for the same steps, and scored
+class-agnostic on the same val files. Only the labels differ, and the method.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
@@ -50,8 +50,8 @@ class Row:
     regime: str
     """A key of `regimes.REGIMES`."""
     model: str
-    """A detector of `config.DETECTORS`, or `deal` with one click per category: trained here, in the regime `zero` as training
-    starts. Not trained: `deal published`, the checkpoint; `template box`, `template click`."""
+    """A detector of `config.DETECTORS`, or `deal` with one click per category: trained here. Not trained: `deal published`, the
+    checkpoint; `template box`, `template click`, in the regime `zero`."""
     method: str = "plain"
     """A method of `config.METHODS`."""
     oracle: bool = False
@@ -73,7 +73,7 @@ ROWS: tuple[Row, ...] = (
     *(Row(f"semi{n}", "fcos", method) for n in (1, 5, 10) for method in ("plain", "mean_teacher", "scale_teacher")),
     *(Row(f"sparse{n}", "fcos", method) for n in (1, 3, 5) for method in ("plain", "mining")),
     *(Row("point", "fcos", method) for method in ("plain", "point_teacher", "point_patterns")),
-    *(Row("zero", model) for model in ("template box", "template click", "fcos", "rtdetr", "deal")),
+    *(Row("zero", model) for model in ("template box", "template click")),
     *(Row("full", model) for model in ("deal", "deal published")),
 )
 """The table from full labels to one click, in the order of the paper's; DEAL last."""
@@ -87,7 +87,6 @@ def label_efficiency(
     seeds: int = 1,
     budget: Budget = Budget(),  # noqa: B008 (frozen)
     checkpoint: Path | None = None,
-    init: Mapping[str, Path] | None = None,
     rates: Mapping[str, float] | None = None,
     results: Path | None = None,
 ) -> Results:
@@ -97,8 +96,6 @@ def label_efficiency(
         files: `train.json` of every source; `val.json` and `images` lie beside each.
         out: folder of labels and trainings.
         checkpoint: of the row `deal published`; None leaves that row out.
-        init: checkpoints by model that its rows start from, trained on none of the labels; a model without one starts as
-            `Budget.backbone` says. Choice: where the budget is small, a teacher that starts from nothing has nothing to teach.
         rates: peak learning rates by model, of `rate_check`; others have that of `TrainConfig`.
         results: JSON of the table, see `files.Results`; None: `results.json` in `out`.
 
@@ -113,32 +110,26 @@ def label_efficiency(
     missing = [file.with_name("val.json") for file in files if not file.with_name("val.json").is_file()]
     if missing:
         raise ValueError(f"{missing[0]}: no such file; every train.json needs a val.json beside it")
-    init, rates = dict(init or {}), dict(rates or {})
+    rates = dict(rates or {})
     sources = {file.parent.name: [sha_of(file), sha_of(file.with_name("val.json"))] for file in files}
-    starts = {"init": {model: sha_of(path) for model, path in sorted(init.items())}} if init else {}
-    starts |= {"rates": rates} if rates else {}
-    made = Results(results or out / "results.json", {"sources": sources, **asdict(budget), **starts})
-    chosen = {row.name: row for row in rows if applies(row, files, checkpoint, init)}
+    request = {"sources": sources, **asdict(budget)} | ({"rates": rates} if rates else {})
+    made = Results(results or out / "results.json", request)
+    chosen = {row.name: row for row in rows if applies(row, files, checkpoint)}
     published = {"checkpoint": sha_of(checkpoint)} if checkpoint else {}
     keys = [{"row": name, "seed": seed} for seed in range(seeds) for name in chosen]
     for key in made.todo([key | (published if "published" in key["row"] else {}) for key in keys], "label efficiency"):
         row = chosen[key["row"]]
-        start = checkpoint if row.model == "deal published" else init.get(row.model)
-        scores = score_row(row, files, out, seed=key["seed"], budget=budget, start=start, rate=rates.get(row.model))
+        scores = score_row(row, files, out, seed=key["seed"], budget=budget, checkpoint=checkpoint, rate=rates.get(row.model))
         made.rows = [old for old in made.rows if (old["row"], old["seed"]) != (row.name, key["seed"])]  # of another checkpoint
         made.add(key | asdict(row), scores)
     return made
 
 
-def applies(row: Row, files: Sequence[Path], checkpoint: Path | None, init: Collection[str] = ()) -> bool:
-    """Whether a row can be run: a published checkpoint needs a file, and a network without any label one that it starts from.
-
-    Categories that are told apart must be those of the val files: procedural scenes have categories of their own.
-    """
+def applies(row: Row, files: Sequence[Path], checkpoint: Path | None) -> bool:
+    """Whether a row can be run: a published checkpoint needs a file, and categories that are told apart must be those of the val
+    files. Procedural scenes have categories of their own."""
     if row.model == "deal published":
         return checkpoint is not None
-    if row.regime == "zero":
-        return row.model in init or row.model.startswith("template")
     names = [{c["name"] for f in files for c in read_coco(f.with_name(f"{s}.json"))["categories"]} for s in ("train", "val")]
     return not row.oracle or names[1] <= names[0]
 
@@ -193,7 +184,7 @@ def score_row(
     *,
     seed: int,
     budget: Budget,
-    start: Path | None = None,
+    checkpoint: Path | None = None,
     rate: float | None = None,
 ) -> Json:
     """Train a row, or read its finished training, and score it. All rows are scored with the same click list, so that *clicked
@@ -206,7 +197,7 @@ def score_row(
         mean AP50 of the sources at every point of the training, if there are any; of a method also `label_curve`: steps,
         precision and recall of the labels that it makes (`methods.label_quality`).
     """
-    file, training, cost = start, {"steps": 0, "minutes": 0.0}, {"labels": 0, "labelled_images": 0, "drawn_from": 0}
+    file, training, cost = checkpoint, {"steps": 0, "minutes": 0.0}, {"labels": 0, "labelled_images": 0, "drawn_from": 0}
     vals = val_parts(files, out, budget, seed)
 
     def validate(model: DEAL | Detector) -> dict[str, float]:
@@ -217,8 +208,8 @@ def score_row(
     if row.regime != "zero" and row.model != "deal published":
         run, cost = row_run(row, files, out, seed, budget, rate)
         learned = learned_from(run, files, budget.images or 8) if row.method != "plain" and budget.points else []
-        folder = folder_of(run, start, out / "runs")
-        training, file = trained(run, folder, start, validate=validate if budget.points else None), folder / "model.safetensors"
+        folder = folder_of(run, None, out / "runs")
+        training, file = trained(run, folder, validate=validate if budget.points else None), folder / "model.safetensors"
         points = [line for line in read_log(folder) if "val_ap50" in line]
         if points:
             cost["curve"] = [[line["step"], line["val_ap50"]] for line in points]

@@ -39,6 +39,17 @@ PARTS: dict[str, Changes] = {
 }
 """Cells and what they change in the run; the first is what the others are compared with. The last four are the paper's parts."""
 
+PROMPTS: dict[str, Changes] = {
+    "PG-CPP": {"prompt": {"cycles": 2}},
+    "three cycles": {"prompt": {"cycles": 3}},
+    "clicks added": {"prompt": {"cycles": 2, "keep": "add"}},
+    "any object, centre": {"prompt": {"cycles": 2, "strategy": "centre"}},
+    "any object, anywhere": {"prompt": {"cycles": 2, "strategy": "random"}},
+    "without negative clicks": {"prompt": {"cycles": 2, "negatives": 0.0}},
+}
+"""Cells of how the prompt of a later cycle is chosen; the first is the paper's way, with our negative clicks."""
+
+GRIDS = {"parts": PARTS, "prompts": PROMPTS}
 
 NUMBERS = ("ap50", "ap75", "ap25_ignored", "ap50_ignored", "ap75_ignored", "hit")
 """What a row keeps of those of `row_of`."""
@@ -57,6 +68,7 @@ def part_results(
     folder: Path,
     out: Path | None = None,
     *,
+    cells: dict[str, Changes] | None = None,
     images: dict[str, int],
     steps: int,
     size: int = 128,
@@ -68,19 +80,20 @@ def part_results(
     Args:
         train: annotation files to train on. groups: name -> files to score on, such as `seen` and `unseen`.
         folder: of the trainings. out: JSON of all rows; what it holds is not run again.
+        cells: of one of `GRIDS`; None: `PARTS`.
         images: of every file of a group, at most.
         numbers: further cells, trained on so many of `train`, evenly chosen in their order.
     """
     base = recipe(train, steps=steps, size=size)
-    cells = {name: changed(base, changes, 0) for name, changes in PARTS.items()}
+    runs = {name: changed(base, changes, 0) for name, changes in (cells or PARTS).items()}
     for n in numbers:
         chosen = tuple(str(train[i * len(train) // n]) for i in range(n))
-        cells[f"{n} sources"] = replace(base, data=replace(base.data, coco=chosen))
+        runs[f"{n} sources"] = replace(base, data=replace(base.data, coco=chosen))
     request = {"base": as_json(replace(base, data=replace(base.data, coco=()))), "images": images}
     request |= {"files": {name: [sha_of(file) for file in files] for name, files in {"train": train, **groups}.items()}}
     results = Results(out, request)
-    for key in results.todo([{"cell": cell, "seed": seed} for seed in range(seeds) for cell in cells], "cells"):
-        run = replace(cells[key["cell"]], train=replace(base.train, seed=key["seed"]))
+    for key in results.todo([{"cell": cell, "seed": seed} for seed in range(seeds) for cell in runs], "cells"):
+        run = replace(runs[key["cell"]], train=replace(base.train, seed=key["seed"]))
         place = folder_of(run, None, folder)
         minutes = trained(run, place)["minutes"]
         model, rows = load_model(place / "model.safetensors"), []

@@ -4,17 +4,16 @@ import pytest
 
 from dealkit.data.licences import FREE
 from dealkit.files import PROJECT_ROOT, read_json
-from dealkit.report.tables import (
+from dealkit.report.study_tables import (
     ablation_table,
     interval,
-    many_sentence,
     noc_table,
     paired_gains,
     position_table,
     rounds_table,
-    tinyset_table,
     whole_curves,
 )
+from dealkit.report.tables import many_sentence, tinyset_table
 from dealkit.studies.clicks import CURVES
 
 

@@ -9,7 +9,7 @@ from dealkit.config import DetectorConfig
 from dealkit.files import read_json
 from dealkit.model.checkpoint import save_model
 from dealkit.predict.detections import Detections
-from dealkit.report.tables import shot_means, shot_table
+from dealkit.report.study_tables import shot_means, shot_table
 from dealkit.studies.adaptation import CLICKS, DEAL_TUNED, adapting_run, few_shot_scores, score_detector, tuned_detector
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")

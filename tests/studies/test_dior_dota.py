@@ -12,7 +12,7 @@ from dealkit.data.coco import CocoFolder
 from dealkit.data.subsets import in_order, part_of
 from dealkit.evaluate.benchmark import benchmark
 from dealkit.files import read_json, write_json
-from dealkit.report.tables import public_table
+from dealkit.report.study_tables import public_table
 from dealkit.studies.dior_dota import PAPER, SEEN, SPLITS, public_scores, to_coco
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")

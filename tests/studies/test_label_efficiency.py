@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dealkit.baselines.detector import Detector
-from dealkit.config import Budget, DetectorConfig, DetectorRun, RunConfig
+from dealkit.config import Budget, DetectorRun, RunConfig
 from dealkit.data.coco import CocoFolder
 from dealkit.files import read_json, sha_of
 from dealkit.model.checkpoint import save_model
@@ -35,13 +34,6 @@ def files(make_sources):
     objects = [[(5, [10 + 20 * i, 12, 8, 8], 0) for i in range(3)] + [(9, [70, 40, 10, 10], 0)]] * 3
     root = make_sources(one=objects, two=objects)
     return [root / name / "train.json" for name in ("one", "two")]
-
-
-@pytest.fixture
-def scenes(tmp_path):
-    """A checkpoint of a detector to start from."""
-    save_model(Detector(DetectorConfig(backbone="pico", hidden_dim=32)), tmp_path / "scenes.safetensors")
-    return tmp_path / "scenes.safetensors"
 
 
 def names(results):
@@ -80,18 +72,10 @@ def test_all_rows_share_images_and_schedule(files, tmp_path):
 def test_rows_that_cannot_be_are_left_out(files):
     oracle = Row("full", "fcos", oracle=True)
     assert applies(oracle, files, None) and not applies(Row("full", "deal published"), files, None)
-    assert not applies(Row("zero", "fcos"), files, None) and applies(Row("zero", "fcos"), files, None, {"fcos": files[0]})
     val = read_json(files[0].with_name("val.json"))
     val["categories"].append({"id": 11, "name": "screw"})
     files[0].with_name("val.json").write_text(json.dumps(val))
     assert not applies(oracle, files, None)
-
-
-def test_without_any_label_a_row_is_what_it_starts_from(files, tmp_path, scenes):
-    rows = [Row("zero", "fcos"), Row("zero", "deal")]
-    made = label_efficiency(files, tmp_path / "out", rows=rows, budget=TINY, init={"fcos": scenes})
-    assert names(made) == ["zero fcos"] and made.rows[0]["ap50"] is not None and not (tmp_path / "out" / "runs").exists()
-    assert all(made.rows[0][name] == 0 for name in ("labels", "drawn_from", "steps", "crops", "passes", "minutes"))
 
 
 def test_a_sweep_goes_on_where_it_was_stopped_and_grows(files, tmp_path):
@@ -147,14 +131,6 @@ def test_all_models_start_from_the_same_backbone():
         run = row_run(Row("full", model), [], Path("unused"), 0, Budget())[0]
         settings = run.model if model == "deal" else run.detector
         assert (settings.backbone, settings.pretrained, settings.frozen, settings.hidden_dim) == ("lite0", True, True, 128)
-
-
-def test_rows_start_from_the_checkpoint_of_their_model(files, tmp_path, scenes):
-    rows, out = [Row("full", "fcos"), Row("full", "retinanet")], tmp_path / "out"
-    made = label_efficiency(files, out, rows=rows, budget=TINY, init={"fcos": scenes})
-    assert made.request["init"] == {"fcos": sha_of(scenes)}
-    trained = [read_json(file) for file in out.glob("runs/*/training.json")]
-    assert {t["config"]["detector"]["detector"]: t["init"] for t in trained} == {"fcos": sha_of(scenes), "retinanet": None}
 
 
 def test_a_new_checkpoint_takes_the_place_of_the_published_row(files, tmp_path, make_tiny):

@@ -8,7 +8,7 @@ from dealkit.config import HELD_OUT
 from dealkit.data.objects import load_domains
 from dealkit.files import PROJECT_ROOT, read_json
 from dealkit.model.checkpoint import save_model
-from dealkit.report.tables import protocol_means, protocol_table, source_gaps
+from dealkit.report.study_tables import protocol_means, protocol_table, source_gaps
 from dealkit.studies.left_out import cells_of, left_out_scores
 from dealkit.studies.runs import trained
 from dealkit.train.deal import fit

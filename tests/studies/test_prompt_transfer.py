@@ -4,7 +4,7 @@ import pytest
 
 from dealkit.files import read_json
 from dealkit.model.checkpoint import save_model
-from dealkit.report.tables import pair_losses, transfer_table
+from dealkit.report.study_tables import pair_losses, transfer_table
 from dealkit.studies.prompt_transfer import draw_images, main_category, prompt_matrix, transfer_scores
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")

@@ -9,7 +9,7 @@ import dealkit.studies.unseen_kinds as study
 from dealkit.config import ModelConfig
 from dealkit.data.scenes.families import write_families
 from dealkit.files import PROJECT_ROOT
-from dealkit.report.tables import component_table, kinds_table
+from dealkit.report.study_tables import component_table, kinds_table
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
@@ -30,8 +30,9 @@ def quick(monkeypatch, tiny_config):
 
 def test_a_part_changes_one_thing(tmp_path):
     base = study.recipe([tmp_path / "a.json"], steps=10)
-    cells = {name: study.changed(base, changes, 0) for name, changes in study.PARTS.items()}
-    assert len(set(map(str, cells.values()))) == len(cells) and cells["full"] == base
+    cells = {name: study.changed(base, changes, 0) for name, changes in (study.PARTS | study.PROMPTS).items()}
+    assert len(set(map(str, cells.values()))) == len(cells) - 1 and cells["full"] == base
+    assert cells["with PG-CPP"] == cells["PG-CPP"], "the one cell that both grids have"
     assert cells["random start"].model == replace(base.model, pretrained=False, frozen=False) != ModelConfig()
 
 
