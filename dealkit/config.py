@@ -351,7 +351,9 @@ class DetectorConfig:
     finest_stride: int = 4
     """Stride of the finest map that boxes come from, 4 or 8; the coarsest has 32."""
     queries: int = 300
-    """Most boxes that RT-DETR returns for an image."""
+    """Most boxes that RT-DETR returns for an image, or for a tile of it."""
+    tile: int = 0
+    """RT-DETR: side in pixels of the tiles in which images are read; 0: whole. `train_with` sets it to the side of the crops."""
     max_detections: int = 1500
     """Most boxes that the others return for an image."""
     categories: tuple[str, ...] = ()
@@ -366,7 +368,7 @@ class DetectorConfig:
         allowed = {"detector": DETECTORS, "backbone": backbones, "finest_stride": (4, 8)}
         for name, values in allowed.items():
             require(self, name, getattr(self, name) in values, f"one of {', '.join(map(str, values))}")
-        check_numbers(self, hidden_dim=(32, 4096), queries=(1, 10_000), max_detections=COUNT_RANGE)
+        check_numbers(self, hidden_dim=(32, 4096), queries=(1, 10_000), max_detections=COUNT_RANGE, tile=(0, 8192))
         require(self, "hidden_dim", self.hidden_dim % 32 == 0, "a multiple of 32")
         require(self, "categories", len(set(self.categories)) == len(self.categories), "different names")
         if self.detector != "rtdetr" and (self.published or self.architecture):

@@ -20,10 +20,12 @@ from dealkit.baselines.networks import build_rtdetr, build_torchvision
 from dealkit.boxes import to_cxcywh, to_xyxy
 from dealkit.config import DETECTORS, MIN_SCORE, DataConfig, DetectorConfig, DetectorRun, from_dict
 from dealkit.data.coco import Sample
+from dealkit.data.tiles import tile_windows
 from dealkit.data.transforms import IMAGENET_MEAN, IMAGENET_STD, pad_to, to_input
 from dealkit.device import autocast
 from dealkit.model.checkpoint import fill_model, read_checkpoint
 from dealkit.predict.detections import Detections
+from dealkit.predict.tiles import merge_tiles
 from dealkit.train.stream import open_sources
 
 
@@ -106,6 +108,28 @@ class Detector(nn.Module):
     @torch.no_grad()
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
         """What is found in B images (3, H, W) uint8, on the CPU: boxes clipped to the image, strongest first, `classes`."""
+        return self._detect(images) if not self.config.tile else [self._in_tiles(image) for image in images]
+
+    def _in_tiles(self, image: Tensor, batch: int = 16) -> Detections:
+        """What is found in one image, read in tiles of the size that was trained on.
+
+        Choice: RT-DETR's boxes, and the sizes that its search begins with, are shares of the image: it finds only what is as
+        large a part of the image as in training.
+        """
+        height, width = image.shape[1:]
+        windows, of_tile = tile_windows(width, height, self.config.tile, self.config.tile // 4), []
+        for start in range(0, len(windows), batch):
+            of_tile += self._detect([image[:, y1:y2, x1:x2] for x1, y1, x2, y2 in windows[start : start + batch]])
+        kinds = [Detections(boxes=torch.zeros(0, 4), scores=torch.zeros(0), classes=torch.zeros(0, dtype=torch.int64))]
+        for label in torch.cat([found.classes for found in of_tile]).unique():
+            parts = [found.take(found.classes == label) for found in of_tile]
+            merged = merge_tiles(list(zip(windows, parts, strict=True)), (height, width))
+            kinds.append(replace(merged, classes=label.expand(len(merged))))
+        boxes, scores, classes = (torch.cat([getattr(kind, n) for kind in kinds]) for n in ("boxes", "scores", "classes"))
+        order = scores.argsort(descending=True, stable=True)[: self.config.max_detections]
+        return Detections(boxes=boxes[order], scores=scores[order], classes=classes[order])
+
+    def _detect(self, images: Sequence[Tensor]) -> list[Detections]:
         device = self.mean.device
         inputs = [to_input(image.to(device)) for image in images]
         with autocast(device):
@@ -121,7 +145,7 @@ class Detector(nn.Module):
 
     def _pixels(self, inputs: list[Tensor]) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
         """Padded batch as RT-DETR has it, without normalisation, padding is the mean colour; its size (4,); sizes_hw."""
-        batch, sizes = pad_to(inputs)
+        batch, sizes = pad_to(inputs, self.config.tile or 32)
         return batch * self.std + self.mean, batch.new_tensor([*batch.shape[:1:-1]] * 2), sizes
 
     def _rtdetr_rows(self, inputs: list[Tensor]) -> list[dict[str, Tensor]]:
@@ -157,7 +181,7 @@ def start_from(path: Path, config: DetectorConfig) -> Detector:
     """
     earlier = load_detector(path)
     given = replace(config, pretrained=False, published="", architecture=earlier.config.architecture)
-    if replace(earlier.config, detector=config.detector, categories=config.categories) != given:
+    if replace(earlier.config, detector=config.detector, categories=config.categories, tile=config.tile) != given:
         raise ValueError(f"{path}: its detector is {earlier.config}, expected {config}, but for detector and categories")
     fresh = Detector(given)
     shapes = {name: value.shape for name, value in fresh.state_dict().items()}

@@ -322,6 +322,8 @@ def train_with(
     if patterns and run.detector.categories:
         raise ValueError("MethodConfig.method: point_patterns: expected a detector of one class, DetectorConfig.categories empty")
     run = replace(run, data=replace(run.data, mosaic=0.0, distractors=0.0, pasted_kinds=float(patterns)))
+    if run.detector.detector == "rtdetr":
+        run = replace(run, detector=replace(run.detector, tile=run.data.size))
     lookup, change = class_lookup(run), hook or method_hook(run.method)
 
     def make_model() -> Detector:

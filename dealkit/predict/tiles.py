@@ -207,7 +207,9 @@ def predict_tiles(
             for i, (n, count) in enumerate(zip(rows, _count_in(output, core, window).tolist(), strict=True)):
                 found = to_detections(output, i, size_hw, clicks=here.points.shape[1], limit=limit)
                 parts[n].append((window, found, count))
-    return [_merge(of_set, (height, width)) for of_set in parts]
+    counts = [sum(count for *_, count in of_set) for of_set in parts]
+    merged = [merge_tiles([part[:2] for part in of_set], (height, width)) for of_set in parts]
+    return [replace(found, count=count) for found, count in zip(merged, counts, strict=True)]
 
 
 def cores(windows: Sequence[Window]) -> list[tuple[float, float, float, float]]:
@@ -310,24 +312,29 @@ def _count_in(output: Output, core: tuple[float, float, float, float], window: W
     return total
 
 
-def _merge(parts: Sequence[tuple[Window, Detections, float]], size_hw: tuple[int, int]) -> Detections:
-    """One set's detections and counts of all tiles as one image's."""
+def merge_tiles(parts: Sequence[tuple[Window, Detections]], size_hw: tuple[int, int]) -> Detections:
+    """One kind's detections in all tiles, boxes in pixels of their tile, as one image's; see `merge_boxes`.
+
+    >>> box, found = torch.tensor([[90.0, 0.0, 100.0, 10.0]]), torch.tensor([0.5])
+    >>> parts = [((0, 0, 100, 50), Detections(boxes=box, scores=found)), ((80, 0, 180, 50), Detections(boxes=box, scores=found))]
+    >>> merge_tiles(parts, (50, 180)).boxes.tolist()
+    [[170.0, 0.0, 180.0, 10.0], [90.0, 0.0, 100.0, 10.0]]
+    """
     boxes, cut, clicked = [], [], []
-    for (x1, y1, x2, y2), found, _ in parts:
+    for (x1, y1, x2, y2), found in parts:
         at_edge = torch.cat([found.boxes[:, :2] <= CUT, found.boxes[:, 2:] >= torch.tensor([x2 - x1, y2 - y1]) - CUT], dim=1)
         inner = torch.tensor([x1 > 0, y1 > 0, x2 < size_hw[1], y2 < size_hw[0]])
         cut.append((at_edge & inner).any(1))
         boxes.append(found.boxes + found.boxes.new_tensor([x1, y1, x1, y1]))
         clicked.append(torch.zeros(len(found), dtype=torch.bool) if found.clicked is None else found.clicked)
-    every, scores = torch.cat(boxes), torch.cat([found.scores for _, found, _ in parts])
+    every, scores = torch.cat(boxes), torch.cat([found.scores for _, found in parts])
     tiles = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(b) for b in boxes]))
     keep = merge_boxes(every, scores, tiles, torch.cat(cut))
-    certain = [found.certain for _, found, _ in parts if found.certain is not None]
+    certain = [found.certain for _, found in parts if found.certain is not None]
     return Detections(
         boxes=clip_boxes_to_image(every[keep], size_hw),
         scores=scores[keep],
-        count=sum(count for *_, count in parts),
         clicked=torch.from_numpy(clicked_rows(every, torch.cat(clicked), keep)),
         certain=max(certain) if certain else None,
-        full=any(found.full for _, found, _ in parts),
+        full=any(found.full for _, found in parts),
     )

@@ -87,6 +87,24 @@ def test_a_lite_backbone_sees_what_it_sees_in_deal_and_learns_slowly(name):
     assert not any(p.requires_grad for p in backbone.net.stem.parameters())
 
 
+def test_rtdetr_reads_large_images_in_tiles_of_the_size_it_learned():
+    """What a tile shows is found where the tile lies; a smaller image is padded to a tile."""
+    whole, tiled = made("rtdetr"), made("rtdetr", tile=64)
+    image = torch.zeros(3, 64, 112, dtype=torch.uint8)  # two tiles, 16 pixels shared
+    image[:, :, 48:] = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    right, both = whole.detect([image[:, :, 48:]])[0], tiled.detect([image])[0]
+    moved = right.boxes[right.boxes[:, 0] > 20][:5] + torch.tensor([48.0, 0, 48, 0])
+    distance = (moved[:, None] - both.boxes).abs().amax(2).amin(1)
+    assert len(moved) == 5 and (distance < 1e-3).sum() >= 3, "those that nothing of the other tile covers"
+    assert (both.scores.diff() <= 0).all() and len(both.classes) == len(both)
+    small, padded = image[:, :60, 50:110], torch.zeros(3, 64, 64)
+    padded[:, :60, :60] = to_input(small)
+    with torch.no_grad():
+        expected = whole._rtdetr_rows([padded])[0]["scores"]
+    found = tiled.detect([small])[0].scores
+    assert len(found) and (found[:, None] - expected).abs().amin(1).max() < 1e-5
+
+
 def test_torchvision_alone_gives_the_same_boxes_and_losses():
     """FCOS put together as its documentation says, with its own normalisation, on a square image it need not resize."""
     detector = made(max_detections=100)
@@ -293,7 +311,8 @@ def test_a_run_that_was_stopped_goes_on_with_the_losses_of_one_that_was_not(run,
     whole = train_with(run, tmp_path / "whole")
     train_with(run, tmp_path / "run", stop_at=1)
     plain = replace(run.data, mosaic=0.0, distractors=0.0)  # which a detector without prompts could not tell apart
-    assert load_config(tmp_path / "run" / "config.json") == replace(run, data=plain)
+    of_size = tiny(name, tile=64 if name == "rtdetr" else 0)
+    assert load_config(tmp_path / "run" / "config.json") == replace(run, data=plain, detector=of_size)
     again = train_with(run, tmp_path / "run", resume=True)
     assert [line["step"] for line in again] == [1, 2] and losses(again) == losses(whole)
     terms = {k for k in again[0] if k.startswith("loss_")}
