@@ -14,7 +14,7 @@ from dealkit.report.tables import RESULTS, SCORES, WAYS, markdown, percent
 from dealkit.studies.claims import COLUMNS, MODEL_NAMES, PAPER_ROWS, REGIME_NAMES, check_claims, method_name, row_means
 from dealkit.studies.clicks import CURVES
 from dealkit.studies.dior_dota import PAPER
-from dealkit.studies.label_efficiency import ROWS
+from dealkit.studies.label_rows import ROWS
 from dealkit.studies.left_out import HELD
 
 # Ablations

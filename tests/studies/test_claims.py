@@ -10,7 +10,8 @@ from dealkit.files import PROJECT_ROOT, read_json
 from dealkit.report.study_tables import beside_paper, efficiency_table, method_table, rate_table, template_table
 from dealkit.studies import claims as module
 from dealkit.studies.claims import COLUMNS, MODEL_NAMES, PAPER_ROWS, REGIME_NAMES, check_claims, row_means
-from dealkit.studies.label_efficiency import ROWS, best_rates
+from dealkit.studies.label_efficiency import best_rates
+from dealkit.studies.label_rows import ROWS
 
 PAPER = read_json(PROJECT_ROOT / "data" / "paper.json")
 OF_NAME = {row.name: row for row in ROWS}

@@ -11,17 +11,8 @@ from dealkit.config import Budget, DetectorRun, RunConfig
 from dealkit.data.coco import CocoFolder
 from dealkit.files import read_json, sha_of
 from dealkit.model.checkpoint import save_model
-from dealkit.studies.label_efficiency import (
-    ROWS,
-    Row,
-    applies,
-    best_rates,
-    label_efficiency,
-    learned_from,
-    rate_check,
-    row_run,
-    score_row,
-)
+from dealkit.studies.label_efficiency import best_rates, label_efficiency, rate_check, score_row
+from dealkit.studies.label_rows import ROWS, Row, applies, learned_from, row_run
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
