@@ -145,8 +145,8 @@ def test_a_table_without_results_stays_as_it_is(tmp_path):
     readme.write_text(text)
     update_tables([readme], tmp_path)
     assert readme.read_text() == text
-    readme.write_text(text.replace("<!-- table cycles -->", ""))
-    with pytest.raises(ValueError, match="expected one marker '<!-- table cycles -->', found 0"):
+    readme.write_text(text.replace("<!-- table scales -->", ""))
+    with pytest.raises(ValueError, match="expected one marker '<!-- table scales -->', found 0"):
         update_tables([readme], tmp_path)
     with pytest.raises(ValueError, match="expected one marker '<!-- table headline -->', found 2"):
         (tmp_path / "second.md").write_text(text)
