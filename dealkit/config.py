@@ -391,6 +391,9 @@ class MethodConfig:
     Choice: 1 and 0.6; at 0.5 and 0.2, on procedural scenes, the teacher repeated its own mistakes and found less and less."""
     teacher_low: float = 0.6
     """The same for boxes that are neither found nor missed."""
+    teacher_sure: float = 0.5
+    """Mean and scale teacher: least score of a box that becomes a label. Choice: a share of the scores on labels alone lets a
+    teacher that finds less and less believe itself more and more."""
     teacher_least: float = 0.2
     """Point teacher: least score of a box whose size is taken."""
     point_size: float = 0.0
@@ -398,7 +401,9 @@ class MethodConfig:
 
     def __post_init__(self) -> None:
         require(self, "method", self.method in METHODS, f"one of {', '.join(METHODS)}")
-        check_numbers(self, **dict.fromkeys(("teacher_start", "teacher_high", "teacher_low", "teacher_least"), SHARE_RANGE))
+        check_numbers(
+            self, **dict.fromkeys(("teacher_start", "teacher_high", "teacher_low", "teacher_sure", "teacher_least"), SHARE_RANGE)
+        )
         if self.teacher_low > self.teacher_high:
             got = f"{self.teacher_low}, {self.teacher_high}"
             raise ValueError(f"MethodConfig.teacher_low, teacher_high: expected low <= high, got {got}")

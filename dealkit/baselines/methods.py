@@ -120,10 +120,10 @@ def labelled_score(targets: list[Objects], found: list[Detections]) -> float | N
 
 
 def mean_teacher(
-    targets: list[Objects], images: list[Tensor], found: list[Detections], *, high: float, low: float
+    targets: list[Objects], images: list[Tensor], found: list[Detections], *, high: float, low: float, sure: float = 0.0
 ) -> list[Objects]:
-    """Labels of the unlabelled images of a batch by the teacher's boxes that score as those on labels do, times `high` or `low`;
-    labelled images keep their own.
+    """Labels of the unlabelled images of a batch by the teacher's boxes that score as those on labels do, times `high` or `low`,
+    labels at least `sure`; labelled images keep their own.
 
     Source: Soft Teacher, arXiv 2106.09018: an averaged model labels images that it sees from another view. Choice: the other
     view is a mirror image; boxes between the two scores are ignored; scores relative to `labelled_score`, as in `mining`.
@@ -131,7 +131,7 @@ def mean_teacher(
     usual = labelled_score(targets, found)
     if usual is None:
         return targets
-    cuts = {"high": high * usual, "low": low * usual}
+    cuts = {"high": max(high * usual, sure), "low": low * usual}
     return [
         add_labels(replace(target, crowd=target.crowd[:0]), of_image, **cuts) if unlabelled(target, image) else target
         for target, image, of_image in zip(targets, images, found, strict=True)
@@ -261,7 +261,7 @@ def method_hook(config: MethodConfig) -> Hook | None:
             return mining(targets, found, high=high, low=low)
         if config.method == "scale_teacher":
             found = [agreed(*views) for views in zip(found, ask_teacher(teacher, images, zoom=ZOOM), strict=True)]
-        return mean_teacher(targets, images, found, high=high, low=low)
+        return mean_teacher(targets, images, found, high=high, low=low, sure=config.teacher_sure)
 
     return None if config.method == "plain" else change
 

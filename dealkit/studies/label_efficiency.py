@@ -138,7 +138,8 @@ def score_row(
         mean AP50 of the sources at every point of the training, if there are any; of a method also `label_curve`: steps,
         precision and recall of the labels that it makes (`methods.label_quality`).
     """
-    file, training, cost = checkpoint, {"steps": 0, "minutes": 0.0}, {"labels": 0, "labelled_images": 0, "drawn_from": 0}
+    file, training, crops = checkpoint, {"steps": 0, "minutes": 0.0}, 0
+    cost = {"labels": 0, "labelled_images": 0, "drawn_from": 0}
     vals = val_parts(files, out, budget, seed)
 
     def validate(model: DEAL | Detector) -> dict[str, float]:
@@ -151,6 +152,7 @@ def score_row(
         learned = learned_from(run, files, budget.images or 8) if row.method != "plain" and budget.points else []
         folder = folder_of(run, None, out / "runs")
         training, file = trained(run, folder, validate=validate if budget.points else None), folder / "model.safetensors"
+        crops = training["steps"] * run.train.batch_size
         points = [line for line in read_log(folder) if "val_ap50" in line]
         if points:
             cost["curve"] = [[line["step"], line["val_ap50"]] for line in points]
@@ -171,6 +173,5 @@ def score_row(
         ap50 = evaluate(truth, found, clicks, class_agnostic=True)["all"]["ap50"]
         domains.setdefault(titles.get(file.parent.name, file.parent.name), []).extend([] if ap50 is None else [ap50])
     by_domain = {f"ap50 in {name}": mean(values) if values else None for name, values in sorted(domains.items())}
-    crops = training["steps"] * budget.batch_size
     cost |= {"steps": training["steps"], "crops": crops, "passes": round(crops / max(cost["drawn_from"], 1), 2)}
     return row_of(pooled_results(scored)) | by_domain | cost | {"minutes": training["minutes"]}
