@@ -83,6 +83,8 @@ def test_only_unlabelled_images_get_labels_of_the_teacher():
     assert out[0] is labelled and out[1] is bare
     assert out[2].boxes.tolist() == [[0, 0, 4, 4]] and out[2].crowd.tolist() == [[20, 20, 24, 24]]
     assert mean_teacher([unknown], [image()], [detections], high=1.0, low=0.6)[0] is unknown, "nothing to compare with"
+    unsure = mean_teacher(targets, [image()] * 3, teacher, high=1.0, low=0.6, sure=0.95)[2]
+    assert len(unsure.boxes) == 0 and unsure.crowd.tolist() == [[0, 0, 4, 4], [20, 20, 24, 24]], "no label, but no background"
 
 
 def test_a_part_of_an_object_is_no_object():
@@ -170,7 +172,7 @@ def test_the_scale_teacher_doubts_what_it_finds_in_one_view_only():
     """The box of the mirrored view lies elsewhere in the enlarged one: half of its score, relative to half of that on labels."""
     teacher = Teacher(found([27, 10, 37, 20, 0.5], [12, 10, 22, 20, 0.4]))  # the first is its own mirror image
     targets = [labels_of([27, 10, 37, 20]), labels_of(crowd=[[0, 0, 64, 64]])]
-    hook = method_hook(MethodConfig(method="scale_teacher", teacher_start=0.0, teacher_low=1.0))
+    hook = method_hook(MethodConfig(method="scale_teacher", teacher_start=0.0, teacher_low=1.0, teacher_sure=0.0))
     out = hook(targets, [image()] * 2, teacher, 1.0, torch.Generator())
     assert out[0] is targets[0] and out[1].boxes.tolist() == [[27, 10, 37, 20]]
     assert [tuple(seen.shape) for seen in teacher.seen] == [(3, 64, 64)] * 2 + [(3, 96, 96)] * 2

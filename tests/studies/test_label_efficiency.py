@@ -60,6 +60,13 @@ def test_all_rows_share_images_and_schedule(files, tmp_path):
     assert oracle.detector.categories == ("bolt", "nut")
 
 
+def test_unlabelled_images_come_on_top_of_as_many_labelled_ones(files, tmp_path):
+    plain, teacher = (row_run(Row("semi5", "fcos", m), files, tmp_path, 0, TINY)[0] for m in ("plain", "mean_teacher"))
+    assert (plain.train.batch_size, teacher.train.batch_size) == (2, 4)
+    assert len(teacher.data.coco) == 2 * len(plain.data.coco), "half of the crops show labels"
+    assert row_run(Row("sparse1", "fcos", "mining"), files, tmp_path, 0, TINY)[0].train.batch_size == 2
+
+
 def test_rows_that_cannot_be_are_left_out(files):
     oracle = Row("full", "fcos", oracle=True)
     assert applies(oracle, files, None) and not applies(Row("full", "deal published"), files, None)
