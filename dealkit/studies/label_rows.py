@@ -95,7 +95,8 @@ def row_run(
     every batch has as many labelled crops as that of the plain detector, and as many without labels; Soft Teacher adds four times
     as many.
     """
-    entries, cost = [], {"labels": 0, "labelled_images": 0, "drawn_from": 0}
+    shares: dict[str, float] = {}
+    cost = {"labels": 0, "labelled_images": 0, "drawn_from": 0}
     for file in files:
         made = apply_regime(read_coco(file), row.regime, seed=seed)
         cost["labels"] += sum(not (r.get("iscrowd") or r.get("ignore")) for r in made["annotations"])
@@ -109,9 +110,10 @@ def row_run(
             path = out / "labels" / f"{row.regime}-{seed}{name}-{sha_of(file)}" / file.parent.name / "train.json"
             if not path.is_file():
                 write_json(path, part)
-            entries.append(f"{path}:{file.parent / 'images'}")
-    data, warmup = DataConfig(coco=tuple(entries), synthetic=0.0, size=budget.size), min(100, max(budget.steps // 5, 1))
-    on_top = any("-unlabelled-" in entry for entry in entries)
+            shares[f"{path}:{file.parent / 'images'}"] = (len(made["images"]) / len(part["images"])) ** DataConfig.temperature
+    on_top = len(shares) > len(files)
+    data = DataConfig(coco=tuple(shares), weights=tuple(shares.values()) if on_top else (), synthetic=0.0, size=budget.size)
+    warmup = min(100, max(budget.steps // 5, 1))
     limits = {"steps": budget.steps, "max_minutes": budget.minutes, "batch_size": budget.batch_size * (1 + on_top)}
     limits |= {"lr": rate or TrainConfig.lr, "evaluate_every": -(-budget.steps // budget.points) if budget.points else 0}
     train = TrainConfig(**limits, warmup=warmup, checkpoint_every=200, seed=seed)

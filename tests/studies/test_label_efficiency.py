@@ -13,6 +13,7 @@ from dealkit.files import read_json, sha_of
 from dealkit.model.checkpoint import save_model
 from dealkit.studies.label_efficiency import best_rates, label_efficiency, rate_check, score_row
 from dealkit.studies.label_rows import ROWS, Row, applies, learned_from, row_run
+from dealkit.train.stream import open_sources
 
 pytestmark = pytest.mark.usefixtures("float32_cpu")
 
@@ -63,7 +64,8 @@ def test_all_rows_share_images_and_schedule(files, tmp_path):
 def test_unlabelled_images_come_on_top_of_as_many_labelled_ones(files, tmp_path):
     plain, teacher = (row_run(Row("semi5", "fcos", m), files, tmp_path, 0, TINY)[0] for m in ("plain", "mean_teacher"))
     assert (plain.train.batch_size, teacher.train.batch_size) == (2, 4)
-    assert len(teacher.data.coco) == 2 * len(plain.data.coco), "half of the crops show labels"
+    sources, shares = open_sources(teacher.data.coco, teacher.data.weights, teacher.data.temperature)
+    assert [len(source) for source in sources] == [1, 2, 1, 2] and shares == pytest.approx([0.25] * 4), "half show labels"
     assert row_run(Row("sparse1", "fcos", "mining"), files, tmp_path, 0, TINY)[0].train.batch_size == 2
 
 
