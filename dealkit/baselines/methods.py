@@ -159,8 +159,9 @@ def agreed(found: Detections, again: Detections) -> Detections:
     return replace(found, boxes=boxes, scores=scores).take(scores.argsort(descending=True, stable=True))
 
 
-def mining(targets: list[Objects], found: list[Detections], *, high: float, low: float) -> list[Objects]:
-    """Unlabelled objects among labelled ones: teacher's boxes that score as those on the labels do, times `high` or `low`.
+def mining(targets: list[Objects], found: list[Detections], *, high: float, low: float, sure: float = 0.0) -> list[Objects]:
+    """Unlabelled objects among labelled ones: teacher's boxes that score as those on the labels do, times `high` or `low`; labels
+    at least `sure`.
 
     Source: Co-mining, arXiv 2012.01950 (another view) and Calibrated Teacher, arXiv 2303.07582 (with few labels scores are low).
     Choice: calibrated by the median score of the labelled objects of the batch, not by a calibrator that is learned.
@@ -168,7 +169,8 @@ def mining(targets: list[Objects], found: list[Detections], *, high: float, low:
     usual = labelled_score(targets, found)
     if usual is None:
         return targets
-    return [add_labels(t, f, high=high * usual, low=low * usual) for t, f in zip(targets, found, strict=True)]
+    cuts = {"high": max(high * usual, sure), "low": low * usual}
+    return [add_labels(t, f, **cuts) for t, f in zip(targets, found, strict=True)]
 
 
 def blob_sizes(image: Tensor, points: Tensor) -> Tensor:
@@ -258,7 +260,7 @@ def method_hook(config: MethodConfig) -> Hook | None:
             return [label_correction(t, f) for t, f in zip(targets, ask_teacher(teacher, images), strict=True)]
         found = ask_teacher(teacher, images, mirrored=True)
         if config.method == "mining":
-            return mining(targets, found, high=high, low=low)
+            return mining(targets, found, high=high, low=low, sure=config.teacher_sure)
         if config.method == "scale_teacher":
             found = [agreed(*views) for views in zip(found, ask_teacher(teacher, images, zoom=ZOOM), strict=True)]
         return mean_teacher(targets, images, found, high=high, low=low, sure=config.teacher_sure)
