@@ -392,8 +392,8 @@ class MethodConfig:
     teacher_low: float = 0.6
     """The same for boxes that are neither found nor missed."""
     teacher_sure: float = 0.5
-    """Mean and scale teacher, mining: least score of a box that becomes a label. Choice: a share of the scores on labels alone lets
-    a teacher that finds less and less believe itself more and more."""
+    """Mean and scale teacher, mining: least score of a box that becomes a label. Choice: by a share of the scores on labels
+    alone, a teacher that finds less and less believes itself more and more."""
     teacher_least: float = 0.2
     """Point teacher: least score of a box whose size is taken."""
     point_size: float = 0.0
