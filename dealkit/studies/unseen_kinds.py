@@ -49,7 +49,8 @@ PROMPTS: dict[str, Changes] = {
 }
 """Cells of how the prompt of a later cycle is chosen; the first is the paper's way, with our negative clicks."""
 
-GRIDS = {"parts": PARTS, "prompts": PROMPTS}
+GRIDS = {"kinds": PARTS, "pgcpp": PROMPTS}
+"""By the names of the studies of notebook 04."""
 
 NUMBERS = ("ap50", "ap75", "ap25_ignored", "ap50_ignored", "ap75_ignored", "hit")
 """What a row keeps of those of `row_of`."""
