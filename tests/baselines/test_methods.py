@@ -218,7 +218,8 @@ def test_the_scores_and_sizes_of_a_method_are_those_set():
         return out.boxes.tolist(), len(out.crowd)
 
     assert labels() == ([[42, 10, 52, 20]], 1) and labels(teacher_low=0.8) == ([[42, 10, 52, 20]], 0)
-    assert labels(teacher_high=0.7) == ([[42, 10, 52, 20], [42, 40, 52, 50]], 0)
+    assert labels(teacher_high=0.7) == ([[42, 10, 52, 20]], 1), "a label scores at least `teacher_sure`"
+    assert labels(teacher_high=0.7, teacher_sure=0.3) == ([[42, 10, 52, 20], [42, 40, 52, 50]], 0)
     point = labels_of([16, 14, 18, 16])
     assert use("point_teacher", point, teacher, 1.0).boxes.tolist() == [[12, 10, 22, 20]]
     assert use("point_teacher", point, teacher, 1.0, teacher_least=0.6, point_size=20.0).boxes.tolist() == [[7, 5, 27, 25]]
