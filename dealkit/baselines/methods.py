@@ -119,6 +119,13 @@ def labelled_score(targets: list[Objects], found: list[Detections]) -> float | N
     return float(scores.median()) if len(scores) else None
 
 
+def cuts(targets: list[Objects], found: list[Detections], *, high: float, low: float, sure: float) -> dict[str, float] | None:
+    """Scores from which a box of the teacher is a label (`high`), or ignored (`low`): shares of `labelled_score`, a label at
+    least `sure`; None where nothing is labelled."""
+    usual = labelled_score(targets, found)
+    return None if usual is None else {"high": max(high * usual, sure), "low": low * usual}
+
+
 def mean_teacher(
     targets: list[Objects], images: list[Tensor], found: list[Detections], *, high: float, low: float, sure: float = 0.0
 ) -> list[Objects]:
@@ -128,12 +135,11 @@ def mean_teacher(
     Source: Soft Teacher, arXiv 2106.09018: an averaged model labels images that it sees from another view. Choice: the other
     view is a mirror image; boxes between the two scores are ignored; scores relative to `labelled_score`, as in `mining`.
     """
-    usual = labelled_score(targets, found)
-    if usual is None:
+    limits = cuts(targets, found, high=high, low=low, sure=sure)
+    if limits is None:
         return targets
-    cuts = {"high": max(high * usual, sure), "low": low * usual}
     return [
-        add_labels(replace(target, crowd=target.crowd[:0]), of_image, **cuts) if unlabelled(target, image) else target
+        add_labels(replace(target, crowd=target.crowd[:0]), of_image, **limits) if unlabelled(target, image) else target
         for target, image, of_image in zip(targets, images, found, strict=True)
     ]
 
@@ -166,11 +172,8 @@ def mining(targets: list[Objects], found: list[Detections], *, high: float, low:
     Source: Co-mining, arXiv 2012.01950 (another view) and Calibrated Teacher, arXiv 2303.07582 (with few labels scores are low).
     Choice: calibrated by the median score of the labelled objects of the batch, not by a calibrator that is learned.
     """
-    usual = labelled_score(targets, found)
-    if usual is None:
-        return targets
-    cuts = {"high": max(high * usual, sure), "low": low * usual}
-    return [add_labels(t, f, **cuts) for t, f in zip(targets, found, strict=True)]
+    limits = cuts(targets, found, high=high, low=low, sure=sure)
+    return targets if limits is None else [add_labels(t, f, **limits) for t, f in zip(targets, found, strict=True)]
 
 
 def blob_sizes(image: Tensor, points: Tensor) -> Tensor:
