@@ -90,10 +90,10 @@ def row_run(
 ) -> tuple[RunConfig | DetectorRun, Json]:
     """The training of a row, and how many labels and images it has; its labels are written, once.
 
-    All rows get the same images and schedule, and no procedural scenes besides. A plain detector is shown the labelled images
-    only; a method also the unlabelled, covered by a crowd box. Choice: those are entries of their own and come on top, so that
-    every batch has as many labelled crops as that of the plain detector, and as many without labels; Soft Teacher adds four times
-    as many.
+    All rows get the same schedule, each source the same share of the crops, and there are no procedural scenes. A plain detector
+    is shown the labelled images only; a method also the unlabelled, covered by a crowd box. Choice: those are entries of their
+    own and come on top, so that every batch has as many labelled crops as that of the plain detector, and as many without labels;
+    Soft Teacher adds four times as many.
     """
     shares: dict[str, float] = {}
     cost = {"labels": 0, "labelled_images": 0, "drawn_from": 0}
@@ -110,9 +110,11 @@ def row_run(
             path = out / "labels" / f"{row.regime}-{seed}{name}-{sha_of(file)}" / file.parent.name / "train.json"
             if not path.is_file():
                 write_json(path, part)
-            shares[f"{path}:{file.parent / 'images'}"] = (len(made["images"]) / len(part["images"])) ** DataConfig.temperature
+            whole = len(made["images"]) + len(made.get("unlabelled", []))
+            shares[f"{path}:{file.parent / 'images'}"] = (whole / len(part["images"])) ** DataConfig.temperature
     on_top = len(shares) > len(files)
-    data = DataConfig(coco=tuple(shares), weights=tuple(shares.values()) if on_top else (), synthetic=0.0, size=budget.size)
+    weights = tuple(shares.values()) if set(shares.values()) != {1.0} else ()
+    data = DataConfig(coco=tuple(shares), weights=weights, synthetic=0.0, size=budget.size)
     warmup = min(100, max(budget.steps // 5, 1))
     limits = {"steps": budget.steps, "max_minutes": budget.minutes, "batch_size": budget.batch_size * (1 + on_top)}
     limits |= {"lr": rate or TrainConfig.lr, "evaluate_every": -(-budget.steps // budget.points) if budget.points else 0}

@@ -69,6 +69,17 @@ def test_unlabelled_images_come_on_top_of_as_many_labelled_ones(files, tmp_path)
     assert row_run(Row("sparse1", "fcos", "mining"), files, tmp_path, 0, TINY)[0].train.batch_size == 2
 
 
+def test_a_source_has_the_same_share_of_the_crops_in_every_regime(files, tmp_path):
+    small = read_json(files[1])
+    kept = {small["images"][0]["id"]}
+    small |= {"images": small["images"][:1], "annotations": [a for a in small["annotations"] if a["image_id"] in kept]}
+    files[1].write_text(json.dumps(small))
+    full, few = (row_run(Row(regime, "fcos"), files, tmp_path, 0, TINY)[0].data for regime in ("full", "semi5"))
+    images, shares = zip(*(open_sources(data.coco, data.weights, data.temperature) for data in (full, few)), strict=True)
+    assert [[len(source) for source in of] for of in images] == [[3, 1], [1, 1]]
+    assert shares[0] == pytest.approx(shares[1]) and shares[0][0] == pytest.approx(3**0.3 / (3**0.3 + 1))
+
+
 def test_rows_that_cannot_be_are_left_out(files):
     oracle = Row("full", "fcos", oracle=True)
     assert applies(oracle, files, None) and not applies(Row("full", "deal published"), files, None)
