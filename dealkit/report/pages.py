@@ -41,6 +41,7 @@ TABLES = {
     "efficiency": ("label_efficiency.json", study_tables.efficiency_table),
     "efficiency_long": ("label_efficiency_long.json", study_tables.efficiency_table),
     "methods": ("label_efficiency.json", study_tables.method_table),
+    "methods_long": ("label_efficiency_long.json", study_tables.method_table),
     "claims": ("label_efficiency.json", study_tables.claim_table),
     "heldout": ("protocol_heldout.json", study_tables.protocol_table),
     "domains": ("protocol_domains.json", study_tables.protocol_table),
