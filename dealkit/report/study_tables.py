@@ -396,15 +396,17 @@ def rate_table(results: Any) -> str:
 def method_table(results: Any) -> str:
     """A row per method and regime: AP of the plain detector and with the method, mean over seeds, and the labels that it makes.
 
-    Precision and recall of those at IoU 0.5, at the first and the last point of the training (`methods.label_quality`).
+    AP is of all objects together, and AP50 also the mean over domains, in which one with few objects counts as much. Precision
+    and recall of the labels are at IoU 0.5, at the first and the last point of the training (`methods.label_quality`).
     """
     frame = tidy(results)
     means, rows = row_means(frame), []
+    means["by domain"], heads = means.filter(like="ap50 in ").mean(axis=1), COLUMNS | {"by domain": "AP50, mean of domains"}
     for row in (row for row in ROWS if row.method != "plain" and {row.name, f"{row.regime} {row.model}"} <= set(means.index)):
         plain, own = means.loc[f"{row.regime} {row.model}"], means.loc[row.name]
         told = {"labels": REGIME_NAMES[row.regime], "method": row.method.replace("_", " ")}
-        for metric in ("ap25", "ap50", "ap75"):
-            told[COLUMNS[metric]] = f"{per_cent(plain[metric])} → {per_cent(own[metric])} ({100 * (own - plain)[metric]:+.1f})"
+        for metric in ("ap25", "ap50", "ap75", "by domain"):
+            told[heads[metric]] = f"{per_cent(plain[metric])} → {per_cent(own[metric])} ({100 * (own - plain)[metric]:+.1f})"
         curve = frame.loc[frame["row"] == row.name, "label_curve"].iloc[0]
         for name, place in (("precision", 1), ("recall", 2)):
             told[f"labels: {name}"] = f"{per_cent(curve[0][place])} → {per_cent(curve[-1][place])}"

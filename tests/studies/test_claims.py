@@ -125,8 +125,9 @@ def test_a_rate_is_bold_where_a_model_finds_most():
 def test_a_method_stands_beside_its_plain_detector_with_the_labels_that_it_makes():
     curve = [[50, 0.25, 0.1], [100, 0.5, 0.2]]
     plain, own = row("semi5 fcos", ap25=0.5, ap50=0.3, ap75=0.1), row("semi5 fcos mean_teacher", ap25=0.6, ap50=0.2, ap75=0.1)
+    plain, own = ({**of, "ap50 in sea": sea, "ap50 in air": 0.5} for of, sea in ((plain, 0.1), (own, 0.3)))
     _, line = cells(method_table([plain, own | {"label_curve": curve}, row("full fcos", ap50=0.4)]))
-    gains = ["50.0 → 60.0 (+10.0)", "30.0 → 20.0 (-10.0)", "10.0 → 10.0 (+0.0)"]
+    gains = ["50.0 → 60.0 (+10.0)", "30.0 → 20.0 (-10.0)", "10.0 → 10.0 (+0.0)", "30.0 → 40.0 (+10.0)"]
     assert line == ["5 % of images", "mean teacher", *gains, "25.0 → 50.0", "10.0 → 20.0"]
 
 
